@@ -15,7 +15,6 @@ setup(
     description=cfg['description'],
     long_description=(Path(__file__).parent/'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
-    license='Apache-2.0',
     author=cfg['author'],
     author_email=cfg['author_email'],
     url=cfg['git_url'],

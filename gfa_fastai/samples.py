@@ -113,15 +113,13 @@ def check_classes(
                                  f'add {label} images, or deal the people out otherwise.')
     return df
 
-# %% ../nbs/11_samples.ipynb #56012b24
+# %% ../nbs/11_samples.ipynb #9626ffff
 def sample_counts(
     df:pd.DataFrame, # samples table
 ) -> pd.DataFrame: # one row per dataset, split, label and PAI: images, videos, subjects
     "Count images, videos and subjects."
     g = df.assign(split=pd.Categorical(df['split'], SPLITS)).groupby(['dataset', 'split', 'label', 'pai'], observed=True, sort=True)
     return g.agg(images=('path', 'size'), videos=('video', 'nunique'), subjects=('subject', 'nunique')).reset_index()
-
-sample_counts(split)
 
 # %% ../nbs/11_samples.ipynb #9585ef30
 def balance_flips(
