@@ -174,7 +174,7 @@ def test_scale_of_fc2_does_not_depend_on_width():
     x = torch.randn(64, 2048, generator=torch.Generator().manual_seed(0)).relu()
     torch.manual_seed(0)
     scale = [run_head(init_head(fc_head(n, n, 2, 0.)), x[:, :n])[1].square().mean().item() for n in (128, 512, 2048)]
-    assert max(scale)/min(scale) < 1.3
+    assert max(scale)/min(scale) < 2  # at a fixed standard deviation of 0.01 it would be 256
 
 def test_learns_from_scratch():
     m, n = GFACNN(2, width=.125, pool=2, dropout=0.), 16
