@@ -82,7 +82,7 @@ class GFACNN(nn.Module):
         "Normalise, run the trunk, pool, flatten: (B, 3, H, W) RGB in 0..1 -> (B, C*pool*pool)."
         return self.avgpool(self.trunk((x - self.mean)/self.std)).flatten(1)
 
-# %% ../nbs/44_model.ipynb #4d3fda4c
+# %% ../nbs/44_model.ipynb #0d2fbb5b
 def _check_images(x:Tensor, name:str) -> Tensor:
     "`x` as a plain float tensor, or a ValueError that says what is wrong with it."
     if not isinstance(x, Tensor): raise ValueError(f'{name}: expected a tensor of images (B, 3, H, W), got {type(x).__name__}: stack them into one')
@@ -91,6 +91,7 @@ def _check_images(x:Tensor, name:str) -> Tensor:
                          'channels come second, and a single image needs x[None]')
     if min(x.shape[2:]) < 32: raise ValueError(f'{name}: images of {x.shape[2]}x{x.shape[3]} px, but five poolings need 32 px: resize them')
     if not x.is_floating_point(): raise ValueError(f'{name}: images of {x.dtype}, expected floats in 0..1: pass x.float()/255')
+    if type(x) is Tensor or torch.compiler.is_compiling(): return x  # (torch.export cannot follow the line below)
     return x.as_subclass(Tensor)
 
 # %% ../nbs/44_model.ipynb #31e2c7a1
