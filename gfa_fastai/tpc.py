@@ -23,6 +23,10 @@ def _rows(x, who):
     if not x.is_floating_point(): raise ValueError(f'{who}: expected floats, got {x.dtype}: pass x.float()')
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
+def _known(what, value, choices):
+    "A `ValueError` where `value` is none of `choices`."
+    if value not in choices: raise ValueError(f'tpc: {what}={value!r} is not known, choose one of {", ".join(map(repr, choices))}')
+
 def _full_precision(x): return torch.autocast(x.device.type, enabled=False)
 
 def _draw(x, n_pairs, generator):
@@ -40,7 +44,7 @@ def count_pairs(
     n_pairs:int|None=None, # how many to draw, for 'random' only
 ) -> int: # how many pairs are added up
     "Number of pairs in Eq. 2 (Sec. 3.2) under a reading; `ValueError` for what is no reading."
-    if pairs not in _PAIRS: raise ValueError(f'tpc: pairs={pairs!r} is not known, choose one of {", ".join(map(repr, _PAIRS))}')
+    _known('pairs', pairs, _PAIRS)
     if pairs == 'random' and (not isinstance(n_pairs, int) or n_pairs < 1):
         raise ValueError(f"tpc: pairs='random' needs n_pairs, the number of pairs to draw (a whole number above 0), got {n_pairs!r}")
     if pairs != 'random' and n_pairs is not None: raise ValueError(f"tpc: n_pairs={n_pairs} goes with pairs='random' only, not with {pairs!r}")
@@ -58,7 +62,7 @@ def tpc_loss(
     "Total Pairwise Confusion, Eq. 2 (Sec. 3.2), in time and memory linear in N. Bad input: `ValueError`."
     x = _rows(feats, 'tpc_loss')
     n, count = len(x), count_pairs(len(x), pairs, n_pairs)
-    if reduction not in _REDUCTIONS: raise ValueError(f'tpc: reduction={reduction!r} is not known, choose one of {", ".join(map(repr, _REDUCTIONS))}')
+    _known('reduction', reduction, _REDUCTIONS)
     if reduction == 'none' and pairs == 'random': raise ValueError("tpc: reduction='none' needs pairs='all' or 'halves': random pairs have no rows of their own")
     with _full_precision(x):
         if not count: return 0*(x.sum(1) if reduction == 'none' else x.sum())
@@ -78,6 +82,7 @@ def paper_scale(
     n_pairs:int|None=None, # for pairs='random'
 ) -> float: # factor for the loss (or for lambda_2)
     "What to multiply `tpc_loss` by to get the pull of all ordered pairs, added up, at N = 32 and D = 4096 (Sec. 3.2, 4.1)."
+    _known('reduction', reduction, _REDUCTIONS)
     if not (count := count_pairs(n, pairs, n_pairs)): raise ValueError(f'paper_scale: n={n} rows make no pair, give 2 or more')
     if dim < 1: raise ValueError(f'paper_scale: dim={dim}, give the number of features per row')
     return 32*31*4096/((1 if reduction == 'mean' else count)*dim)
@@ -124,7 +129,8 @@ def pairwise_confusion(
     "Pairwise Confusion (Dubey et al. 2018): distance of the class probabilities of paired images. Bad input: `ValueError`."
     x = _rows(logits, 'pairwise_confusion')
     n, h = len(x), len(x)//2
-    if labels is not None and len(labels) != n: raise ValueError(f'pairwise_confusion: {len(labels)} labels for {n} rows')
+    if labels is not None: labels = torch.as_tensor(labels, device=x.device).as_subclass(Tensor)
+    if labels is not None and labels.shape != (n,): raise ValueError(f'pairwise_confusion: labels has shape {tuple(labels.shape)}, expected ({n},): one per row')
     with _full_precision(x):
         p = x.softmax(1) if softmax else x
         d = p[:h] - p[h:2*h]
