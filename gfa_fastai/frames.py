@@ -91,9 +91,10 @@ def _locate(image, box, margin):
 # %% ../nbs/31_frames.ipynb #464059d8
 def _entry(path, box, cache, size, margin):
     "Names of the two cached files of a sample."
-    try: s = os.stat(path)
+    try:
+        with open(path, 'rb') as f: content = hashlib.file_digest(f, 'sha1').hexdigest()
     except OSError as e: raise ValueError('the file does not exist' if isinstance(e, FileNotFoundError) else f'not readable: {e.strerror}') from None
-    key = hashlib.sha1(repr((os.path.realpath(path), s.st_size, s.st_mtime_ns, box, int(size), float(margin), 2)).encode()).hexdigest()
+    key = hashlib.sha1(repr((content, box, int(size), float(margin), 2)).encode()).hexdigest()
     folder = Path(cache)/key[:2]
     return folder/f'{key}-frame.png', folder/f'{key}-face.png'
 
