@@ -8,9 +8,9 @@ import argparse, json, sys
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['run_command', 'new_parser', 'gfa_reproduce', 'gfa_train', 'gfa_score', 'gfa_evaluate']
+__all__ = ['run_command', 'Help', 'new_parser', 'gfa_reproduce', 'gfa_train', 'gfa_score', 'gfa_evaluate']
 
-# %% ../nbs/90_cli.ipynb #14d080bd
+# %% ../nbs/90_cli.ipynb #044e2cb2
 def run_command(
     body, # takes the parsed arguments
     parser:argparse.ArgumentParser, # of the command
@@ -27,9 +27,13 @@ def run_command(
         return 130
     return 0
 
+class Help(argparse.ArgumentDefaultsHelpFormatter):
+    "Help that shows defaults where there are any."
+    def _get_help_string(self, action): return action.help if action.default in (None, True) else super()._get_help_string(action)
+
 def new_parser(prog, description) -> argparse.ArgumentParser:
-    "A parser whose help shows defaults."
-    return argparse.ArgumentParser(prog=prog, description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    "The parser of a command."
+    return argparse.ArgumentParser(prog=prog, description=description, formatter_class=Help)
 
 # %% ../nbs/90_cli.ipynb #baf89f4f
 def _names(text): return [o.strip() for o in text.split(',') if o.strip()]
@@ -74,13 +78,13 @@ def gfa_reproduce(argv=None) -> int:
         print(f'\nreport: {done["report"]}')
     return run_command(body, p, argv)
 
-# %% ../nbs/90_cli.ipynb #baac174a
+# %% ../nbs/90_cli.ipynb #b7dfd21f
 def gfa_train(argv=None) -> int:
     "Train the two-headed network on a folder of images."
     from gfa_fastai.reproduce import PRESETS, train_model
     p = new_parser('gfa_train', gfa_train.__doc__ + ' Stopped and started again with the same --out, it goes on where it was.')
     p.add_argument('data', help='root of the dataset')
-    p.add_argument('--out', required=True, help='folder for model.safetensors, scores.csv and terms.csv')
+    p.add_argument('--out', required=True, help='run folder for model.safetensors, scores.csv and terms.csv')
     _data_arguments(p)
     p.add_argument('--preset', default='quick', choices=PRESETS, help='image size and width of the network; steps and batch where they are not given')
     p.add_argument('--steps', type=_positive, help="training steps (default: the preset's)")

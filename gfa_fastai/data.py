@@ -5,17 +5,30 @@
 # %% ../nbs/50_data.ipynb #f89c4037
 from __future__ import annotations
 import warnings
+from types import SimpleNamespace
 with warnings.catch_warnings():
     warnings.simplefilter('ignore')
     from fastai.vision.all import *
 import pandas as pd
 from .model import CLASSES
-from .samples import balance_flips, check_classes
+from .samples import balance_flips, check_classes, validate_samples
 
 # %% auto #0
-__all__ = ['UNKNOWN', 'load_frame', 'load_face', 'read_label', 'SubjectId', 'LiveAttack', 'PairDL', 'gfa_dataloaders']
+__all__ = ['UNKNOWN', 'Row', 'table_rows', 'load_frame', 'load_face', 'LoadPicture', 'read_label', 'SubjectId', 'LiveAttack',
+           'PairDL', 'PairLoaders', 'gfa_dataloaders']
 
 # %% ../nbs/50_data.ipynb #0fbc71d8
+class Row(SimpleNamespace):
+    "One row of a samples table."
+
+def table_rows(
+    df:pd.DataFrame, # samples table with frame_path and face_path, as extract_frames makes it
+) -> list: # of Row; raises ValueError
+    "A table as items for fastai."
+    if missing := [c for c in ('frame_path', 'face_path') if c not in df]:
+        raise ValueError(f'samples: column(s) {", ".join(missing)} missing. Run extract_frames on the table first.')
+    return [Row(**r) for r in df.to_dict('records')]
+
 def _picture(row, column):
     "The cached picture of a row, flipped if the row says so."
     image, flip = PILImage.create(getattr(row, column)), getattr(row, 'flip', '')
@@ -24,6 +37,12 @@ def _picture(row, column):
 
 def load_frame(row): return _picture(row, 'frame_path')
 def load_face(row): return _picture(row, 'face_path')
+
+class LoadPicture(Transform):
+    "`load_frame` or `load_face` as a transform: fastai wraps a plain function in something that cannot be pickled."
+    def __init__(self, column): self.column = column
+    def encodes(self, row): return _picture(row, self.column)
+
 def read_label(row): return CLASSES.index(row.label)
 
 # %% ../nbs/50_data.ipynb #5873dc90
@@ -41,10 +60,11 @@ class LiveAttack(DisplayedTransform):
     def decodes(self, i:TensorCategory): return Category(CLASSES[int(i)])
 
 # %% ../nbs/50_data.ipynb #95dbf7ad
-def _draw_pairs(frames, faces, titles, colours=None, ncols=4):
+def _draw_pairs(frames, faces, titles, colours=None, nrows=None, ncols=None, figsize=None):
     "Frame and face of each sample side by side."
-    n = len(titles); rows = math.ceil(n/ncols)
-    _, axs = plt.subplots(rows, ncols, figsize=(2.1*ncols, 1.4*rows), squeeze=False)
+    n = len(titles)
+    ncols = ncols or (math.ceil(n/nrows) if nrows else min(4, n)); nrows = nrows or math.ceil(n/ncols)
+    _, axs = plt.subplots(nrows, ncols, figsize=figsize or (2.1*ncols, 1.4*nrows), squeeze=False)
     for ax in axs.flat: ax.axis('off')
     for ax,a,b,t,c in zip(axs.flat, frames, faces, titles, colours or ['black']*n):
         a, b = (torch.as_tensor(np.asarray(o.detach().float().cpu())).permute(1, 2, 0).clamp(0, 1) for o in (a, b))
@@ -55,24 +75,36 @@ def _draw_pairs(frames, faces, titles, colours=None, ncols=4):
 # %% ../nbs/50_data.ipynb #bb8d99ce
 class PairDL(TfmdDL):
     "DataLoader of (frame, face, label, subject) that shows pairs, and samples by `weights` where they are set."
-    weights = None
+    weights, vocab = None, None
+    def new(self, dataset=None, cls=None, **kwargs):
+        res = super().new(dataset, cls, **kwargs)
+        res.vocab = self.vocab
+        if dataset is None: res.weights = self.weights
+        return res
     def get_idxs(self):
         if self.weights is None or not self.shuffle: return super().get_idxs()
         rng = np.random.default_rng(self.rng.randint(0, 2**31-1))
         return rng.choice(self.n, self.n, p=self.weights/self.weights.sum()).tolist()
     def _names(self, label, subject): return [CLASSES[int(l)] for l in label], ['?' if s < 0 else self.vocab[int(s)] for s in subject]
-    def show_batch(self, b=None, max_n=8, show=True, **kwargs):
-        "Draw frame and face of the first `max_n` samples, with both labels."
-        if b is None: b = self.one_batch()
+    def show_batch(self, b=None, max_n=8, show=True, unique=False, **kwargs):
+        "Draw frame and face of the first `max_n` samples, with both labels; `unique`: of one sample, augmented anew each time."
+        if b is None: b = (self.new(get_idxs=lambda: Inf.zeros) if unique else self).one_batch()
         if not show: return super().show_batch(b, max_n=max_n, show=False)
-        frame, face, label, subject = (o[:max_n] for o in b)
-        _draw_pairs(frame, face, [f'{l}, {s}' for l,s in zip(*self._names(label, subject))], **kwargs)
+        if kwargs.get('nrows') and kwargs.get('ncols'): max_n = kwargs['nrows']*kwargs['ncols']
+        frame, face, *labels = (o[:max_n] for o in b)
+        titles = [f'{l}, {s}' for l,s in zip(*self._names(*labels))] if labels else ['']*len(frame)
+        _draw_pairs(frame, face, titles, **kwargs)
     def show_results(self, b, out, max_n=8, **kwargs):
         "The same with what the network says; wrong answers of the anti-spoofing head in red."
         frame, face, label, subject = (o[:max_n] for o in b)
         truth, said = self._names(label, subject), self._names(*(o[:max_n] for o in out[:2]))
         titles = [f'{l}, {s}\nsays {pl}, {ps}' for l,s,pl,ps in zip(*truth, *said)]
         _draw_pairs(frame, face, titles, ['black' if l == p else '#CC3311' for l,p in zip(truth[0], said[0])], **kwargs)
+
+class PairLoaders(DataLoaders):
+    "DataLoaders whose `test_dl` takes a samples table too."
+    def test_dl(self, test_items, **kwargs):
+        return super().test_dl(table_rows(test_items) if isinstance(test_items, pd.DataFrame) else test_items, **kwargs)
 
 # %% ../nbs/50_data.ipynb #5d60857a
 def gfa_dataloaders(
@@ -84,19 +116,19 @@ def gfa_dataloaders(
     batch_tfms=None, # augmentation on the device, e.g. aug_transforms(); None as in the paper
     device=None, # None: CUDA, then Apple's, then CPU
     num_workers:int=0, # processes that load; 0: this one
-) -> DataLoaders: # with `vocab` (training subjects) and `samples`; raises ValueError
+) -> PairLoaders: # with `vocab` (training subjects) and `samples` (train, flips among them, and dev); raises ValueError
     "Two-stream DataLoaders: training rows, and the rows of the development set for validation."
-    if missing := [c for c in ('frame_path', 'face_path') if c not in samples]:
-        raise ValueError(f'samples: column(s) {", ".join(missing)} missing. Run extract_frames on the table first.')
-    df = balance_flips(check_classes(samples, ('train', 'dev')), flips, flip_classes)
+    df = balance_flips(check_classes(validate_samples(samples), ('train', 'dev')), flips, flip_classes)
     df = df[df['split'] != 'test'].reset_index(drop=True)
     train = df['split'] == 'train'
-    if train.sum() < bs: raise ValueError(f'{train.sum()} training rows are less than one batch of {bs}. Use a smaller bs.')
+    if not 1 <= bs <= train.sum():
+        raise ValueError(f'bs is {bs}, but there are {train.sum()} training rows (flipped copies among them); a batch is 1 to {train.sum()} rows. Use a smaller bs, or more images.')
     vocab = sorted(df.loc[train, 'subject'].unique())
-    dsets = Datasets(list(df.itertuples()), [[load_frame], [load_face], [LiveAttack()], [SubjectId(vocab)]], n_inp=2,
+    dsets = Datasets(table_rows(df), [[LoadPicture('frame_path')], [LoadPicture('face_path')], [LiveAttack()], [SubjectId(vocab)]], n_inp=2,
                      splits=[list(np.flatnonzero(train)), list(np.flatnonzero(~train))])
+    dsets._dbunch_type = PairLoaders
     dls = dsets.dataloaders(bs=bs, val_bs=2*bs, dl_type=PairDL, device=device, num_workers=num_workers, drop_last=True,
-                            after_item=[ToTensor()], after_batch=[IntToFloatTensor(), *(batch_tfms or [])])
+                            after_item=[ToTensor()], after_batch=[IntToFloatTensor(), *L(batch_tfms)])
     for dl in dls: dl.vocab = vocab
     if balanced:
         n = df.loc[train, 'label'].value_counts()

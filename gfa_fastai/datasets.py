@@ -4,7 +4,7 @@
 
 # %% ../nbs/30_datasets.ipynb #a2640915
 from __future__ import annotations
-import re
+import os, re
 from pathlib import Path
 import pandas as pd
 from .samples import validate_samples
@@ -20,37 +20,51 @@ IMAGES = {'.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp'}
 
 def _plain(name): return re.sub(r'[\s_-]+', '', name.lower())
 
-_plain('Bona-Fide') in LIVE_NAMES
-
 # %% ../nbs/30_datasets.ipynb #ebeebb34
 def _parse(
     parts, # the folders between the root and the file
 ) -> dict: # split (or None), label, pai, subject; raises ValueError
     "Read split, class, species and person off a path."
-    rest, split, label = [], None, None
+    rest, split, label, used = [], None, None, ''
     for p in parts:
         name = _plain(p)
-        if split is None and name in SPLIT_NAMES: split = SPLIT_NAMES[name]
+        if split is None and name in SPLIT_NAMES: split, used = SPLIT_NAMES[name], f' (the folder {p!r} is read as a split)'
         elif label is None and name in LIVE_NAMES | ATTACK_NAMES: label, rest = ('live' if name in LIVE_NAMES else 'attack'), []
         else: rest.append(p)
     if label is None: raise ValueError('no folder on the way to it says live or attack')
-    if not rest: raise ValueError(f'no folder below {label!r} says whose face it is')
+    if not rest: raise ValueError(f'no folder below {label!r} says whose face it is{used}')
     return dict(split=split, label=label, pai='/'.join(rest[:-1]) if label == 'attack' else '', subject=rest[-1])
 
 # %% ../nbs/30_datasets.ipynb #6c35f27c
+def _images(folder, above=frozenset()):
+    "Image files below `folder`, sorted; a link to a folder that we are in already ends there."
+    if (real := os.path.realpath(folder)) in above: return
+    for p in sorted(folder.iterdir()):
+        if p.name.startswith('.') or p.name in ('__MACOSX', '@eaDir'): continue
+        if p.is_dir(): yield from _images(p, above | {real})
+        elif p.suffix.lower() in IMAGES and (p.is_file() or p.is_symlink()): yield p
+
 def _group(pattern, name, what):
     "The first group of `pattern` in `name`; raises ValueError."
-    m = re.search(pattern, name)
-    if not m or not m.groups(): raise ValueError(f'{what} {pattern!r} finds nothing in it; it needs one group in parentheses that matches every file name')
-    return m.group(1)
+    try: m = re.search(pattern, name)
+    except re.error as e: raise ValueError(f'{what} {pattern!r} is no regular expression: {e}') from None
+    if not m or not m.groups() or not m[1]: raise ValueError(f'{what} {pattern!r} finds nothing in it; it needs one group in parentheses that matches every file name')
+    return m[1]
 
 def _row(path, root, dataset, video_pattern, subject_pattern):
-    "One row of the samples table."
+    "One row of the samples table; `split` is None where no folder says it."
     parts = list(path.relative_to(root).parts[:-1])
     if subject_pattern: parts.append(_group(subject_pattern, path.name, 'subject_pattern'))
-    row = _parse(parts)
-    video = _group(video_pattern, path.name, 'video_pattern') if video_pattern else path.stem
-    return dict(row, dataset=dataset, split=row['split'] or 'train', video='/'.join([*parts, video]), path=str(path))
+    video = _group(video_pattern, path.name, 'video_pattern') if video_pattern else path.name
+    return dict(_parse(parts), dataset=dataset, video='/'.join([*parts, video]), path=str(path))
+
+def _same_splits(rows):
+    "Fill in 'train' where no folder at all says a split; raises ValueError where some do and some do not."
+    without = [r for r in rows if r['split'] is None]
+    if 0 < len(without) < len(rows): raise ValueError(f'{len(without)} of {len(rows)} images are in no split folder, the others are; the first is {without[0]["path"]}. '
+        f'Rename or move its folder (splits are {", ".join(SPLIT_NAMES)}), or remove the split folders and use split_by_subject.')
+    for r in without: r['split'] = 'train'
+    return rows
 
 # %% ../nbs/30_datasets.ipynb #c06f4bf8
 def read_folder(
@@ -61,8 +75,8 @@ def read_folder(
 ) -> pd.DataFrame: # samples table; raises FileNotFoundError or ValueError
     "Read any folder of images, `ROOT/[SPLIT/](live|attack)/[SPECIES/]SUBJECT/IMAGE`; without split folders all is 'train'."
     root = Path(root)
-    if not root.is_dir(): raise FileNotFoundError(f'no folder at {root}')
-    files = sorted(p for p in root.rglob('*') if p.suffix.lower() in IMAGES and p.is_file() and not p.name.startswith('.'))
+    if not root.is_dir(): raise FileNotFoundError(f'no folder at {root}. Expected ROOT/(live|attack)/[SPECIES/]SUBJECT/IMAGE.')
+    files = list(_images(root))
     if not files: raise ValueError(f'{root} has no images ({", ".join(sorted(IMAGES))}). Expected ROOT/(live|attack)/[SPECIES/]SUBJECT/IMAGE.')
     rows, errors = [], []
     for path in files:
@@ -70,6 +84,6 @@ def read_folder(
         except ValueError as e: errors.append((path.relative_to(root), e))
     if errors: raise ValueError(f'{len(errors)} of {len(files)} images in {root} cannot be placed; the first is {errors[0][0]}: {errors[0][1]}. '
                                 'Expected ROOT/(live|attack)/[SPECIES/]SUBJECT/IMAGE.')
-    df = pd.DataFrame(rows)
+    df = pd.DataFrame(_same_splits(rows))
     df['frame'] = df.groupby('video').cumcount()
     return validate_samples(df)

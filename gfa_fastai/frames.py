@@ -4,30 +4,39 @@
 
 # %% ../nbs/31_frames.ipynb #a01cf108
 from __future__ import annotations
-import hashlib, os, threading
+import hashlib, math, os, threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import cv2, numpy as np, pandas as pd
 from PIL import Image, ImageOps, PngImagePlugin
 from tqdm import tqdm
-from .samples import validate_samples
+from .samples import validate_samples, writable_folder, _box
 
 # %% auto #0
-__all__ = ['MIN_SIDE', 'read_image', 'detect_face', 'crop_face', 'prepare', 'extract_frames']
+__all__ = ['MIN_SIDE', 'read_image', 'detect_face', 'crop_face', 'prepare', 'frames_summary', 'extract_frames']
 
 # %% ../nbs/31_frames.ipynb #c916e0f4
 MIN_SIDE = 16  # pixels; nothing can be learnt from less
 
+def _to_rgb(im):
+    "An opened image of any mode as (H, W, 3) uint8; raises ValueError for pixels of unknown range."
+    if im.mode == 'F': raise ValueError('its pixels are floats of unknown range; save it with 8 or 16 bits')
+    if im.mode.startswith('I'):
+        x = np.asarray(im).astype(np.int64)
+        if x.min() < 0 or x.max() > 65535: raise ValueError('its pixels have more than 16 bits; save it with 8 or 16')
+        im = Image.fromarray((x/257).round().astype(np.uint8))
+    return np.asarray(im.convert('RGB'))
+
 def read_image(
     path, # an image file
-) -> np.ndarray: # (H, W, 3) uint8 RGB; raises ValueError that says what is wrong
+) -> np.ndarray: # (H, W, 3) uint8 RGB, upright; raises ValueError that says what is wrong
     "Decode an image file completely, or say why not."
     try:
-        with Image.open(path) as im: image = np.asarray(ImageOps.exif_transpose(im).convert('RGB'))
+        with Image.open(path) as im: image = _to_rgb(ImageOps.exif_transpose(im))
     except FileNotFoundError: raise ValueError('the file does not exist') from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
-        size = Path(path).stat().st_size
-        raise ValueError('the file is empty (0 bytes)' if size == 0 else f'not a readable image ({size} bytes): {str(e).replace(str(path), Path(path).name)}') from None
+    except Exception as e:  # a damaged file makes decoders raise anything
+        size = os.path.getsize(path)
+        raise ValueError('the file is empty (0 bytes)' if size == 0 else f'not a readable image ({size} bytes): {str(e).replace(str(path), Path(path).name) or type(e).__name__}') from None
     if min(image.shape[:2]) < MIN_SIDE: raise ValueError(f'only {image.shape[1]}x{image.shape[0]} pixels; at least {MIN_SIDE} are needed')
     return image
 
@@ -42,7 +51,7 @@ def detect_face(
     grey = cv2.equalizeHist(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
     least = max(24, min(image.shape[:2])//8)
     found = _local.cascade.detectMultiScale(grey, scaleFactor=1.1, minNeighbors=5, minSize=(least, least))
-    return tuple(float(v) for v in max(found, key=lambda b: b[2]*b[3])) if len(found) else None
+    return tuple(float(v) for v in max(found.tolist(), key=lambda b: (b[2]*b[3], b))) if len(found) else None
 
 # %% ../nbs/31_frames.ipynb #be5250d8
 def crop_face(
@@ -61,52 +70,53 @@ def crop_face(
     return _resize(image[top+pad:top+pad+side, left+pad:left+pad+side], size)
 
 def _resize(image, size):
-    "To a square: area averaging when it gets smaller, bilinear when it gets larger."
-    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if min(image.shape[:2]) > size else cv2.INTER_LINEAR)
+    "To a square: area averaging for a side that gets smaller, bilinear for one that gets larger."
+    H, W = image.shape[:2]
+    if max(H, W) > size: image = cv2.resize(image, (min(W, size), min(H, size)), interpolation=cv2.INTER_AREA)
+    return image if image.shape[:2] == (size, size) else cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
 
 # %% ../nbs/31_frames.ipynb #311f503a
 def _locate(image, box, margin):
-    "The face's box and where it came from; the fallback is a box whose crop is the central square."
-    if box is not None: return tuple(box), 'box'
+    "The face's box and where it came from; the fallback is a box whose crop is the central square. ValueError for a box that does not fit."
+    H, W = image.shape[:2]
+    if box is not None:
+        x, y, w, h = box
+        if not (0 <= x+w/2 <= W and 0 <= y+h/2 <= H and max(w, h) <= 2*max(H, W)):
+            raise ValueError(f'its box {tuple(round(v, 1) for v in box)} is not on the image of {W}x{H} pixels; it should be x, y, width, height in the upright image')
+        return tuple(box), 'box'
     if (found := detect_face(image)) is not None: return found, 'detected'
-    H, W = image.shape[:2]; side = min(H, W)/(1+margin)
+    side = min(H, W)/(1+margin)
     return ((W-side)/2, (H-side)/2, side, side), 'fallback'
-
-def _box(value):
-    "A box of four finite numbers with a positive size, or None for a missing one."
-    if value is None or (np.isscalar(value) and pd.isna(value)): return None
-    box = tuple(float(v) for v in value)
-    if len(box) != 4 or not np.isfinite(box).all() or min(box[2:]) <= 0: raise ValueError(f'box {value} is not (x, y, width, height) in pixels')
-    return box
 
 # %% ../nbs/31_frames.ipynb #464059d8
 def _entry(path, box, cache, size, margin):
     "Names of the two cached files of a sample."
-    try: s = os.stat(path)
-    except OSError: raise ValueError('the file does not exist') from None
-    key = hashlib.sha1(repr((str(Path(path).resolve()), s.st_size, s.st_mtime_ns, box, size, margin, 1)).encode()).hexdigest()
+    try:
+        with open(path, 'rb') as f: content = hashlib.file_digest(f, 'sha1').hexdigest()
+    except OSError as e: raise ValueError('the file does not exist' if isinstance(e, FileNotFoundError) else f'not readable: {e.strerror}') from None
+    key = hashlib.sha1(repr((content, box, int(size), float(margin), 2)).encode()).hexdigest()
     folder = Path(cache)/key[:2]
     return folder/f'{key}-frame.png', folder/f'{key}-face.png'
 
 def _write_png(path, image, **text):
-    "Write a PNG with text fields, to a temporary name first."
+    "Write a PNG with text fields and a checksum, to a temporary name first; raises OSError."
     info = PngImagePlugin.PngInfo()
-    for k,v in text.items(): info.add_text(k, v)
+    for k,v in dict(text, sha1=hashlib.sha1(image.tobytes()).hexdigest()).items(): info.add_text(k, v)
     tmp = path.with_name(f'{path.name}.{os.getpid()}-{threading.get_ident()}.tmp')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(tmp, 'PNG', pnginfo=info, compress_level=1)
-    tmp.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(tmp, 'PNG', pnginfo=info, compress_level=1)
+        tmp.replace(path)
+    except OSError as e: raise OSError(f'cannot write {path} ({e.strerror or e}). Make room on the disk, or choose another cache folder.') from None
 
 def _cached(frame, face, size):
     "Box and origin from a cached pair, or None where it is missing or damaged."
     try:
         for p in (frame, face):
-            with Image.open(p) as im:
-                im.load()
-                if im.size != (size, size): return None
-                text = dict(im.text)
-        return tuple(map(float, text['box'].split())), text['face']
-    except (OSError, SyntaxError, KeyError, ValueError): return None
+            with Image.open(p) as im: image, text = np.asarray(im), dict(im.text)
+            if image.shape != (size, size, 3) or text['sha1'] != hashlib.sha1(image.tobytes()).hexdigest(): return None
+        return _box(text['box']), text['face']
+    except Exception: return None  # whatever a damaged file makes a decoder raise
 
 # %% ../nbs/31_frames.ipynb #66fa122d
 def prepare(
@@ -126,6 +136,23 @@ def prepare(
         _write_png(face, crop_face(image, known[0], size, margin), box=' '.join(map(repr, known[0])), face=known[1])
     return dict(frame_path=str(frame), face_path=str(face), box=known[0], face=known[1])
 
+# %% ../nbs/31_frames.ipynb #58ef72d9
+def _check_skipped(skipped, n, max_bad):
+    "Raise if more than a share `max_bad` of `n` images were skipped, or all of them."
+    if len(skipped) <= max_bad*n and len(skipped) < n: return
+    some = '; '.join(f'{p}: {r}' for p,r in skipped[:5]) + (f'; and {len(skipped)-5} more' if len(skipped) > 5 else '')
+    remedy = 'Mend or remove them' + (f', or let them be skipped with max_bad={math.ceil(100*len(skipped)/n)/100:g}.' if len(skipped) < n else '.')
+    raise ValueError(f'{len(skipped)} of {n} images cannot be used, {len(skipped)/n:.1%} (up to {100*max_bad:g}% may be skipped): {some}. {remedy}')
+
+def frames_summary(
+    frames:pd.DataFrame, # what extract_frames returns
+) -> str: # for a report
+    "Where the faces of a table came from, and what was skipped, in a sentence."
+    n, lost = frames['face'].value_counts(), frames.loc[frames['face'] == 'fallback', 'label'].value_counts()
+    by_class = f' ({", ".join(f"{k} {v}" for k,v in lost.items())}; the central square was taken)' if len(lost) else ''
+    skipped = f'; {len(frames.attrs["skipped"])} unusable images skipped' if 'skipped' in frames.attrs else ''
+    return f'{len(frames)} images: face given by the table in {n.get("box", 0)}, detected in {n.get("detected", 0)}, not found in {n.get("fallback", 0)}{by_class}{skipped}.'
+
 # %% ../nbs/31_frames.ipynb #9c85640e
 def extract_frames(
     samples:pd.DataFrame, # samples table
@@ -134,22 +161,22 @@ def extract_frames(
     margin:float=.3, # of the face crop
     max_bad:float=.01, # share of the images that may be skipped
     progress:bool=True, # show a bar
-) -> pd.DataFrame: # with frame_path, face_path, face, and found boxes; `attrs['skipped']` lists (path, reason); raises ValueError
+) -> pd.DataFrame: # with frame_path, face_path, face, and found boxes; `attrs['skipped']` lists (path, reason), `attrs['counts']` sums up; raises ValueError, OSError
     "Decode, find the face, crop and cache, for every image of a table, in parallel."
-    df = validate_samples(samples)
-    todo = df.drop_duplicates('path')[['path', 'box']]
-    def one(row):
-        try: return prepare(row.path, row.box, cache, size, margin)
+    if not (size >= MIN_SIDE and margin >= 0): raise ValueError(f'extract_frames: size={size}, margin={margin}; size is {MIN_SIDE} pixels or more, margin 0 or more.')
+    df, cache = validate_samples(samples), writable_folder(cache)
+    todo = list(dict.fromkeys(zip(df['path'], df['box'])))
+    def one(item):
+        try: return prepare(*item, cache, size, margin)
         except ValueError as e: return str(e)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = list(tqdm(pool.map(one, todo.itertuples()), total=len(todo), desc='frames', disable=not progress))
-    done = dict(zip(todo['path'], results))
-    skipped = [(p, r) for p,r in done.items() if isinstance(r, str)]
-    if len(skipped) > max_bad*len(todo):
-        raise ValueError(f'{len(skipped)} of {len(todo)} images cannot be used, more than {max_bad:.0%}: ' + '; '.join(f'{p}: {r}' for p,r in skipped[:5]) +
-                         (f'; and {len(skipped)-5} more' if len(skipped) > 5 else '') + '. Mend or remove them, or allow more with max_bad.')
-    df = df[~df['path'].isin([p for p,_ in skipped])].reset_index(drop=True)
-    made = pd.DataFrame([done[p] for p in df['path']], columns=['frame_path', 'face_path', 'box', 'face'])
-    df = df.assign(**{c: made[c] for c in made})
-    df.attrs['skipped'] = skipped
+        done = dict(zip(todo, list(tqdm(pool.map(one, todo), total=len(todo), desc='frames', disable=not progress))))
+    skipped = [(path, r) for (path,_),r in done.items() if isinstance(r, str)]
+    _check_skipped(skipped, len(todo), max_bad)
+    made = [done[item] for item in zip(df['path'], df['box'])]
+    good = [isinstance(m, dict) for m in made]
+    made = pd.DataFrame([m for m in made if isinstance(m, dict)])
+    df = df[good].reset_index(drop=True).assign(**{c: made[c] for c in made})
+    origin = [r['face'] for r in done.values() if isinstance(r, dict)]
+    df.attrs.update(skipped=skipped, counts=dict(images=len(todo), skipped=len(skipped), **{k: origin.count(k) for k in ('box', 'detected', 'fallback')}))
     return df

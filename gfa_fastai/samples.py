@@ -4,17 +4,34 @@
 
 # %% ../nbs/11_samples.ipynb #7cc3a885
 from __future__ import annotations
+import os, tempfile, unicodedata
 from pathlib import Path
 import numpy as np, pandas as pd
 
 # %% auto #0
-__all__ = ['SPLITS', 'LABELS', 'ROLES', 'REQUIRED', 'COLUMNS', 'validate_samples', 'split_by_subject', 'check_classes',
-           'sample_counts', 'balance_flips', 'save_samples', 'load_samples']
+__all__ = ['SPLITS', 'LABELS', 'ROLES', 'FLIPS', 'REQUIRED', 'COLUMNS', 'validate_samples', 'split_by_subject', 'check_classes',
+           'sample_counts', 'balance_flips', 'writable_folder', 'save_samples', 'load_samples']
 
 # %% ../nbs/11_samples.ipynb #343ec0ff
-SPLITS, LABELS, ROLES = ('train', 'dev', 'test'), ('live', 'attack'), ('probe', 'gallery')
+SPLITS, LABELS, ROLES, FLIPS = ('train', 'dev', 'test'), ('live', 'attack'), ('probe', 'gallery'), ('', 'h', 'v')
 REQUIRED = ['dataset', 'split', 'subject', 'label', 'video', 'path']
 COLUMNS = ['dataset', 'split', 'subject', 'label', 'pai', 'video', 'frame', 'path', 'box', 'role']
+
+# %% ../nbs/11_samples.ipynb #fefebc58
+def _text(value) -> str:
+    "A name as text; a missing one is empty. A whole number that pandas made a float of is written as one."
+    if pd.api.types.is_scalar(value) and pd.isna(value): return ''
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+def _box(value):
+    "A box as four floats, or None for a missing one; text has blanks between the numbers."
+    if isinstance(value, str): value = value.split() or None
+    if value is None or (pd.api.types.is_scalar(value) and pd.isna(value)): return None
+    try: box = tuple(float(v) for v in value)
+    except (TypeError, ValueError): box = ()
+    if len(box) != 4 or not np.isfinite(box).all() or min(box[2:]) <= 0:
+        raise ValueError(f'box {value!r} is not x, y, width, height in pixels with a size above 0')
+    return box
 
 # %% ../nbs/11_samples.ipynb #cbfd94b2
 def _first(df, bad) -> str:
@@ -22,11 +39,34 @@ def _first(df, bad) -> str:
     rows = np.flatnonzero(np.asarray(bad))
     return f'{len(rows)} of {len(df)} rows, the first is row {rows[0]} ({df["path"].iloc[rows[0]]})'
 
+def _boxes(df):
+    "All boxes; raises ValueError for a row whose box is none."
+    boxes = []
+    for i,b in enumerate(df['box']):
+        try: boxes.append(_box(b))
+        except ValueError as e: raise ValueError(f'samples: {e}: row {i} ({df["path"].iloc[i]}). Correct it, or leave it empty: the face is looked for then.') from None
+    return pd.Series(boxes, index=df.index, dtype=object)
+
 def _one_of(df, column, allowed):
     "Raise if `column` has a value that is not in `allowed`."
     bad = ~df[column].isin(allowed)
     if bad.any(): raise ValueError(f'samples: column {column!r} has {df.loc[bad, column].iloc[0]!r}, which is none of {", ".join(map(repr, allowed))}: '
                                    f'{_first(df, bad)}. Rename the values, or drop these rows.')
+
+# %% ../nbs/11_samples.ipynb #99e93e80
+def _clean(df):
+    "A copy with defaults for what may be left out, and names in one spelling."
+    df = df.reset_index(drop=True).copy()
+    for c,default in dict(pai='', frame=0, box=None, role='probe').items():
+        if c not in df: df[c] = pd.Series([default]*len(df), dtype=object if default is None else None)
+    for c in ('dataset', 'split', 'subject', 'label', 'pai', 'role', 'video', 'path', *(['flip'] if 'flip' in df else [])):
+        df[c] = pd.Series([_text(v) for v in df[c]], index=df.index, dtype=str)
+        if c not in ('video', 'path'): df[c] = df[c].str.normalize('NFC').str.strip()
+    df['role'] = df['role'].replace('', 'probe')
+    frame = pd.to_numeric(df['frame'].astype(object).replace('', 0).fillna(0), errors='coerce')
+    bad = ~(frame % 1 == 0)
+    if bad.any(): raise ValueError(f'samples: column \'frame\' has {df.loc[bad, "frame"].iloc[0]!r}, which is no whole number: {_first(df, bad)}.')
+    return df.assign(frame=frame.astype('int64'))
 
 # %% ../nbs/11_samples.ipynb #481c1919
 def _check_subjects(df):
@@ -49,14 +89,12 @@ def validate_samples(
     missing = [c for c in REQUIRED if c not in df]
     if missing: raise ValueError(f'samples: column(s) {", ".join(missing)} missing; there are {", ".join(map(str, df.columns))}. Add or rename them.')
     if not len(df): raise ValueError('samples: the table is empty. Check the folder or the filter that it came from.')
-    df = df.reset_index(drop=True).copy()
-    for c,default in dict(pai='', frame=0, box=None, role='probe').items():
-        if c not in df: df[c] = pd.Series([default]*len(df), dtype=object if default is None else None)
+    df = _clean(df)
     for c in REQUIRED:
-        if df[c].isna().any(): raise ValueError(f'samples: column {c!r} has no value in {_first(df, df[c].isna())}. Fill it in, or drop these rows.')
-    for c in ('dataset', 'split', 'subject', 'label', 'video', 'path', 'role'): df[c] = df[c].astype(str)
-    df['pai'] = df['pai'].fillna('').astype(str)
+        if (df[c] == '').any(): raise ValueError(f'samples: column {c!r} has no value in {_first(df, df[c] == "")}. Fill it in, or drop these rows.')
     _one_of(df, 'split', SPLITS); _one_of(df, 'label', LABELS); _one_of(df, 'role', ROLES)
+    if 'flip' in df: _one_of(df, 'flip', FLIPS)
+    df['box'] = _boxes(df)
     live = df['label'] == 'live'
     if (live & (df['pai'] != '')).any(): raise ValueError(f'samples: a live row names an attack instrument (pai): {_first(df, live & (df["pai"] != ""))}. Leave pai empty there.')
     df.loc[~live & (df['pai'] == ''), 'pai'] = 'unspecified'
@@ -75,28 +113,30 @@ def split_by_subject(
     test_subjects=None, # names, or None to draw
 ) -> pd.DataFrame: # a validated copy; raises ValueError where a split would lack a class
     "Deal whole people out to train, dev and test."
-    df = validate_samples(df.assign(split='train'))
+    df = validate_samples(df.assign(split='train') if isinstance(df, pd.DataFrame) else df)
     people, rng = sorted(df['subject'].unique()), np.random.default_rng(seed)
+    if len(people) < 3: raise ValueError(f'split: {len(people)} subject(s) ({", ".join(people)}); train, dev and test need one each, so at least 3 people.')
     test_subjects = _named(test_subjects, people, 'test_subjects')
     dev_subjects = _named(dev_subjects, people, 'dev_subjects')
-    if both := set(test_subjects or ()) & set(dev_subjects or ()): raise ValueError(f'split: {", ".join(sorted(both))} cannot be in dev and in test.')
-    if len(people) < 3: raise ValueError(f'split: {len(people)} subject(s) ({", ".join(people)}); train, dev and test need one each, so at least 3 people.')
-    def draw(share, taken):
-        left = [p for p in people if p not in taken]
-        return set(rng.permutation(left)[:max(1, round(share*len(people)))].tolist())
-    if test_subjects is None: test_subjects = draw(test, dev_subjects or ())
-    if dev_subjects is None: dev_subjects = draw(dev, test_subjects)
+    if both := set(test_subjects or ()) & set(dev_subjects or ()): raise ValueError(f'split: {", ".join(sorted(both))} cannot be in dev and in test. Name each in one of the two.')
+    def draw(what, share, taken):
+        if not 0 < share < 1: raise ValueError(f'split: {what} is {share}; it is a share of the people, between 0 and 1.')
+        return set(rng.permutation([p for p in people if p not in taken])[:max(1, round(share*len(people)))].tolist())
+    if test_subjects is None: test_subjects = draw('test', test, dev_subjects or ())
+    if dev_subjects is None: dev_subjects = draw('dev', dev, test_subjects)
     df['split'] = np.select([df['subject'].isin(test_subjects), df['subject'].isin(dev_subjects)], ['test', 'dev'], 'train')
+    if nobody := [s for s in SPLITS if not (df['split'] == s).any()]:
+        raise ValueError(f'split: nobody is left for {" and ".join(nobody)}: of {len(people)} people, {len(test_subjects)} are for test and {len(dev_subjects)} for dev. Name fewer people, or lower the shares.')
     return check_classes(df)
 
 # %% ../nbs/11_samples.ipynb #121ed901
 def _named(names, people, what):
     "The set of `names`, or None; raises ValueError for a name that nobody has."
     if names is None: return None
-    names = {str(n).strip() for n in ([names] if isinstance(names, str) else names)}
+    names = {unicodedata.normalize('NFC', _text(n)).strip() for n in ([names] if np.isscalar(names) else names)}
     if unknown := sorted(names - set(people)):
         known = ', '.join(people[:20]) + (f' and {len(people)-20} more' if len(people) > 20 else '')
-        raise ValueError(f'split: {what} names {", ".join(unknown)}, but the subjects are {known}.')
+        raise ValueError(f'split: {what} names {", ".join(unknown)}, but the subjects are {known}. They are compared as text.')
     return names
 
 def check_classes(
@@ -110,7 +150,7 @@ def check_classes(
             if not (part['label'] == label).any():
                 raise ValueError(f'samples: split {s!r} has no {label} rows ({len(part)} rows of {part["subject"].nunique()} subject(s) in it, '
                                  f'{(df["label"] == label).sum()} {label} rows in the whole table). Training and error rates need both classes: '
-                                 f'add {label} images, or deal the people out otherwise.')
+                                 f'add {label} images, or deal the people out otherwise (another seed, or by name).')
     return df
 
 # %% ../nbs/11_samples.ipynb #9626ffff
@@ -130,23 +170,36 @@ def balance_flips(
     "Add flipped copies of training rows, as the paper balances its classes (Sec. 4.1)."
     if copies not in ('auto', 1, 2, 3): raise ValueError(f"balance_flips: copies is {copies!r}; known are 1, 2, 3 and 'auto'.")
     if classes not in ('live', 'both'): raise ValueError(f"balance_flips: classes is {classes!r}; known are 'live' and 'both'.")
+    if 'flip' in df: df = df[df['flip'].fillna('') == '']  # flipped before: start anew
     df = df.assign(flip='')
     train = df[df['split'] == 'train']
     live = train['label'] == 'live'
     if copies == 'auto': copies = int(np.clip(round((~live).sum() / max(1, live.sum())), 1, 3))
     chosen = train[live] if classes == 'live' else train
-    return pd.concat([df, *(chosen.assign(flip=f) for f in ('h', 'v')[:copies-1])], ignore_index=True)
+    return pd.concat([df, *(chosen.assign(flip=f) for f in ('h', 'v')[:int(copies)-1])], ignore_index=True)
 
 # %% ../nbs/11_samples.ipynb #d9a0e690
+def writable_folder(
+    path, # folder; made if need be
+) -> Path: # the same; raises OSError
+    "Make a folder and try to write into it."
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path): pass
+    except OSError as e:
+        raise OSError(f'cannot write to the folder {path} ({e.strerror}). Choose another folder, or change its permissions or what is in its way.') from None
+    return path
+
 def save_samples(
     df:pd.DataFrame, # samples table
-    path, # a .csv file
+    path, # a .csv file; its folder is made if need be
 ):
-    "Write a samples table as CSV, to a temporary name first."
+    "Write a samples table as CSV, to a temporary name first; raises OSError."
     path = Path(path)
-    box = df['box'].map(lambda b: ' '.join(f'{v:g}' for v in b) if isinstance(b, (tuple, list, np.ndarray)) else '')
-    tmp = path.with_name(path.name+'.tmp')
-    df.assign(box=box).to_csv(tmp, index=False)
+    tmp = writable_folder(path.parent)/f'{path.name}.{os.getpid()}.tmp'
+    box = df['box'].map(lambda b: ' '.join(repr(float(v)) for v in b) if isinstance(b, (tuple, list, np.ndarray)) else '')
+    df.assign(box=box).to_csv(tmp, index=False, errors='surrogateescape')
     tmp.replace(path)
 
 def load_samples(
@@ -154,7 +207,6 @@ def load_samples(
 ) -> pd.DataFrame: # validated; raises ValueError or FileNotFoundError
     "Read a samples table from CSV."
     path = Path(path)
-    if not path.exists(): raise FileNotFoundError(f'no samples table at {path}')
-    df = pd.read_csv(path, dtype=dict(subject=str, video=str, path=str, dataset=str, pai=str), keep_default_na=False)
-    if 'box' in df: df['box'] = pd.Series([tuple(map(float, b.split())) if b else None for b in df['box'].astype(str)], dtype=object)
-    return validate_samples(df)
+    if not path.is_file(): raise FileNotFoundError(f'no samples table at {path}. Give a CSV file with the columns {", ".join(REQUIRED)}.')
+    try: return validate_samples(pd.read_csv(path, dtype={c: str for c in COLUMNS}, keep_default_na=False, na_values=[''], encoding_errors='surrogateescape'))
+    except ValueError as e: raise ValueError(f'{path} is no samples table: {e}') from None

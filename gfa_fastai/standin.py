@@ -4,9 +4,10 @@
 
 # %% ../nbs/12_standin.ipynb #47717ec5
 from __future__ import annotations
+import os
 from pathlib import Path
 import cv2, numpy as np, pandas as pd
-from .samples import validate_samples
+from .samples import validate_samples, writable_folder
 
 # %% auto #0
 __all__ = ['H', 'W', 'DOMAINS', 'MEDIA', 'person', 'scene', 'camera', 'printed', 'replayed', 'take', 'make_standin']
@@ -143,17 +144,21 @@ def make_standin(
     frames:int=2, # frames of each recording
     domains=('office', 'street'), # keys of DOMAINS
     seed:int=0, # the same seed draws the same images
-) -> pd.DataFrame: # samples table
+) -> pd.DataFrame: # samples table; raises ValueError or OSError
     "Draw the stand-in dataset; images that are there already are kept."
-    root, rows = Path(root), []
-    for d,name in enumerate(domains):
-        if name not in DOMAINS: raise ValueError(f'stand-in: no domain {name!r}; known are {", ".join(DOMAINS)}.')
+    domains, rows = [domains] if isinstance(domains, str) else list(domains), []
+    if unknown := [d for d in domains if d not in DOMAINS]: raise ValueError(f'stand-in: no domain {unknown[0]!r}; known are {", ".join(DOMAINS)}.')
+    if len(subjects) != 3 or min(subjects) < 0 or not sum(subjects)*frames*len(domains):
+        raise ValueError(f'stand-in: subjects={subjects}, frames={frames}, domains={domains} make no images; give three numbers of people, 1 frame or more and a domain.')
+    root = writable_folder(root)
+    for name in domains:
+        d = list(DOMAINS).index(name)  # a domain has the same people whether or not it is drawn beside another
         for s in range(sum(subjects)):
             split = ('train', 'dev', 'test')[int(np.searchsorted(np.cumsum(subjects), s, side='right'))]
-            for v,pai in enumerate(['']*2 + ['print']*3 + ['replay']*3):
+            for v,pai in enumerate(['']*2 + ['print']*3 + ['replay']*3, 1):
                 video = f'{name}{s:03d}-{v}-{pai or "live"}'
                 for f in range(frames):
-                    path, rng, shot = root/name/f'{video}-{f}.jpg', *map(np.random.default_rng, ([seed, d, s, v], [seed, d, s, v, f]))
+                    path, rng, shot = root/name/f'v2-seed{seed}'/f'{video}-{f}.jpg', *map(np.random.default_rng, ([seed, d, s, v], [seed, d, s, v, f]))
                     box = _write(path, person([seed, d, s]), pai, DOMAINS[name], rng, shot)
                     rows.append(dict(dataset=name, split=split, subject=f'{name}{s:03d}', label='attack' if pai else 'live', pai=pai,
                                      video=video, frame=f, path=str(path), box=box))
@@ -161,10 +166,11 @@ def make_standin(
 
 # %% ../nbs/12_standin.ipynb #72f1a8d4
 def _write(path, who, pai, domain, rng, shot):
-    "Take the picture and write it, to a temporary name first; returns the box."
-    image, box = take(who, pai, domain, rng, shot)
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
+    "Take the picture and write it, to a temporary name first; returns the box. A picture that is there is kept."
+    if path.exists(): box = scene(who, rng)[1]
+    else:
+        image, box = take(who, pai, domain, rng, shot)
         ok, data = cv2.imencode('.jpg', (image[..., ::-1]*255).round().astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, int(shot.uniform(*domain['quality']))])
-        tmp = path.with_suffix('.tmp'); tmp.write_bytes(data.tobytes()); tmp.replace(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tmp = path.with_suffix(f'.{os.getpid()}.tmp'); tmp.write_bytes(data.tobytes()); tmp.replace(path)
     return tuple(float(round(b, 1)) for b in box)
