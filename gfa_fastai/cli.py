@@ -35,7 +35,7 @@ def new_parser(prog, description) -> argparse.ArgumentParser:
     "The parser of a command."
     return argparse.ArgumentParser(prog=prog, description=description, formatter_class=Help)
 
-# %% ../nbs/90_cli.ipynb #baf89f4f
+# %% ../nbs/90_cli.ipynb #511807fb
 def _names(text): return [o.strip() for o in text.split(',') if o.strip()]
 
 def _positive(text):
@@ -50,12 +50,13 @@ def _data_arguments(p):
     p.add_argument('--video-pattern', help='regular expression; its group in a file name is the recording (default: each image is one)')
     p.add_argument('--subject-pattern', help='regular expression; its group in a file name is the person (default: the last folder is)')
     p.add_argument('--test-subjects', type=_names, help='people for testing, as 0012,0014 (default: as the folders say, or drawn by a seed)')
+    p.add_argument('--max-bad', type=float, default=.01, help='share of the images that may be unusable; they are skipped and counted')
     p.add_argument('--dev-subjects', type=_names, help='people for the threshold (default: as the folders say, or drawn by a seed)')
 
 def _data_settings(a):
     "The same arguments for run_settings."
     names = dict(video_pattern=a.video_pattern, subject_pattern=a.subject_pattern)
-    return dict(dataset=a.dataset, test_subjects=a.test_subjects, dev_subjects=a.dev_subjects, **{k: v for k,v in names.items() if v})
+    return dict(dataset=a.dataset, test_subjects=a.test_subjects, dev_subjects=a.dev_subjects, max_bad=a.max_bad, **{k: v for k,v in names.items() if v})
 
 # %% ../nbs/90_cli.ipynb #59109fdc
 def gfa_reproduce(argv=None) -> int:
@@ -115,7 +116,7 @@ def gfa_score(argv=None) -> int:
         if len(skipped) > 10: print(f'and {len(skipped)-10} more')
     return run_command(body, p, argv)
 
-# %% ../nbs/90_cli.ipynb #1b32ecdf
+# %% ../nbs/90_cli.ipynb #973d9927
 def gfa_evaluate(argv=None) -> int:
     "Error rates of a table of scores (CSV: dataset, split, subject, video, frame, label, pai, score)."
     from gfa_fastai.evaluation import HOW, evaluate_scores, load_scores, report_markdown
@@ -129,6 +130,7 @@ def gfa_evaluate(argv=None) -> int:
     p.add_argument('--html', help='write the report there, too')
     def body(a):
         threshold = a.threshold if a.threshold in ('dev', 'source', 'test') else _number(a.threshold)
+        if threshold == 'source' and not a.source: raise ValueError('--threshold source needs --source, the scores on the training dataset')
         report = evaluate_scores(load_scores(*a.scores), threshold, load_scores(*a.source) if a.source else None, a.video, seed=a.seed)
         text = report_markdown(report)
         print(text)

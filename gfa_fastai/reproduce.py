@@ -31,17 +31,18 @@ PRESETS = dict(
     full    =dict(size=224, width=1.,   subjects=(100, 20, 40), frames=8, bs=32, steps=8000, seeds=1))
 READERS = dict(folder=read_folder)  # name of a dataset -> its reader
 
-# %% ../nbs/80_reproduce.ipynb #7a38087f
+# %% ../nbs/80_reproduce.ipynb #56a515c8
 def run_settings(
     preset:str='quick', # a key of PRESETS
     data=None, # root of a dataset; None: the stand-in data
     dataset:str='folder', # a key of READERS: how `data` is read
     test_subjects=None, # names of the people for testing; None: as the dataset says, or drawn
     dev_subjects=None, # names of the people for development (thresholds)
-    steps:int=None, # training steps of each network; None: the preset's
+    steps:int=None, # training steps of each network, rounded up to whole epochs; None: the preset's
     bs:int=None, # batch size; None: the preset's
     seeds:int=None, # trainings of each arm; None: the preset's
     precision:str='fp32', # 'fp32', 'bf16' or 'fp16'
+    max_bad:float=.01, # share of the images that may be unusable
     **reader # further arguments of the reader, as video_pattern
 ) -> dict: # plain values only; raises ValueError or FileNotFoundError
     "Everything that decides what comes out of a run."
@@ -49,7 +50,7 @@ def run_settings(
     if dataset not in READERS: raise ValueError(f'dataset {dataset!r} is not known, choose one of {", ".join(READERS)}')
     if data is not None and not Path(data).is_dir(): raise FileNotFoundError(f'no folder at {data}: check the path of the data')
     if data is None and (test_subjects or dev_subjects): raise ValueError('test and dev subjects are chosen for your own data only: give its folder, too')
-    s = dict(PRESETS[preset], preset=preset, data=data and str(Path(data).resolve()), dataset=dataset, precision=precision, margin=.3,
+    s = dict(PRESETS[preset], preset=preset, data=data and str(Path(data).resolve()), dataset=dataset, precision=precision, margin=.3, max_bad=max_bad,
              test_subjects=test_subjects, dev_subjects=dev_subjects, reader=reader, code=code_hash())
     for k,v in dict(steps=steps, bs=bs, seeds=seeds).items():
         if v is not None and v < 1: raise ValueError(f'{k} is {v}: give 1 or more')
@@ -85,7 +86,7 @@ def open_run(
                          '. Choose another folder with --out, or remove that one.')
     return out
 
-# %% ../nbs/80_reproduce.ipynb #05bc30cd
+# %% ../nbs/80_reproduce.ipynb #329bc873
 def run_samples(
     settings:dict, # from run_settings
     out:Path, # run folder
@@ -106,11 +107,11 @@ def run_frames(
 ) -> tuple[pd.DataFrame, dict]: # samples table with frame_path and face_path; what was found on the way
     "Samples, frames and faces of a run; ValueError where the data has changed since the run began."
     df = run_samples(settings, out)
-    save_samples(df, out/'samples.new.csv')
-    new, old = out/'samples.new.csv', out/'samples.csv'
+    new, old, home = out/'samples.new.csv', out/'samples.csv', f'{out.resolve()}{os.sep}'
+    save_samples(df.assign(path=[os.path.abspath(p).removeprefix(home) for p in df['path']]), new)   # (a run folder may be moved)
     if old.exists() and old.read_bytes() != new.read_bytes(): raise ValueError(f'the data has changed since the run in {out} began. Choose another folder with --out.')
     new.replace(old)
-    frames = extract_frames(df, out/'cache', settings['size'], settings['margin'], progress=progress)
+    frames = extract_frames(df, out/'cache', settings['size'], settings['margin'], settings['max_bad'], progress)
     check_classes(frames)
     notes = dict(frames.attrs['counts'], summary=frames_summary(frames), skipped_images=[[os.path.basename(p), why] for p,why in frames.attrs['skipped']])
     return frames, notes
@@ -136,7 +137,7 @@ def arm_learner(
     dls = gfa_dataloaders(frames[frames['dataset'] == arm['train']], bs=settings['bs'])
     return gfa_learner(dls, tpc=arm['tpc'], width=settings['width'], pool=int(np.clip(settings['size']//32, 1, 7)), precision=settings['precision'], seed=arm['seed'], cbs=cbs)
 
-# %% ../nbs/80_reproduce.ipynb #9b187883
+# %% ../nbs/80_reproduce.ipynb #6de5b9cd
 def train_arm(
     arm:dict, # from list_arms
     frames:pd.DataFrame, # samples table with frame_path and face_path
@@ -149,11 +150,13 @@ def train_arm(
     from gfa_fastai.learner import fit_resumable, terms_table
     from gfa_fastai.model import save_model
     folder.mkdir(parents=True, exist_ok=True)
+    first = 0 if bar is None else bar.n
     class Bar(Callback):
-        def after_batch(self):
-            if self.training and bar is not None: bar.update(); bar.set_postfix_str(f'loss {float(self.loss):.3f}', refresh=False)
+        def after_batch(self):  # (the terms of a run that goes on are those since its start)
+            if self.training and bar is not None: bar.update(first+len(self.learn.terms)-bar.n); bar.set_postfix_str(f'loss {float(self.loss):.3f}', refresh=False)
     learn, start = arm_learner(arm, frames, settings, cbs=Bar()), time.time()
     n_epoch = math.ceil(settings['steps']/len(learn.dls.train))
+    if bar is not None: bar.total += n_epoch*len(learn.dls.train) - settings['steps']
     with learn.no_bar(), learn.no_logging(): epochs = fit_resumable(learn, n_epoch, folder/'checkpoint.pt', seed=arm['seed'])
     terms_table(learn).to_csv(folder/'terms.csv')
     dev = score_samples(learn, frames[(frames['dataset'] == arm['train']) & (frames['split'] == 'dev')], progress=False)
@@ -462,7 +465,7 @@ def save_figures(
     folder.mkdir(exist_ok=True)
     for name,fig in figures.items(): fig.savefig(folder/f'{name}.png', dpi=110); plt.close(fig)
 
-# %% ../nbs/80_reproduce.ipynb #76312d7b
+# %% ../nbs/80_reproduce.ipynb #0573adba
 def reproduce(
     preset:str='quick', # a key of PRESETS
     out='runs/quick', # run folder
@@ -477,13 +480,13 @@ def reproduce(
     arms, scores = list_arms(frames, settings), {}
     with tqdm(total=len(arms)*settings['steps'], unit='step', disable=not progress) as bar:
         for i,arm in enumerate(arms):
-            bar.set_description(f'{i+1}/{len(arms)} {arm["name"]}')
+            bar.set_description(f'{i+1}/{len(arms)} {arm["name"]}'); before = bar.n
             scores[arm['name']] = run_arm(arm, frames, out, settings, bar)
-            bar.n = (i+1)*settings['steps']; bar.refresh()
+            if bar.n == before: bar.update(settings['steps'])         # it was there already
     report = write_report(out, settings, notes, frames, arms, scores, time.time()-start)
     return dict(judged=judge(arms, scores), paired=paired_table(arms, scores), scores=scores, report=report)
 
-# %% ../nbs/80_reproduce.ipynb #fae010c6
+# %% ../nbs/80_reproduce.ipynb #9cbf3564
 def train_model(
     out, # run folder
     tpc:bool=True, # with the TPC loss
@@ -512,6 +515,7 @@ def score_folder(
     dataset:str='folder', # a key of READERS
     test_subjects=None, # names: only these are test people
     dev_subjects=None, # names: these are development people
+    max_bad:float=.01, # share of the images that may be unusable
     **reader # further arguments of the reader
 ) -> pd.DataFrame: # scores table; `attrs['skipped']` lists images that could not be read; raises ValueError or FileNotFoundError
     "Score a folder of images with a saved model."
@@ -524,7 +528,7 @@ def score_folder(
     test, dev = _named(test_subjects, people, 'test_subjects'), _named(dev_subjects, people, 'dev_subjects')
     if test or dev or set(df['split']) == {'train'}:
         df['split'] = np.select([df['subject'].isin(dev or ()), df['subject'].isin(test or people)], ['dev', 'test'], 'train')
-    frames = extract_frames(df, cache or Path(out).parent/'cache', meta['size'], meta['margin'])
+    frames = extract_frames(df, cache or Path(out).parent/'cache', meta['size'], meta['margin'], max_bad)
     scores = score_samples(net.to(default_device()), frames)
     save_scores(scores, out)
     scores.attrs['skipped'] = frames.attrs['skipped']

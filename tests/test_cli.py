@@ -1,0 +1,270 @@
+"Commands end to end: the main job, bad input, kill and resume, real photographs where they are."
+import json, os, re, shutil, signal, subprocess, sys, time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from gfa_fastai import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+PHOTOS = ROOT.parent/'shared'/'data'/'nuaa_small'
+COMMANDS = 'gfa_reproduce', 'gfa_train', 'gfa_score', 'gfa_evaluate'
+TINY = ['--preset', 'tiny', '--steps', '4']
+
+def shell(command, *args, **kwargs):
+    "A command in a process of its own."
+    env = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'MPLBACKEND': 'agg'}
+    code = f'import sys; from gfa_fastai.cli import {command}; sys.exit({command}(sys.argv[1:]))'
+    return subprocess.Popen([sys.executable, '-c', code, *map(str, args)], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kwargs)
+
+def run(capsys, command, *args):
+    "A command in this process: status, and what it said without progress bars."
+    status = getattr(cli, command)([str(a) for a in args])
+    out, err = capsys.readouterr()
+    return status, out + '\n'.join(l for l in re.split(r'[\r\n]+', err) if '%|' not in l)
+
+def picture(path, seed, size=(96, 72), attack=False):
+    "A picture of noise with a disc; attacks have stripes."
+    rng = np.random.default_rng(seed)
+    im = np.full((size[1], size[0], 3), 90, np.uint8) + rng.integers(0, 60, (size[1], size[0], 3), dtype=np.uint8)
+    cv2.circle(im, (size[0]//2, size[1]//2), 22, (180, 150, 120), -1)
+    if attack: im[:, ::3] //= 2
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), im)
+
+@pytest.fixture
+def folder(tmp_path):
+    "Eight people, four live and eight attack pictures each."
+    for s in range(8):
+        for i in range(4): picture(tmp_path/'photos'/'live'/f'{s:04d}'/f'{i}.jpg', 100*s+i)
+        for i in range(8): picture(tmp_path/'photos'/'spoof'/('print', 'replay')[i%2]/f'{s:04d}'/f'{i}.jpg', 100*s+50+i, attack=True)
+    return tmp_path/'photos'
+
+# -- the main job
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    "A run that nobody disturbed."
+    out = tmp_path_factory.mktemp('whole')/'run'
+    done = shell('gfa_reproduce', *TINY, '--out', out)
+    said = done.communicate(timeout=600)
+    assert done.returncode == 0, said[1]
+    return out, said
+
+def test_main_job(whole):
+    out, (said, err) = whole
+    assert 'office → street' in said and said.rstrip().endswith(str(out/'report.html'))
+    assert 'Traceback' not in err and 'Warning' not in err
+    text, html = (out/'report.md').read_text(encoding='utf-8'), (out/'report.html').read_text(encoding='utf-8')
+    for words in 'source-dev', 'target-dev', 'test-EER', 'APCER print', 'APCER replay', 'all ordered pairs', '95 % interval', 'No claim', '1 seed': assert words in text, words
+    assert html.count('data:image/png;base64,') == 4 and html.count('<table>') == text.count('\n\n|') and 'figures/' not in html
+    assert sorted(p.stem for p in (out/'figures').iterdir()) == ['det', 'roc', 'scores', 'terms']
+    assert not list(out.rglob('*.part')) and not list(out.rglob('checkpoint*'))
+
+def test_results_are_those_of_the_scores(whole):
+    from gfa_fastai.evaluation import evaluate_scores, load_scores
+    out, _ = whole
+    results = json.loads((out/'results.json').read_text(encoding='utf-8'))
+    assert {'settings', 'machine', 'seconds', 'counts', 'results', 'trainings', 'tpc_on_minus_off'} <= set(results)
+    assert len(results['results']) == 2*2*2*3 and len(results['trainings']) == 4
+    for r in results['results']:
+        s = load_scores(out/'scores'/f'{r["train"]}-tpc_{"on" if r["tpc"] else "off"}-seed0.csv')
+        target, source = (s[s.dataset == r[k]] for k in ('test', 'train'))
+        again = evaluate_scores(target, {'source-dev': 'source', 'target-dev': 'dev', 'test-EER': 'test'}[r['convention']], source)
+        assert r['report'] == json.loads(json.dumps(again.to_dict()))
+
+def test_arms_differ_in_tpc_only(whole):
+    out, _ = whole
+    first = {tpc: pd.read_csv(out/'arms'/f'office-tpc_{tpc}-seed0'/'terms.csv').iloc[0] for tpc in ('off', 'on')}
+    for k in ('anti', 'ident', 'tpc'): assert first['off'][k] == first['on'][k]        # same weights, same batch
+    assert first['off'].w_tpc == 0 and first['on'].w_tpc == pytest.approx(2.5e-5*first['on'].tpc)
+
+def same_results(a, b):
+    "Whether two runs say the same."
+    for p in (a/'scores').iterdir(): assert p.read_bytes().replace(str(a).encode(), b'') == (b/'scores'/p.name).read_bytes().replace(str(b).encode(), b''), p.name
+    ra, rb = (json.loads((o/'results.json').read_text(encoding='utf-8')) for o in (a, b))
+    assert ra['results'] == rb['results'] and ra['tpc_on_minus_off'] == rb['tpc_on_minus_off']
+
+def when(condition, process, seconds=300):
+    "Wait until a condition holds, or the process has ended."
+    end = time.time()+seconds
+    while time.time() < end and process.poll() is None and not condition(): time.sleep(.02)
+
+def test_killed_and_started_again(whole, tmp_path):
+    out = tmp_path/'run'
+    moments = [lambda: (out/'run.json').exists(), lambda: len(list((out/'cache').rglob('*.png'))) > 100, lambda: (out/'arms').exists(),
+               lambda: len(list((out/'scores').glob('*.csv'))) > 1]
+    for moment in moments:
+        p = shell('gfa_reproduce', *TINY, '--out', out)
+        when(moment, p); p.kill(); p.communicate()
+    p = shell('gfa_reproduce', *TINY, '--out', out)
+    assert (p.communicate(timeout=600), p.returncode)[1] == 0
+    same_results(whole[0], out)
+
+@pytest.mark.skipif(os.name == 'nt', reason='POSIX signals')
+def test_ctrl_c(whole, tmp_path):
+    out = tmp_path/'run'
+    p = shell('gfa_reproduce', *TINY, '--out', out)
+    when(lambda: (out/'scores').exists(), p); p.send_signal(signal.SIGINT)
+    err = p.communicate(timeout=60)[1]
+    assert p.returncode == 130 and 'the same command goes on from there' in err and 'Traceback' not in err
+    p = shell('gfa_reproduce', *TINY, '--out', out)
+    assert (p.communicate(timeout=600), p.returncode)[1] == 0
+    same_results(whole[0], out)
+
+def test_a_damaged_model_or_score_file_says_so(whole, tmp_path, capsys):
+    out = tmp_path/'run'
+    shutil.copytree(whole[0], out)
+    name = 'office-tpc_on-seed0'
+    (out/'scores'/f'{name}.csv').write_text('half a ta')
+    status, said = run(capsys, 'gfa_reproduce', *TINY, '--out', out)
+    assert status == 2 and name in said
+    (out/'scores'/f'{name}.csv').unlink()
+    (out/'arms'/name/'model.safetensors').write_bytes(b'half a model')
+    status, said = run(capsys, 'gfa_reproduce', *TINY, '--out', out)
+    assert status == 2 and name in said
+
+def test_other_settings_are_refused(whole, capsys):
+    status, said = run(capsys, 'gfa_reproduce', '--preset', 'tiny', '--steps', 5, '--out', whole[0])
+    assert status == 2 and 'steps was 4, is 5' in said and '--out' in said
+
+# -- folders of one's own
+
+def test_folder(folder, tmp_path, capsys):
+    status, said = run(capsys, 'gfa_reproduce', *TINY, '--data', folder, '--test-subjects', '0000,0001', '--dev-subjects', '0002', '--out', tmp_path/'run')
+    assert status == 0 and 'no interval: too few people' in said, said
+    text = (tmp_path/'run'/'report.md').read_text(encoding='utf-8')
+    assert 'No interval is given' in text and '2 test subject(s)' in text and 'APCER print' in text and 'not found in 96' in text
+    counts = pd.DataFrame(json.loads((tmp_path/'run'/'results.json').read_text())['counts']).groupby('split').subjects.max()
+    assert counts.to_dict() == dict(train=5, dev=1, test=2)
+
+def test_few_bad_images_are_reported(folder, tmp_path, capsys):
+    for s in range(8):
+        for i in range(20): picture(folder/'live'/f'{s:04d}'/f'more{i}.png', 1000*s+i)
+    (folder/'live'/'0003'/'broken.jpg').write_bytes((folder/'live'/'0003'/'0.jpg').read_bytes()[:900])
+    (folder/'live'/'0004'/'notes.jpg').write_text('a shopping list')
+    status, said = run(capsys, 'gfa_reproduce', *TINY, '--data', folder, '--out', tmp_path/'run')
+    assert status == 0, said
+    text = (tmp_path/'run'/'report.md').read_text(encoding='utf-8')
+    assert '2 unusable images skipped' in text and 'broken.jpg' in text and 'notes.jpg' in text and str(folder) not in text
+
+def spoil(kind):
+    "A way to spoil a folder."
+    def truncate(f): p = f/'live'/'0003'/'0.jpg'; p.write_bytes(p.read_bytes()[:600])
+    return dict(
+        empty=lambda f: (shutil.rmtree(f), f.mkdir()), missing=shutil.rmtree, one_class=lambda f: shutil.rmtree(f/'spoof'),
+        one_subject=lambda f: [shutil.rmtree(p) for s in range(1, 8) for p in f.rglob(f'{s:04d}')],
+        truncated=truncate, zero=lambda f: (f/'live'/'0003'/'0.jpg').write_bytes(b''), text=lambda f: (f/'live'/'0003'/'0.jpg').write_text('no picture'),
+        pixel=lambda f: cv2.imwrite(str(f/'live'/'0003'/'0.jpg'), np.zeros((1, 1, 3), np.uint8)))[kind]
+
+@pytest.mark.parametrize('kind, words', [
+    ('missing', 'no folder at'), ('empty', 'has no images'), ('one_class', 'no attack rows'), ('one_subject', r'1 subject\(s\)'),
+    ('truncated', r'1 of 96 images cannot be used.*0\.jpg: not a readable image'), ('zero', r'0\.jpg: .*0 bytes'), ('text', r'0\.jpg: not a readable image'), ('pixel', r'0\.jpg: only 1x1 pixels')])
+def test_bad_folders(kind, words, folder, tmp_path, capsys):
+    spoil(kind)(folder)
+    status, said = run(capsys, 'gfa_reproduce', *TINY, '--data', folder, '--out', tmp_path/'run')
+    assert status == 2 and re.search(words, said), said
+    assert 'Traceback' not in said and said.strip().startswith('gfa_reproduce: ')
+
+def test_grey_and_rgba_are_fine(folder, tmp_path, capsys):
+    for name,shape in (('grey', (72, 96)), ('rgba', (72, 96, 4))):
+        cv2.imwrite(str(folder/'live'/'0003'/f'{name}.png'), np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8))
+    status, said = run(capsys, 'gfa_reproduce', *TINY, '--data', folder, '--out', tmp_path/'run')
+    assert status == 0, said
+
+def test_unknown_subject(folder, tmp_path, capsys):
+    status, said = run(capsys, 'gfa_reproduce', *TINY, '--data', folder, '--test-subjects', '0099', '--out', tmp_path/'run')
+    assert status == 2 and '0099' in said and '0007' in said
+
+def test_output_that_cannot_be_written(folder, tmp_path, capsys):
+    (tmp_path/'file').touch()
+    status, said = run(capsys, 'gfa_reproduce', *TINY, '--out', tmp_path/'file'/'run')
+    assert status == 2 and 'cannot write to the folder' in said
+    status, said = run(capsys, 'gfa_reproduce', *TINY, '--out', folder)
+    assert status == 2 and 'not empty' in said
+
+def test_data_that_changes_under_a_run(folder, tmp_path, capsys):
+    assert run(capsys, 'gfa_reproduce', *TINY, '--data', folder, '--out', tmp_path/'run')[0] == 0
+    picture(folder/'live'/'0003'/'new.jpg', 5)
+    status, said = run(capsys, 'gfa_reproduce', *TINY, '--data', folder, '--out', tmp_path/'run')
+    assert status == 2 and 'has changed' in said
+
+def test_small_folders_say_which_batch(folder, tmp_path, capsys):
+    status, said = run(capsys, 'gfa_reproduce', *TINY, '--bs', 500, '--data', folder, '--out', tmp_path/'run')
+    assert status == 2 and 'Use a smaller bs' in said
+
+def test_split_folders_without_a_development_set(folder, tmp_path, capsys):
+    "The official test people stay test people; the development people come from the training set."
+    for s in range(8):
+        for p in list(folder.rglob(f'{s:04d}')):
+            to = folder/('test' if s < 3 else 'train')/p.relative_to(folder)
+            to.parent.mkdir(parents=True, exist_ok=True); p.rename(to)
+    for p in ('live', 'spoof'): shutil.rmtree(folder/p)
+    status, said = run(capsys, 'gfa_reproduce', *TINY, '--data', folder, '--out', tmp_path/'run')
+    assert status == 0, said
+    df = pd.read_csv(tmp_path/'run'/'samples.csv', dtype=str).groupby('split').subject.unique()
+    assert sorted(df['test']) == ['0000', '0001', '0002'] and len(df['dev']) >= 1 and not set(df['dev']) & set(df['train'])
+
+# -- train, score, evaluate
+
+def test_train_score_evaluate(folder, tmp_path, capsys):
+    names = ['--test-subjects', '0000,0001', '--dev-subjects', '0002']
+    status, said = run(capsys, 'gfa_train', folder, '--out', tmp_path/'m', *TINY, '--bs', 8, *names)
+    assert status == 0 and 'model.safetensors' in said, said
+    before = (tmp_path/'m'/'model.safetensors').read_bytes()
+    assert run(capsys, 'gfa_train', folder, '--out', tmp_path/'m', *TINY, '--bs', 8, *names)[0] == 0
+    assert (tmp_path/'m'/'model.safetensors').read_bytes() == before
+    status, said = run(capsys, 'gfa_score', tmp_path/'m'/'model.safetensors', folder, '--out', tmp_path/'s.csv', *names)
+    assert status == 0 and '96 images of 8 people' in said, said
+    a, b = (pd.read_csv(p, dtype=dict(subject=str)).query("split != 'train'").sort_values('video').reset_index(drop=True) for p in (tmp_path/'s.csv', tmp_path/'m'/'scores.csv'))
+    pd.testing.assert_frame_equal(a, b)
+    status, said = run(capsys, 'gfa_evaluate', tmp_path/'s.csv', '--html', tmp_path/'r.html', '--json', tmp_path/'r.json')
+    assert status == 0 and 'target-dev' in said and 'No interval' in said
+    rates = json.loads((tmp_path/'r.json').read_text())['rates']
+    assert f'{100*rates["hter"]["value"]:.1f}' in said and '<table>' in (tmp_path/'r.html').read_text()
+
+def test_live_people_alone_can_be_scored(whole, folder, tmp_path, capsys):
+    shutil.rmtree(folder/'spoof')
+    model = whole[0]/'arms'/'office-tpc_on-seed0'/'model.safetensors'
+    assert run(capsys, 'gfa_score', model, folder, '--out', tmp_path/'s.csv')[0] == 0
+    assert set(pd.read_csv(tmp_path/'s.csv').split) == {'test'}
+
+def test_evaluate_conventions(whole, capsys):
+    s = whole[0]/'scores'/'office-tpc_on-seed0.csv'
+    for t,words in (('dev', 'target-dev'), ('test', 'optimistic'), ('0.5', 'given: 0.5')):
+        status, said = run(capsys, 'gfa_evaluate', s, '--threshold', t)
+        assert status == 0 and words in said
+    status, said = run(capsys, 'gfa_evaluate', s, '--threshold', 'source')
+    assert status == 2 and '--source' in said
+    assert run(capsys, 'gfa_evaluate', s, '--threshold', 'source', '--source', s)[0] == 0
+
+@pytest.mark.parametrize('args, words', [
+    (['gfa_evaluate', 'none.csv'], 'no scores at none.csv'), (['gfa_score', 'none.safetensors', '.', '--out', 's.csv'], 'no model at none.safetensors')])
+def test_missing_files(args, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    status, said = run(capsys, *args)
+    assert status == 2 and words in said
+
+@pytest.mark.parametrize('command', COMMANDS)
+def test_help(command, capsys):
+    with pytest.raises(SystemExit) as e: getattr(cli, command)(['--help'])
+    said = capsys.readouterr().out
+    assert e.value.code == 0 and command in said and 'None' not in said
+
+@pytest.mark.parametrize('args', [['--preset', 'huge'], ['--steps', '0'], ['--seeds', '-1'], ['--precision', 'int8'], ['--dataset', 'unknown']])
+def test_bad_arguments(args, capsys):
+    with pytest.raises(SystemExit) as e: cli.gfa_reproduce(args)
+    assert e.value.code == 2 and 'usage' in capsys.readouterr().err
+
+# -- real photographs
+
+@pytest.mark.skipif(not PHOTOS.is_dir(), reason='no photographs at ../shared/data/nuaa_small')
+def test_photographs(tmp_path, capsys):
+    status, said = run(capsys, 'gfa_reproduce', *TINY, '--data', PHOTOS, '--dataset', 'folder', '--test-subjects', '0012,0014', '--dev-subjects', '0011', '--out', tmp_path/'run')
+    assert status == 0 and 'no interval: too few people' in said, said
+    results = json.loads((tmp_path/'run'/'results.json').read_text())
+    assert results['data']['images'] == 288 and results['data']['skipped'] == 0 and results['data']['detected'] > 250
+    assert pd.DataFrame(results['counts']).groupby('split').images.sum().to_dict() == dict(train=144, dev=48, test=96)
