@@ -20,7 +20,7 @@ from .tpc import TPCLoss, feature_std
 __all__ = ['GFALoss', 'HalveLR', 'TrackTerms', 'terms_table', 'plot_terms', 'spoof_accuracy', 'SpoofEER', 'Checkpoint',
            'load_checkpoint', 'fit_resumable', 'tf_adam', 'CPUAutocast', 'GFALearner', 'gfa_learner']
 
-# %% ../nbs/51_learner.ipynb #a378404f
+# %% ../nbs/51_learner.ipynb #57fa8f65
 class GFALoss(nn.Module):
     "Eq. 1; the terms of the last call are in `anti`, `ident`, `tpc` (not weighted) and `fc2_std`."
     def __init__(self,
@@ -33,9 +33,9 @@ class GFALoss(nn.Module):
         scale=None, # None, or 'paper': the paper's pull at another batch size or width
     ):
         super().__init__()
-        self.lambda_id, self.lambda_tpc, self.use_tpc = lambda_id, lambda_tpc, tpc
+        self.lambda_id, self.lambda_tpc, self.use_tpc, self.reduction = lambda_id, lambda_tpc, tpc, 'mean'
         self.tpc_func = TPCLoss(pairs, reduction, n_pairs=n_pairs, scale=scale)
-    def forward(self, pred, label, subject, reduction='mean'):
+    def forward(self, pred, label, subject, reduction=None):
         spoof, ident, fc2 = (o.as_subclass(Tensor) for o in pred)
         label, subject = label.as_subclass(Tensor), subject.as_subclass(Tensor)
         with torch.autocast(spoof.device.type, enabled=False):
@@ -46,7 +46,7 @@ class GFALoss(nn.Module):
             self.anti, self.ident, self.tpc, self.fc2_std = (o.detach() for o in (anti.mean(), who.sum()/known, tpc, feature_std(fc2)))
             rows = anti + self.lambda_id*who*(len(who)/known)
             if self.use_tpc: rows = rows + self.lambda_tpc*tpc
-        return rows if reduction == 'none' else rows.mean()
+        return rows if (reduction or self.reduction) == 'none' else rows.mean()
     def activation(self, pred): return pred[0].float().softmax(-1), pred[1].float().softmax(-1), pred[2]
     def decodes(self, pred): return pred[0].argmax(-1), pred[1].argmax(-1), pred[2]
     def weights(self): return dict(anti=1., ident=self.lambda_id, tpc=self.lambda_tpc*self.use_tpc)
