@@ -80,15 +80,16 @@ class HalveLR(ParamScheduler):
         self.every, self.steps, self.scheds = every, 0, {}
     def before_fit(self):
         self.aside = any(isinstance(cb, ParamScheduler) and cb is not self for cb in self.learn.cbs)
-        self.base, self.moms, self.hps = [h['lr'] for h in self.opt.hypers], [h.get('mom') for h in self.opt.hypers], dict(lr=[])
+        hypers = self.opt.hypers if self.opt is not None else []  # there is none when get_preds comes first
+        self.base, self.moms, self.hps = [h['lr'] for h in hypers], [h.get('mom') for h in hypers], dict(lr=[])
     def before_batch(self):
         if not self.aside: self.opt.set_hyper('lr', [b*.5**(self.steps//self.every) for b in self.base])
     def after_step(self):
         if not self.aside: self.steps += 1
     def after_batch(self): self.hps['lr'].append(self.opt.hypers[-1]['lr'])
     def after_fit(self):
-        if not self.aside: super().after_fit()
-        elif None not in self.moms: self.opt.set_hyper('mom', self.moms)
+        if not self.aside and self.hps['lr']: super().after_fit()
+        if self.aside and self.moms and None not in self.moms: self.opt.set_hyper('mom', self.moms)
 
 # %% ../nbs/51_learner.ipynb #5e91cf51
 def _not_finite(model):
@@ -355,8 +356,8 @@ def _model(dls, model, **kwargs):
 class Checkpoint(Callback):
     "Seed each step, and save the run between steps every `every` seconds."
     order = -5  # before all that looks at a batch
-    def __init__(self, path, seed:int=0, every:float=20.): self.path, self.seed, self.every, self.epochs, self.done = Path(path), seed, every, [], (0, 0)
-    def before_fit(self): self.last, self.cost = time.monotonic(), 0.
+    def __init__(self, path, seed:int=0, every:float=20.): self.path, self.seed, self.every, self.epochs, self.done, self.cost = Path(path), seed, every, [], (0, 0), 0.
+    def before_fit(self): self.last = time.monotonic()
     def before_epoch(self): self.dls.train.rng = random.Random(self._seed(0))
     def before_batch(self):
         if self.training and (self.epoch, self.iter) < self.done: self.learn.yb = (); raise CancelBatchException()  # without yb the Recorder looks away
@@ -381,7 +382,7 @@ def settings(self:Checkpoint) -> dict:
     "What must be the same for a run to go on."
     dls = self.dls
     data = dict(bs=dls.train.bs, train_rows=len(dls.train_ds), dev_rows=len(dls.valid_ds), subjects=len(dls.vocab))
-    return {k: str(v) for k,v in {**getattr(self.learn, 'settings', {}), **data, 'loss': self.loss_func, 'first lr': self.learn.lr, 'seed of the run': self.seed}.items()}
+    return {k: str(v) for k,v in {**getattr(self.learn, 'settings', {}), **data, 'loss weights': self.loss_func.weights(), 'first lr': self.learn.lr, 'seed of the run': self.seed}.items()}
 
 @patch
 def save(self:Checkpoint, epoch:int, step:int):
@@ -429,6 +430,6 @@ def fit_resumable(
         if learn.opt is None: learn.create_opt()
         learn.opt.zero_grad(); checkpoint.load()
         if checkpoint.done > (n_epoch, 0): raise ValueError(f'{path} is of a run that has {checkpoint.done[0]} epochs and more behind it, not {n_epoch}. Use another file, or remove it.')
-        if not checkpoint.path.exists(): checkpoint.before_fit(); checkpoint.save(0, 0)
+        if not checkpoint.path.exists(): checkpoint.save(0, 0)
         if checkpoint.done < (n_epoch, 0): learn.fit(n_epoch, start_epoch=checkpoint.done[0])
     return checkpoint.epochs
