@@ -268,7 +268,7 @@ def test_dl(self:GFALearner,
     "A DataLoader of new rows, for `get_preds`, `validate` and `show_results`."
     if missing := [c for c in ('frame_path', 'face_path') if c not in samples]:
         raise ValueError(f'samples: column(s) {", ".join(missing)} missing. Run extract_frames on the table first.')
-    return self.dls.test_dl(list(samples.itertuples()), rm_type_tfms=0, with_labels=with_labels, **kwargs)
+    return self.dls.test_dl(samples, rm_type_tfms=0, with_labels=with_labels, **kwargs)
 
 def _to_precision(learn, precision, **kwargs):
     learn.to_fp32()

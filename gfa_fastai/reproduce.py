@@ -317,7 +317,7 @@ def curves_figure(
         ax.set_title(f'{train} → {test}')
     return fig
 
-# %% ../nbs/80_reproduce.ipynb #1d8158d9
+# %% ../nbs/80_reproduce.ipynb #7b259eeb
 def histograms_figure(
     arms:list, # from list_arms
     scores:dict, # name of an arm -> its scores
@@ -335,6 +335,7 @@ def histograms_figure(
             axs[i, j].set_title(f'{train} → {test}, {ARM[tpc]}\n{axs[i, j].get_title()}', fontsize=9)
     return fig
 
+# %% ../nbs/80_reproduce.ipynb #d9c235bc
 def terms_figure(
     arms:list, # from list_arms
     out:Path, # run folder
@@ -359,7 +360,7 @@ def _smooth(out, arm):
     t = pd.read_csv(out/'arms'/arm['name']/'terms.csv', index_col='step')
     return t.rolling(max(1, len(t)//20), min_periods=1).mean()
 
-# %% ../nbs/80_reproduce.ipynb #07f08796
+# %% ../nbs/80_reproduce.ipynb #f78e5121
 def machine() -> dict:
     "What a result was made on."
     import cv2, fastai, torch, torchvision
@@ -391,7 +392,7 @@ def method_words(
             f'L_tpc is read as the sum over all ordered pairs of a batch, on the {info["fc_dim"]} features of FC2 after its ReLU, at the paper\'s weight, not rescaled for the width. '
             f'{s["seeds"]} seed{"s" if s["seeds"] > 1 else ""}.')
 
-# %% ../nbs/80_reproduce.ipynb #ffa37fcb
+# %% ../nbs/80_reproduce.ipynb #51fa4207
 READING = '''- **HTER** is the mean of both errors at a threshold from elsewhere. **source-dev**: from held-out people of the training dataset, nothing of the target seen; this is the headline. **target-dev**: from the target's own development people. **test-EER**: from the test scores themselves, optimistic, shown because many papers print it. In an intra-test the first two are the same.
 - [a, b] is a 95 % interval that resamples the test people at a fixed threshold and with a fixed network: it does not hold the luck of the training. ± is the standard deviation over seeds, which does. An interval from 0 to 0 says that no error was seen, not that there is none.
 - EER and AUC do not depend on a threshold: where HTER is high and EER low, the scores are in order and have moved.
@@ -421,7 +422,7 @@ def write_report(
 
 def _plain(o): return o.item() if isinstance(o, np.generic) else str(o)
 
-# %% ../nbs/80_reproduce.ipynb #52f632d4
+# %% ../nbs/80_reproduce.ipynb #5d665d61
 def report_text(out, settings, notes, frames, arms, judged, paired, info, seconds) -> str:
     "The report as Markdown; arguments as in write_report, with what was judged."
     def table(df, index=False): return df.to_markdown(index=index, disable_numparse=True)
@@ -440,7 +441,7 @@ def report_text(out, settings, notes, frames, arms, judged, paired, info, second
         '## What this was run on', f'gfa_fastai {gfa_fastai.__version__} (code {settings["code"]}); {hardware}. This session took {seconds/60:.1f} minutes; trainings that an earlier session finished are not in that.',
         'Not in this report: fast domain adaptation, divergence and recognition, which are not built yet.']) + '\n'
 
-# %% ../nbs/80_reproduce.ipynb #010fdd5e
+# %% ../nbs/80_reproduce.ipynb #167ed40f
 CSS = '''body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}
 h1{font-size:1.7rem}h2{font-size:1.25rem;margin-top:2.2rem;border-bottom:1px solid #ddd}table{border-collapse:collapse;font-size:.9rem;margin:1rem 0;display:block;overflow-x:auto}
 th,td{padding:.25rem .7rem;border-bottom:1px solid #e5e5e5;text-align:left;white-space:nowrap}th{background:#f5f7fa}img{max-width:100%}'''
@@ -465,7 +466,7 @@ def save_figures(
     folder.mkdir(exist_ok=True)
     for name,fig in figures.items(): fig.savefig(folder/f'{name}.png', dpi=110); plt.close(fig)
 
-# %% ../nbs/80_reproduce.ipynb #0573adba
+# %% ../nbs/80_reproduce.ipynb #26c3a2a7
 def reproduce(
     preset:str='quick', # a key of PRESETS
     out='runs/quick', # run folder
@@ -486,7 +487,7 @@ def reproduce(
     report = write_report(out, settings, notes, frames, arms, scores, time.time()-start)
     return dict(judged=judge(arms, scores), paired=paired_table(arms, scores), scores=scores, report=report)
 
-# %% ../nbs/80_reproduce.ipynb #9cbf3564
+# %% ../nbs/80_reproduce.ipynb #4cc7f539
 def train_model(
     out, # run folder
     tpc:bool=True, # with the TPC loss
