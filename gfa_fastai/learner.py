@@ -381,7 +381,7 @@ class Checkpoint(Callback):
 def settings(self:Checkpoint) -> dict:
     "What must be the same for a run to go on."
     dls = self.dls
-    data = dict(bs=dls.train.bs, train_rows=len(dls.train_ds), dev_rows=len(dls.valid_ds), subjects=len(dls.vocab))
+    data = dict(bs=dls.train.bs, train_rows=len(dls.train_ds), dev_rows=len(dls.valid_ds), subjects=len(dls.vocab), balanced=getattr(dls.train, 'weights', None) is not None)
     return {k: str(v) for k,v in {**getattr(self.learn, 'settings', {}), **data, 'loss weights': self.loss_func.weights(), 'first lr': self.learn.lr, 'seed of the run': self.seed}.items()}
 
 @patch

@@ -251,6 +251,7 @@ def test_after_a_nan_stop_autocast_is_off(new):
     learn = new(precision='bf16', cbs=Spoil(1, 'before_batch', nan_frame))
     with pytest.raises(FloatingPointError): learn.fit(1)
     assert not torch.is_autocast_enabled('cpu')
+    assert TrackTerms.order > learner_module.MixedPrecision.order  # on CUDA too: its after_loss leaves autocast
 
 
 # -- runs that are killed
@@ -360,7 +361,7 @@ def test_accumulated_gradients_survive(new, tmp_path):
 
 @pytest.mark.parametrize('other, message', [
     (dict(lambda_tpc=1e-3), 'lambda_tpc 2.5e-05 there, 0.001 here'), (dict(tpc=False), 'tpc True there, False here'), (dict(halve_every=9), 'halve_every 2000 there, 9'),
-    (dict(data=dict(bs=4)), 'bs 8 there, 4 here'), (dict(width=.125), 'width 0.0625 there'), (dict(seed=4), 'seed 0 there, 4 here')])
+    (dict(data=dict(bs=4)), 'bs 8 there, 4 here'), (dict(data=dict(balanced=True)), 'balanced False there, True here'), (dict(width=.125), 'width 0.0625 there'), (dict(seed=4), 'seed 0 there, 4 here')])
 def test_checkpoint_of_another_run_is_refused(new, tmp_path, other, message):
     fit_resumable(new(), 1, tmp_path/'run.pt'); before = (tmp_path/'run.pt').read_bytes()
     with pytest.raises(ValueError, match=f'run.pt is of another run .*{message}.*Use another file, or remove it'): fit_resumable(new(**other), 1, tmp_path/'run.pt')
