@@ -178,5 +178,5 @@ def extract_frames(
     made = pd.DataFrame([m for m in made if isinstance(m, dict)])
     df = df[good].reset_index(drop=True).assign(**{c: made[c] for c in made})
     origin = [r['face'] for r in done.values() if isinstance(r, dict)]
-    df.attrs.update(skipped=skipped, counts=dict(images=len(todo), skipped=len(skipped), **{k: origin.count(k) for k in ('box', 'detected', 'fallback')}))
+    df.attrs.update(margin=margin, skipped=skipped, counts=dict(images=len(todo), skipped=len(skipped), **{k: origin.count(k) for k in ('box', 'detected', 'fallback')}))
     return df
