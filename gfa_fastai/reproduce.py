@@ -487,7 +487,7 @@ def reproduce(
     report = write_report(out, settings, notes, frames, arms, scores, time.time()-start)
     return dict(judged=judge(arms, scores), paired=paired_table(arms, scores), scores=scores, report=report)
 
-# %% ../nbs/80_reproduce.ipynb #4cc7f539
+# %% ../nbs/80_reproduce.ipynb #c28fa6fa
 def train_model(
     out, # run folder
     tpc:bool=True, # with the TPC loss
@@ -508,6 +508,7 @@ def train_model(
     save_scores(score_samples(load_model(path)[0], frames[frames['split'] != 'train']), out/'scores.csv')
     return path
 
+# %% ../nbs/80_reproduce.ipynb #55e03406
 def score_folder(
     model, # model.safetensors, from train_model or a run's arms/
     data, # root of a dataset
