@@ -31,7 +31,7 @@ PRESETS = dict(
     full    =dict(size=224, width=1.,   subjects=(100, 20, 40), frames=8, bs=32, steps=8000, seeds=1))
 READERS = dict(folder=read_folder)  # name of a dataset -> its reader
 
-# %% ../nbs/80_reproduce.ipynb #56a515c8
+# %% ../nbs/80_reproduce.ipynb #52011fa8
 def run_settings(
     preset:str='quick', # a key of PRESETS
     data=None, # root of a dataset; None: the stand-in data
@@ -57,19 +57,20 @@ def run_settings(
         if v is not None: s[k] = int(v)
     return json.loads(json.dumps(s))
 
+# %% ../nbs/80_reproduce.ipynb #33ca089d
 def code_hash() -> str:
     "Hash of this library's modules: results of other code are other results."
     files = sorted(Path(gfa_fastai.__file__).parent.rglob('*.py'))
     return hashlib.sha1(b''.join(f.read_bytes() for f in files)).hexdigest()[:12]
 
-# %% ../nbs/80_reproduce.ipynb #c96ebb15
+# %% ../nbs/80_reproduce.ipynb #800269dc
 def _write(path, text):
     "Write a text to a temporary name, then rename it."
     part = path.with_name(f'.{path.name}.{os.getpid()}.part')
     part.write_text(text, encoding='utf-8')
     part.replace(path)
 
-# %% ../nbs/80_reproduce.ipynb #edaf45cd
+# %% ../nbs/80_reproduce.ipynb #f91085d6
 def open_run(
     out, # folder; made if need be
     settings:dict, # from run_settings
@@ -86,7 +87,7 @@ def open_run(
                          '. Choose another folder with --out, or remove that one.')
     return out
 
-# %% ../nbs/80_reproduce.ipynb #329bc873
+# %% ../nbs/80_reproduce.ipynb #9aa8b8c9
 def run_samples(
     settings:dict, # from run_settings
     out:Path, # run folder
@@ -100,6 +101,7 @@ def run_samples(
     if 'dev' not in has: return split_by_subject(df, test_subjects=df.loc[df['split'] == 'test', 'subject'].unique())
     return check_classes(df)
 
+# %% ../nbs/80_reproduce.ipynb #a227912a
 def run_frames(
     settings:dict, # from run_settings
     out:Path, # run folder
@@ -116,7 +118,7 @@ def run_frames(
     notes = dict(frames.attrs['counts'], summary=frames_summary(frames), skipped_images=[[os.path.basename(p), why] for p,why in frames.attrs['skipped']])
     return frames, notes
 
-# %% ../nbs/80_reproduce.ipynb #098283ce
+# %% ../nbs/80_reproduce.ipynb #7e0c66c6
 def list_arms(
     frames:pd.DataFrame, # samples table
     settings:dict, # from run_settings
@@ -125,6 +127,7 @@ def list_arms(
     return [dict(name=f'{train}-tpc_{"on" if tpc else "off"}-seed{seed}', train=train, tpc=tpc, seed=seed)
             for seed in range(settings['seeds']) for train in sorted(frames['dataset'].unique()) for tpc in (False, True)]
 
+# %% ../nbs/80_reproduce.ipynb #34774343
 def arm_learner(
     arm:dict, # from list_arms
     frames:pd.DataFrame, # samples table with frame_path and face_path
@@ -137,7 +140,7 @@ def arm_learner(
     dls = gfa_dataloaders(frames[frames['dataset'] == arm['train']], bs=settings['bs'])
     return gfa_learner(dls, tpc=arm['tpc'], width=settings['width'], pool=int(np.clip(settings['size']//32, 1, 7)), precision=settings['precision'], seed=arm['seed'], cbs=cbs)
 
-# %% ../nbs/80_reproduce.ipynb #6de5b9cd
+# %% ../nbs/80_reproduce.ipynb #70840101
 def train_arm(
     arm:dict, # from list_arms
     frames:pd.DataFrame, # samples table with frame_path and face_path
@@ -167,7 +170,7 @@ def train_arm(
     (folder/'checkpoint.pt').unlink(missing_ok=True)
     return path
 
-# %% ../nbs/80_reproduce.ipynb #5a14a7bc
+# %% ../nbs/80_reproduce.ipynb #ee1d8a3a
 def run_arm(
     arm:dict, # from list_arms
     frames:pd.DataFrame, # samples table with frame_path and face_path
@@ -184,7 +187,7 @@ def run_arm(
     save_scores(score_samples(load_model(model)[0].to(default_device()), frames[frames['split'] != 'train'], progress=False), path)
     return load_scores(path)
 
-# %% ../nbs/80_reproduce.ipynb #70992a8a
+# %% ../nbs/80_reproduce.ipynb #389a4c36
 def judge(
     arms:list, # from list_arms
     scores:dict, # name of an arm -> its scores
@@ -199,6 +202,7 @@ def judge(
             rows += [dict(train=arm['train'], test=test, tpc=arm['tpc'], seed=arm['seed'], convention=c, report=r) for c,r in reports.items()]
     return pd.DataFrame(rows)
 
+# %% ../nbs/80_reproduce.ipynb #8683fd34
 def over_seeds(
     reports, # reports of one arm, one for each seed
     rate:str, # as 'hter'
@@ -208,7 +212,7 @@ def over_seeds(
     v = np.array([getattr(r, rate) for r in reports])
     return f'{100*v.mean():.1f} ± {100*v.std(ddof=1):.1f}'
 
-# %% ../nbs/80_reproduce.ipynb #0a50c26f
+# %% ../nbs/80_reproduce.ipynb #3da4f1ff
 ARM = {False: 'TPC off', True: 'TPC on'}
 
 def headline_table(
@@ -222,6 +226,7 @@ def headline_table(
     t.index = [f'{a} → {b}' + (' (intra)' if a == b else '') for a,b in t.index]
     return t.rename_axis('train → test').rename_axis(None, axis=1)
 
+# %% ../nbs/80_reproduce.ipynb #dcdce523
 def paired_table(
     arms:list, # from list_arms
     scores:dict, # name of an arm -> its scores
@@ -236,7 +241,7 @@ def paired_table(
             rows.append(dict(train=train, test=test, seed=seed, **compare_systems(a, b, 'source', sa, sb).loc['hter']))
     return pd.DataFrame(rows)
 
-# %% ../nbs/80_reproduce.ipynb #5de4f91a
+# %% ../nbs/80_reproduce.ipynb #11a88555
 def difference_table(
     paired:pd.DataFrame, # from paired_table
 ) -> pd.DataFrame: # strings: a row per training and test set
@@ -254,7 +259,7 @@ def difference_table(
         rows[f'{train} → {test}'] = {'HTER on − off (points)': text, 'HTER is': says}
     return pd.DataFrame(rows).T.rename_axis('train → test')
 
-# %% ../nbs/80_reproduce.ipynb #ca026edf
+# %% ../nbs/80_reproduce.ipynb #7e965cf5
 def conventions_table(
     judged:pd.DataFrame, # from judge
 ) -> pd.DataFrame: # strings in percent
@@ -266,6 +271,7 @@ def conventions_table(
                      'EER': over_seeds(by.iloc[0], 'eer'), 'AUC': over_seeds(by.iloc[0], 'auc')})
     return pd.DataFrame(rows)
 
+# %% ../nbs/80_reproduce.ipynb #34f7a09a
 def species_table(
     judged:pd.DataFrame, # from judge
 ) -> pd.DataFrame: # strings in percent
@@ -277,6 +283,7 @@ def species_table(
                      'BPCER': over_seeds(list(g['report']), 'bpcer'), 'ACER': over_seeds(list(g['report']), 'acer')})
     return pd.DataFrame(rows).fillna('-')
 
+# %% ../nbs/80_reproduce.ipynb #ad8edfdc
 def training_table(
     arms:list, # from list_arms
     out:Path, # run folder
@@ -290,7 +297,7 @@ def training_table(
                      'spread of FC2': f'{last.fc2_std:.3g}', 'right subject': f'{100*last.id_accuracy:.0f} %'})
     return pd.DataFrame(rows)
 
-# %% ../nbs/80_reproduce.ipynb #325726e0
+# %% ../nbs/80_reproduce.ipynb #7dfc357a
 def _grid(judged, size=(3.3, 3.3)):
     "A figure with an axis for each training and test set: yields (axis, train, test)."
     import matplotlib.pyplot as plt
@@ -317,7 +324,7 @@ def curves_figure(
         ax.set_title(f'{train} → {test}')
     return fig
 
-# %% ../nbs/80_reproduce.ipynb #7b259eeb
+# %% ../nbs/80_reproduce.ipynb #1c5ae9ac
 def histograms_figure(
     arms:list, # from list_arms
     scores:dict, # name of an arm -> its scores
@@ -335,7 +342,7 @@ def histograms_figure(
             axs[i, j].set_title(f'{train} → {test}, {ARM[tpc]}\n{axs[i, j].get_title()}', fontsize=9)
     return fig
 
-# %% ../nbs/80_reproduce.ipynb #d9c235bc
+# %% ../nbs/80_reproduce.ipynb #ecd7f981
 def terms_figure(
     arms:list, # from list_arms
     out:Path, # run folder
@@ -360,7 +367,7 @@ def _smooth(out, arm):
     t = pd.read_csv(out/'arms'/arm['name']/'terms.csv', index_col='step')
     return t.rolling(max(1, len(t)//20), min_periods=1).mean()
 
-# %% ../nbs/80_reproduce.ipynb #f78e5121
+# %% ../nbs/80_reproduce.ipynb #03c48243
 def machine() -> dict:
     "What a result was made on."
     import cv2, fastai, torch, torchvision
@@ -368,6 +375,7 @@ def machine() -> dict:
     return dict(gfa_fastai=gfa_fastai.__version__, python=platform.python_version(), torch=torch.__version__, torchvision=torchvision.__version__, fastai=fastai.__version__,
                 numpy=np.__version__, opencv=cv2.__version__, system=f'{platform.system()} {platform.machine()}', cores=os.cpu_count(), threads=torch.get_num_threads(), gpu=gpu)
 
+# %% ../nbs/80_reproduce.ipynb #3fb6919a
 def data_words(
     settings:dict, # from run_settings
     notes:dict, # from run_frames
@@ -380,6 +388,7 @@ def data_words(
     if skipped: lines.append('Skipped: ' + '; '.join(skipped[:5]) + (f'; and {len(skipped)-5} more' if len(skipped) > 5 else '') + '.')
     return ' '.join(lines)
 
+# %% ../nbs/80_reproduce.ipynb #60f632c1
 def method_words(
     settings:dict, # from run_settings
     info:dict, # of one training
@@ -392,12 +401,13 @@ def method_words(
             f'L_tpc is read as the sum over all ordered pairs of a batch, on the {info["fc_dim"]} features of FC2 after its ReLU, at the paper\'s weight, not rescaled for the width. '
             f'{s["seeds"]} seed{"s" if s["seeds"] > 1 else ""}.')
 
-# %% ../nbs/80_reproduce.ipynb #51fa4207
+# %% ../nbs/80_reproduce.ipynb #352f5384
 READING = '''- **HTER** is the mean of both errors at a threshold from elsewhere. **source-dev**: from held-out people of the training dataset, nothing of the target seen; this is the headline. **target-dev**: from the target's own development people. **test-EER**: from the test scores themselves, optimistic, shown because many papers print it. In an intra-test the first two are the same.
 - [a, b] is a 95 % interval that resamples the test people at a fixed threshold and with a fixed network: it does not hold the luck of the training. ± is the standard deviation over seeds, which does. An interval from 0 to 0 says that no error was seen, not that there is none.
 - EER and AUC do not depend on a threshold: where HTER is high and EER low, the scores are in order and have moved.
 - **APCER** is the share of accepted attacks of one species, **BPCER** of rejected live videos, **ACER** the mean of BPCER and the worst APCER.'''
 
+# %% ../nbs/80_reproduce.ipynb #782c7020
 def write_report(
     out:Path, # run folder
     settings:dict, # from run_settings
@@ -422,7 +432,7 @@ def write_report(
 
 def _plain(o): return o.item() if isinstance(o, np.generic) else str(o)
 
-# %% ../nbs/80_reproduce.ipynb #5d665d61
+# %% ../nbs/80_reproduce.ipynb #6a33f75c
 def report_text(out, settings, notes, frames, arms, judged, paired, info, seconds) -> str:
     "The report as Markdown; arguments as in write_report, with what was judged."
     def table(df, index=False): return df.to_markdown(index=index, disable_numparse=True)
@@ -441,7 +451,7 @@ def report_text(out, settings, notes, frames, arms, judged, paired, info, second
         '## What this was run on', f'gfa_fastai {gfa_fastai.__version__} (code {settings["code"]}); {hardware}. This session took {seconds/60:.1f} minutes; trainings that an earlier session finished are not in that.',
         'Not in this report: fast domain adaptation, divergence and recognition, which are not built yet.']) + '\n'
 
-# %% ../nbs/80_reproduce.ipynb #167ed40f
+# %% ../nbs/80_reproduce.ipynb #34d3c75e
 CSS = '''body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}
 h1{font-size:1.7rem}h2{font-size:1.25rem;margin-top:2.2rem;border-bottom:1px solid #ddd}table{border-collapse:collapse;font-size:.9rem;margin:1rem 0;display:block;overflow-x:auto}
 th,td{padding:.25rem .7rem;border-bottom:1px solid #e5e5e5;text-align:left;white-space:nowrap}th{background:#f5f7fa}img{max-width:100%}'''
@@ -466,7 +476,7 @@ def save_figures(
     folder.mkdir(exist_ok=True)
     for name,fig in figures.items(): fig.savefig(folder/f'{name}.png', dpi=110); plt.close(fig)
 
-# %% ../nbs/80_reproduce.ipynb #26c3a2a7
+# %% ../nbs/80_reproduce.ipynb #3b638da4
 def reproduce(
     preset:str='quick', # a key of PRESETS
     out='runs/quick', # run folder
@@ -487,7 +497,7 @@ def reproduce(
     report = write_report(out, settings, notes, frames, arms, scores, time.time()-start)
     return dict(judged=judge(arms, scores), paired=paired_table(arms, scores), scores=scores, report=report)
 
-# %% ../nbs/80_reproduce.ipynb #c28fa6fa
+# %% ../nbs/80_reproduce.ipynb #d31ac046
 def train_model(
     out, # run folder
     tpc:bool=True, # with the TPC loss
@@ -508,7 +518,7 @@ def train_model(
     save_scores(score_samples(load_model(path)[0], frames[frames['split'] != 'train']), out/'scores.csv')
     return path
 
-# %% ../nbs/80_reproduce.ipynb #55e03406
+# %% ../nbs/80_reproduce.ipynb #50d45882
 def score_folder(
     model, # model.safetensors, from train_model or a run's arms/
     data, # root of a dataset
