@@ -16,7 +16,7 @@ __all__ = ['SCORE_COLUMNS', 'HOW', 'CONVENTIONS', 'NAMES', 'validate_scores', 's
            'find_threshold', 'Report', 'evaluate_scores', 'percent', 'report_markdown', 'compare_thresholds',
            'thresholds_table', 'compare_systems', 'score_samples']
 
-# %% ../nbs/60_evaluation.ipynb #683fa82e
+# %% ../nbs/60_evaluation.ipynb #129aeb0a
 SCORE_COLUMNS = ['dataset', 'split', 'subject', 'video', 'frame', 'label', 'pai', 'score']
 
 def validate_scores(
@@ -27,17 +27,20 @@ def validate_scores(
     missing = [c for c in SCORE_COLUMNS if c not in df and c not in ('frame', 'pai')]
     if missing: raise ValueError(f'scores: column(s) {", ".join(missing)} missing; there are {", ".join(map(str, df.columns))}. Add or rename them.')
     if not len(df): raise ValueError('scores: the table is empty. Check the file or the filter that it came from.')
-    df = df.reset_index(drop=True).assign(**{c: v for c,v in dict(frame=0, pai='').items() if c not in df})
-    df['pai'] = df['pai'].fillna('').astype(str)
+    df = df.reset_index(drop=True)
+    df['pai'] = df['pai'].fillna('').astype(str) if 'pai' in df else ''
     for c in ('dataset', 'split', 'subject', 'video', 'label'): _refuse(df, df[c].isna() | (df[c].astype(str) == ''), f'no {c}')
     df = df.astype({c: str for c in ('dataset', 'split', 'subject', 'video', 'label')})
     _refuse(df, ~df['label'].isin(LABELS), f'a label that is none of {", ".join(LABELS)}')
     _refuse(df, ~df['split'].isin(SPLITS), f'a split that is none of {", ".join(SPLITS)}')
     score = pd.to_numeric(df['score'], errors='coerce').astype(float)
     _refuse(df, ~np.isfinite(score), 'a score that is NaN, infinite or no number')
-    df['score'] = score
+    df['score'], key = score, ['dataset', 'split', 'subject', 'video']
+    if 'frame' not in df: df['frame'] = df.groupby(key).cumcount()
+    df = _one_split_each(df)
+    _refuse(df, df.duplicated([*key, 'frame']), 'a frame that is there already')
     df.loc[(df['label'] == 'attack') & (df['pai'] == ''), 'pai'] = 'unspecified'
-    return _one_split_each(df)[[*SCORE_COLUMNS, *(c for c in df if c not in SCORE_COLUMNS)]]
+    return df[[*SCORE_COLUMNS, *(c for c in df if c not in SCORE_COLUMNS)]]
 
 # %% ../nbs/60_evaluation.ipynb #f21f5af1
 def _refuse(df, bad, what):
@@ -95,7 +98,7 @@ def video_scores(
     key = ['dataset', 'split', 'subject', 'video', 'label', 'pai']
     return scores.groupby(key, sort=True)['score'].agg(score=how, frames='size').reset_index()
 
-# %% ../nbs/60_evaluation.ipynb #245c0fec
+# %% ../nbs/60_evaluation.ipynb #fe2dd569
 CONVENTIONS = ('source', 'dev', 'test')
 
 def _classes(df, what) -> tuple:
@@ -112,7 +115,9 @@ def find_threshold(
     how:str='mean', # frames to videos; the threshold is one for videos
 ) -> tuple[float, str]: # the threshold, and where it is from in words
     "A threshold and its origin."
-    if not isinstance(threshold_from, str): return float(threshold_from), f'given: {float(threshold_from):g}'
+    if not isinstance(threshold_from, str):
+        if not np.isfinite(threshold_from): raise ValueError(f'threshold_from={threshold_from}: it is NaN or infinite. Give a finite number, or dev, source or test.')
+        return float(threshold_from), f'given: {float(threshold_from):g}'
     if threshold_from not in CONVENTIONS: raise ValueError(f"threshold_from={threshold_from!r} is not known, choose 'dev', 'source', 'test' or a number")
     if threshold_from == 'source' and source is None: raise ValueError("threshold_from='source' needs source=, the scores of the training dataset with its held-out ('dev') people")
     table, split = (source, 'dev') if threshold_from == 'source' else (scores, threshold_from)

@@ -141,7 +141,7 @@ def _check_skipped(skipped, n, max_bad):
     "Raise if more than a share `max_bad` of `n` images were skipped, or all of them."
     if len(skipped) <= max_bad*n and len(skipped) < n: return
     some = '; '.join(f'{p}: {r}' for p,r in skipped[:5]) + (f'; and {len(skipped)-5} more' if len(skipped) > 5 else '')
-    remedy = 'Mend or remove them' + (f', or let them be skipped with max_bad={math.ceil(100*len(skipped)/n)/100:g}.' if len(skipped) < n else '.')
+    remedy = 'Mend or remove them' + (f', or let more be skipped with max_bad (--max-bad) of {math.ceil(100*len(skipped)/n)/100:g}.' if len(skipped) < n else '.')
     raise ValueError(f'{len(skipped)} of {n} images cannot be used, {len(skipped)/n:.1%} (up to {100*max_bad:g}% may be skipped): {some}. {remedy}')
 
 def frames_summary(

@@ -59,9 +59,10 @@ class GFALoss(nn.Module):
 # %% ../nbs/51_learner.ipynb #2850e829
 class Answers(tuple):
     "What both heads say. Stock tools that expect one tensor are told so."
-    def contiguous(self):
+    def contiguous(self, *args, **kwargs):
         raise TypeError('This network has two heads and this tool expects one: take [0] (live or attack) or [1] (who), '
-                        'as in sklearn.metrics.confusion_matrix(targets[0], decoded[0]).')
+                        'as in sklearn.metrics.confusion_matrix(targets[0], decoded[0]); on_head(metric, 0) makes a metric of one head.')
+    argmax = softmax = sigmoid = contiguous
 
 @patch
 def activation(self:GFALoss, pred): return pred[0].float().softmax(-1), pred[1].float().softmax(-1), pred[2]
@@ -81,7 +82,7 @@ class HalveLR(ParamScheduler):
     def before_fit(self):
         self.aside = any(isinstance(cb, ParamScheduler) and cb is not self for cb in self.learn.cbs)
         hypers = self.opt.hypers if self.opt is not None else []  # there is none when get_preds comes first
-        self.base, self.moms, self.hps = [h['lr'] for h in hypers], [h.get('mom') for h in hypers], dict(lr=[])
+        self.base, self.mom_before, self.hps = [h['lr'] for h in hypers], [h.get('mom') for h in hypers], dict(lr=[])
     def before_batch(self):
         if not self.aside: self.opt.set_hyper('lr', [b*.5**(self.steps//self.every) for b in self.base])
     def after_step(self):
@@ -89,7 +90,7 @@ class HalveLR(ParamScheduler):
     def after_batch(self): self.hps['lr'].append(self.opt.hypers[-1]['lr'])
     def after_fit(self):
         if not self.aside and self.hps['lr']: super().after_fit()
-        if self.aside and self.moms and None not in self.moms: self.opt.set_hyper('mom', self.moms)
+        if self.aside and self.mom_before and None not in self.mom_before: self.opt.set_hyper('mom', self.mom_before)
 
 # %% ../nbs/51_learner.ipynb #5e91cf51
 def _not_finite(model):
@@ -116,6 +117,13 @@ def check_weights(learn, step:int):
                                  'Lower the learning rate, clip with cbs=GradientClip(), or use float32.')
 
 # %% ../nbs/51_learner.ipynb #6a727556
+def _refuse_metric(m):
+    "ValueError for a metric that wants one prediction and one target."
+    if isinstance(m, AccumMetric): raise ValueError(f'metric {m.name}: it looks at one output, and there are two heads. Use SpoofEER(), or on_head for a metric that is a function.')
+    two = Answers((torch.zeros(2, 2), torch.zeros(2, 2), torch.zeros(2, 2))), torch.zeros(2).long(), torch.zeros(2).long()
+    try: getattr(m, 'func', lambda *args: None)(*two)
+    except TypeError as e: raise ValueError(f'metric {m.name}: {e}') from None
+
 def _refuse(learn):
     "ValueError for callbacks that would do nothing here, or the wrong thing."
     for cb in learn.cbs:
@@ -123,6 +131,7 @@ def _refuse(learn):
         if isinstance(cb, ReduceLROnPlateau): raise ValueError('ReduceLROnPlateau has no effect on optimisers of PyTorch, and HalveLR sets the rate. Use halve_every, or fit_one_cycle.')
         if isinstance(cb, TrackerCallback) and 'eer' in cb.monitor and cb.comp is np.greater:
             raise ValueError(f'{cb.name}: less {cb.monitor} is better, but fastai assumes more. Add comp=np.less.')
+    for m in learn.metrics: _refuse_metric(m)
     if sum(isinstance(cb, HalveLR) for cb in learn.cbs) > 1: raise ValueError('There are two HalveLR: gfa_learner brings one, set its halve_every.')
 
 # %% ../nbs/51_learner.ipynb #8bc448af
@@ -130,10 +139,12 @@ TERMS = ('anti', 'ident', 'tpc', 'fc2_std', 'id_accuracy', 'lr')
 
 class TrackTerms(Callback):
     "Log the loss terms of every training batch in `learn.terms`; FloatingPointError where one is not finite."
-    order, run_valid = 12, False  # after mixed precision has left autocast
+    order = 12  # after mixed precision has left autocast
     def after_create(self): self.learn.terms = []
     def before_fit(self): _refuse(self.learn); self.finding = hasattr(self.learn, 'lr_finder')
+    def after_pred(self): self.learn.pred = Answers(self.pred)
     def after_loss(self):
+        if not self.training: return
         loss, subject = self.loss_func, self.yb[1].as_subclass(Tensor)
         hit = (self.pred[1].argmax(-1) == subject).sum()/(subject != UNKNOWN).sum()  # nan where nobody is known
         fine = [o.isfinite().all() for o in self.pred]  # the NaN of an unknown person is in no loss, but in the gradient

@@ -255,6 +255,7 @@ def plot_det(
         if e > .4: top = 99
         inside = (far > 0) & (far < 1) & (frr > 0) & (frr < 1)   # 0 and 1 lie at infinity
         ax.plot(norm.ppf(far[inside]), norm.ppf(frr[inside]), label=f'{name}, EER {e:.1%}', **style)
+        ax.plot(*[norm.ppf(np.clip(e, .001, .999))]*2, 'o', ms=4, color=style['color'], clip_on=False)   # with few errors it is all there is to see
     ticks = [t for t in (.1, .5, 2, 5, 10, 20, 40, 60, 80, 90, 95, 98, 99) if t <= top]
     at, lim = norm.ppf(np.array(ticks)/100), norm.ppf([.001, top/100])
     ax.plot(lim, lim, color='.7', lw=.8, zorder=0)

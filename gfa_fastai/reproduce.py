@@ -17,11 +17,12 @@ from .samples import _named, check_classes, sample_counts, save_samples, split_b
 from .standin import make_standin
 
 # %% auto #0
-__all__ = ['PRESETS', 'READERS', 'ARM', 'READING', 'CSS', 'run_settings', 'code_hash', 'open_run', 'run_samples', 'run_frames',
-           'list_arms', 'arm_learner', 'train_arm', 'run_arm', 'judge', 'over_seeds', 'headline_table', 'paired_table',
+__all__ = ['PRESETS', 'READERS', 'GUESSING', 'ARM', 'DRAWN', 'READING', 'CSS', 'run_settings', 'code_hash', 'has_begun',
+           'open_run', 'read_data', 'run_samples', 'run_frames', 'list_arms', 'arm_learner', 'train_arm', 'run_arm',
+           'judge', 'over_seeds', 'what_learned', 'learning_words', 'headline_table', 'paired_table',
            'difference_table', 'conventions_table', 'species_table', 'training_table', 'curves_figure',
-           'histograms_figure', 'terms_figure', 'machine', 'data_words', 'method_words', 'write_report', 'report_text',
-           'to_html', 'save_figures', 'reproduce', 'train_model', 'score_folder']
+           'histograms_figure', 'terms_figure', 'machine', 'summary_words', 'data_words', 'method_words',
+           'write_report', 'report_text', 'to_html', 'save_figures', 'reproduce', 'train_model', 'score_folder']
 
 # %% ../nbs/80_reproduce.ipynb #bec82f5d
 PRESETS = dict(
@@ -31,7 +32,7 @@ PRESETS = dict(
     full    =dict(size=224, width=1.,   subjects=(100, 20, 40), frames=8, bs=32, steps=8000, seeds=1))
 READERS = dict(folder=read_folder)  # name of a dataset -> its reader
 
-# %% ../nbs/80_reproduce.ipynb #52011fa8
+# %% ../nbs/80_reproduce.ipynb #56a515c8
 def run_settings(
     preset:str='quick', # a key of PRESETS
     data=None, # root of a dataset; None: the stand-in data
@@ -57,20 +58,25 @@ def run_settings(
         if v is not None: s[k] = int(v)
     return json.loads(json.dumps(s))
 
-# %% ../nbs/80_reproduce.ipynb #33ca089d
 def code_hash() -> str:
     "Hash of this library's modules: results of other code are other results."
     files = sorted(Path(gfa_fastai.__file__).parent.rglob('*.py'))
     return hashlib.sha1(b''.join(f.read_bytes() for f in files)).hexdigest()[:12]
 
-# %% ../nbs/80_reproduce.ipynb #800269dc
+# %% ../nbs/80_reproduce.ipynb #44ffd5d9
 def _write(path, text):
     "Write a text to a temporary name, then rename it."
     part = path.with_name(f'.{path.name}.{os.getpid()}.part')
     part.write_text(text, encoding='utf-8')
     part.replace(path)
 
-# %% ../nbs/80_reproduce.ipynb #f91085d6
+def has_begun(
+    out:Path, # run folder
+) -> bool:
+    "Whether a training has left anything that depends on the settings."
+    return any(any(out.glob(p)) for p in ('arms/*/*.pt', 'arms/*/*.safetensors', '*.pt', '*.safetensors', 'scores/*.csv'))
+
+# %% ../nbs/80_reproduce.ipynb #9c4e1200
 def open_run(
     out, # folder; made if need be
     settings:dict, # from run_settings
@@ -79,29 +85,40 @@ def open_run(
     out = writable_folder(out)
     file = out/'run.json'
     if not file.exists():
+        for p in out.glob('.*.part'): p.unlink()
         if other := [p.name for p in out.iterdir() if not p.name.startswith('.')]: raise ValueError(f'{out} is no run folder and not empty ({other[0]}): choose a new one with --out.')
         _write(file, json.dumps(settings, indent=1))
+    if not has_begun(out): _write(file, json.dumps(settings, indent=1))
     known = json.loads(file.read_text(encoding='utf-8'))
     if differ := sorted(k for k in known.keys() | settings.keys() if known.get(k) != settings.get(k)):
         raise ValueError(f'{out} holds a run of other settings: ' + ', '.join(f'{k} was {known.get(k)!r}, is {settings.get(k)!r}' for k in differ[:4]) +
                          '. Choose another folder with --out, or remove that one.')
     return out
 
-# %% ../nbs/80_reproduce.ipynb #9aa8b8c9
+# %% ../nbs/80_reproduce.ipynb #2099c9ca
+def read_data(
+    data, # root of a dataset
+    dataset:str='folder', # a key of READERS
+    **reader # further arguments of the reader
+) -> pd.DataFrame: # samples table; a folder gives its name to the dataset
+    "Read a dataset."
+    if dataset == 'folder': reader = dict(dataset=Path(data).resolve().name) | reader
+    return READERS[dataset](data, **reader)
+
 def run_samples(
     settings:dict, # from run_settings
     out:Path, # run folder
 ) -> pd.DataFrame: # samples table with splits
     "The samples of a run."
     if settings['data'] is None: return make_standin(out/'data', settings['subjects'], settings['frames'])
-    df = READERS[settings['dataset']](settings['data'], **settings['reader'])
+    df = read_data(settings['data'], settings['dataset'], **settings['reader'])
     named = {k: settings[k] for k in ('test_subjects', 'dev_subjects') if settings[k]}
     has = set(df['split'])
     if named or 'test' not in has: return split_by_subject(df, **named)
     if 'dev' not in has: return split_by_subject(df, test_subjects=df.loc[df['split'] == 'test', 'subject'].unique())
     return check_classes(df)
 
-# %% ../nbs/80_reproduce.ipynb #a227912a
+# %% ../nbs/80_reproduce.ipynb #5d36c6ef
 def run_frames(
     settings:dict, # from run_settings
     out:Path, # run folder
@@ -111,14 +128,15 @@ def run_frames(
     df = run_samples(settings, out)
     new, old, home = out/'samples.new.csv', out/'samples.csv', f'{out.resolve()}{os.sep}'
     save_samples(df.assign(path=[os.path.abspath(p).removeprefix(home) for p in df['path']]), new)   # (a run folder may be moved)
-    if old.exists() and old.read_bytes() != new.read_bytes(): raise ValueError(f'the data has changed since the run in {out} began. Choose another folder with --out.')
-    new.replace(old)
+    changed = old.exists() and has_begun(out) and old.read_bytes() != new.read_bytes()
+    (new.unlink() if changed else new.replace(old))
+    if changed: raise ValueError(f'the data has changed since the training in {out} began. Choose another folder with --out.')
     frames = extract_frames(df, out/'cache', settings['size'], settings['margin'], settings['max_bad'], progress)
     check_classes(frames)
     notes = dict(frames.attrs['counts'], summary=frames_summary(frames), skipped_images=[[os.path.basename(p), why] for p,why in frames.attrs['skipped']])
     return frames, notes
 
-# %% ../nbs/80_reproduce.ipynb #7e0c66c6
+# %% ../nbs/80_reproduce.ipynb #4d23f09f
 def list_arms(
     frames:pd.DataFrame, # samples table
     settings:dict, # from run_settings
@@ -127,7 +145,7 @@ def list_arms(
     return [dict(name=f'{train}-tpc_{"on" if tpc else "off"}-seed{seed}', train=train, tpc=tpc, seed=seed)
             for seed in range(settings['seeds']) for train in sorted(frames['dataset'].unique()) for tpc in (False, True)]
 
-# %% ../nbs/80_reproduce.ipynb #34774343
+# %% ../nbs/80_reproduce.ipynb #20b39edd
 def arm_learner(
     arm:dict, # from list_arms
     frames:pd.DataFrame, # samples table with frame_path and face_path
@@ -137,10 +155,11 @@ def arm_learner(
     "The Learner of an arm."
     from gfa_fastai.data import gfa_dataloaders
     from gfa_fastai.learner import gfa_learner
-    dls = gfa_dataloaders(frames[frames['dataset'] == arm['train']], bs=settings['bs'])
+    own = frames[(frames['dataset'] == arm['train']) & (frames['role'] == 'probe')]
+    dls = gfa_dataloaders(own, bs=settings['bs'])
     return gfa_learner(dls, tpc=arm['tpc'], width=settings['width'], pool=int(np.clip(settings['size']//32, 1, 7)), precision=settings['precision'], seed=arm['seed'], cbs=cbs)
 
-# %% ../nbs/80_reproduce.ipynb #70840101
+# %% ../nbs/80_reproduce.ipynb #6f683236
 def train_arm(
     arm:dict, # from list_arms
     frames:pd.DataFrame, # samples table with frame_path and face_path
@@ -149,18 +168,17 @@ def train_arm(
     bar=None, # tqdm bar over steps
 ) -> Path: # of model.safetensors: weights, configuration, people, threshold, all in one file
     "Train an arm, or go on with it."
-    from fastai.callback.core import Callback
-    from gfa_fastai.learner import fit_resumable, terms_table
+    from gfa_fastai.learner import Callback, fit_resumable, terms_table
     from gfa_fastai.model import save_model
-    folder.mkdir(parents=True, exist_ok=True)
     first = 0 if bar is None else bar.n
     class Bar(Callback):
         def after_batch(self):  # (the terms of a run that goes on are those since its start)
-            if self.training and bar is not None: bar.update(first+len(self.learn.terms)-bar.n); bar.set_postfix_str(f'loss {float(self.loss):.3f}', refresh=False)
+            if self.training and bar is not None: bar.update(first+len(self.learn.terms)-bar.n); bar.set_postfix_str(f'loss {self.loss.item():.3f}', refresh=False)
     learn, start = arm_learner(arm, frames, settings, cbs=Bar()), time.time()
     n_epoch = math.ceil(settings['steps']/len(learn.dls.train))
     if bar is not None: bar.total += n_epoch*len(learn.dls.train) - settings['steps']
     with learn.no_bar(), learn.no_logging(): epochs = fit_resumable(learn, n_epoch, folder/'checkpoint.pt', seed=arm['seed'])
+    folder.mkdir(parents=True, exist_ok=True)
     terms_table(learn).to_csv(folder/'terms.csv')
     dev = score_samples(learn, frames[(frames['dataset'] == arm['train']) & (frames['split'] == 'dev')], progress=False)
     info = dict(arm, epochs=n_epoch, steps=len(learn.terms), dev_eer=[e[-1] for e in epochs], device=str(learn.dls.device), seconds=round(time.time()-start, 1),
@@ -170,7 +188,7 @@ def train_arm(
     (folder/'checkpoint.pt').unlink(missing_ok=True)
     return path
 
-# %% ../nbs/80_reproduce.ipynb #ee1d8a3a
+# %% ../nbs/80_reproduce.ipynb #38aeb759
 def run_arm(
     arm:dict, # from list_arms
     frames:pd.DataFrame, # samples table with frame_path and face_path
@@ -179,15 +197,15 @@ def run_arm(
     bar=None, # tqdm bar over steps
 ) -> pd.DataFrame: # scores of the development and test people of every dataset
     "Scores of an arm; what the run folder has already is not made again."
+    from gfa_fastai.learner import default_device
     from gfa_fastai.model import load_model
-    from fastai.torch_core import default_device
     path, model = out/'scores'/f'{arm["name"]}.csv', out/'arms'/arm['name']/'model.safetensors'
     if path.exists(): return load_scores(path)
     if not model.exists(): train_arm(arm, frames, model.parent, settings, bar)
     save_scores(score_samples(load_model(model)[0].to(default_device()), frames[frames['split'] != 'train'], progress=False), path)
     return load_scores(path)
 
-# %% ../nbs/80_reproduce.ipynb #389a4c36
+# %% ../nbs/80_reproduce.ipynb #b3948042
 def judge(
     arms:list, # from list_arms
     scores:dict, # name of an arm -> its scores
@@ -202,7 +220,7 @@ def judge(
             rows += [dict(train=arm['train'], test=test, tpc=arm['tpc'], seed=arm['seed'], convention=c, report=r) for c,r in reports.items()]
     return pd.DataFrame(rows)
 
-# %% ../nbs/80_reproduce.ipynb #8683fd34
+# %% ../nbs/80_reproduce.ipynb #5264b92e
 def over_seeds(
     reports, # reports of one arm, one for each seed
     rate:str, # as 'hter'
@@ -212,7 +230,26 @@ def over_seeds(
     v = np.array([getattr(r, rate) for r in reports])
     return f'{100*v.mean():.1f} ± {100*v.std(ddof=1):.1f}'
 
-# %% ../nbs/80_reproduce.ipynb #3da4f1ff
+# %% ../nbs/80_reproduce.ipynb #b7fda234
+GUESSING = math.log(2)  # L_anti of a network that says one half to everything, classes being equally frequent
+
+def what_learned(
+    arms:list, # from list_arms
+    out:Path, # run folder
+) -> dict: # name of an arm -> mean L_anti over the last tenth of its steps
+    "How far each training got: at GUESSING a network has learned nothing."
+    def last(a): t = pd.read_csv(out/'arms'/a['name']/'terms.csv')['anti']; return float(t.tail(max(1, len(t)//10)).mean())
+    return {a['name']: last(a) for a in arms}
+
+def learning_words(
+    learned:dict, # from what_learned
+) -> str: # '' where all is well
+    "A warning about networks that have not learned to tell live from attack."
+    idle = {k: v for k,v in learned.items() if v > .9*GUESSING}
+    return '' if not idle else (f'**Not learned: {", ".join(f"{k} ended at L_anti {v:.3f}" for k,v in idle.items())}**, and a network that guesses is at {GUESSING:.3f}. '
+        'Rates of such a network are noise, and say nothing about TPC: train longer, or pull less.')
+
+# %% ../nbs/80_reproduce.ipynb #b7e81ede
 ARM = {False: 'TPC off', True: 'TPC on'}
 
 def headline_table(
@@ -226,22 +263,23 @@ def headline_table(
     t.index = [f'{a} → {b}' + (' (intra)' if a == b else '') for a,b in t.index]
     return t.rename_axis('train → test').rename_axis(None, axis=1)
 
-# %% ../nbs/80_reproduce.ipynb #dcdce523
 def paired_table(
     arms:list, # from list_arms
     scores:dict, # name of an arm -> its scores
-) -> pd.DataFrame: # train, test, seed, value, low, high
+    learned:dict, # from what_learned
+) -> pd.DataFrame: # train, test, seed, value, low, high, learned
     "HTER with TPC minus HTER without, at the source-dev threshold, paired over people."
     rows, by = [], {(a['train'], a['seed'], a['tpc']): scores[a['name']] for a in arms}
+    fine = {(a['train'], a['seed'], a['tpc']): learned[a['name']] <= .9*GUESSING for a in arms}
     for (train,seed,tpc),on in by.items():
         if not tpc: continue
         off = by[train, seed, False]
         for test in sorted(on['dataset'].unique()):
             a, b, sa, sb = (s[s['dataset'] == d] for d in (test, train) for s in (on, off))
-            rows.append(dict(train=train, test=test, seed=seed, **compare_systems(a, b, 'source', sa, sb).loc['hter']))
+            rows.append(dict(train=train, test=test, seed=seed, **compare_systems(a, b, 'source', sa, sb).loc['hter'], learned=fine[train, seed, True] and fine[train, seed, False]))
     return pd.DataFrame(rows)
 
-# %% ../nbs/80_reproduce.ipynb #11a88555
+# %% ../nbs/80_reproduce.ipynb #96972dfa
 def difference_table(
     paired:pd.DataFrame, # from paired_table
 ) -> pd.DataFrame: # strings: a row per training and test set
@@ -256,10 +294,11 @@ def difference_table(
         else: text, clear = f'{v[0]:+.1f} [{100*one["low"]:+.1f}, {100*one["high"]:+.1f}]', not one['low'] <= 0 <= one['high']
         says = 'no interval: too few people' if clear is None else 'not told apart' if not clear else 'lower with TPC' if v.mean() < 0 else 'higher with TPC'
         if clear and len(v) == 1: says += ', in this one training'
-        rows[f'{train} → {test}'] = {'HTER on − off (points)': text, 'HTER is': says}
+        if not g['learned'].all(): says = 'no verdict: a network has not learned'
+        rows[f'{train} → {test}'] = {'HTER on − off (points)': re.sub(r'[+-](0\.0)\b', r'\1', text), 'HTER is': says}
     return pd.DataFrame(rows).T.rename_axis('train → test')
 
-# %% ../nbs/80_reproduce.ipynb #7e965cf5
+# %% ../nbs/80_reproduce.ipynb #7d556a7b
 def conventions_table(
     judged:pd.DataFrame, # from judge
 ) -> pd.DataFrame: # strings in percent
@@ -271,7 +310,7 @@ def conventions_table(
                      'EER': over_seeds(by.iloc[0], 'eer'), 'AUC': over_seeds(by.iloc[0], 'auc')})
     return pd.DataFrame(rows)
 
-# %% ../nbs/80_reproduce.ipynb #34f7a09a
+# %% ../nbs/80_reproduce.ipynb #44be2e76
 def species_table(
     judged:pd.DataFrame, # from judge
 ) -> pd.DataFrame: # strings in percent
@@ -283,7 +322,7 @@ def species_table(
                      'BPCER': over_seeds(list(g['report']), 'bpcer'), 'ACER': over_seeds(list(g['report']), 'acer')})
     return pd.DataFrame(rows).fillna('-')
 
-# %% ../nbs/80_reproduce.ipynb #ad8edfdc
+# %% ../nbs/80_reproduce.ipynb #ad966262
 def training_table(
     arms:list, # from list_arms
     out:Path, # run folder
@@ -297,7 +336,7 @@ def training_table(
                      'spread of FC2': f'{last.fc2_std:.3g}', 'right subject': f'{100*last.id_accuracy:.0f} %'})
     return pd.DataFrame(rows)
 
-# %% ../nbs/80_reproduce.ipynb #7dfc357a
+# %% ../nbs/80_reproduce.ipynb #bce5a7a7
 def _grid(judged, size=(3.3, 3.3)):
     "A figure with an axis for each training and test set: yields (axis, train, test)."
     import matplotlib.pyplot as plt
@@ -324,25 +363,27 @@ def curves_figure(
         ax.set_title(f'{train} → {test}')
     return fig
 
-# %% ../nbs/80_reproduce.ipynb #1c5ae9ac
+# %% ../nbs/80_reproduce.ipynb #7afd17a2
 def histograms_figure(
     arms:list, # from list_arms
     scores:dict, # name of an arm -> its scores
     judged:pd.DataFrame, # from judge
 ): # matplotlib figure
-    "Scores of all test sets with the source-dev threshold: a row for each arm."
+    "Scores of all test sets as log odds, with the source-dev threshold: a row for each arm."
     import matplotlib.pyplot as plt
+    def logit(p): return np.log(np.clip(p, 1e-9, 1)) - np.log(np.clip(1-np.asarray(p), 1e-9, 1))
     rows = judged[(judged['convention'] == 'source-dev') & (judged['seed'] == 0)]
     pairs = list(rows.groupby(['train', 'test']).groups)
     fig, axs = plt.subplots(2, len(pairs), figsize=(3.3*len(pairs), 5), squeeze=False, layout='constrained')
     for j,(train,test) in enumerate(pairs):
         for i,tpc in enumerate((False, True)):
             report = rows[(rows['train'] == train) & (rows['test'] == test) & (rows['tpc'] == tpc)]['report'].iloc[0]
-            plot_scores(*_videos(arms, scores, train, test, tpc), report.threshold, ax=axs[i, j], bins=np.linspace(0, 1, 26))
+            plot_scores(*map(logit, _videos(arms, scores, train, test, tpc)), logit(report.threshold), ax=axs[i, j])
+            axs[i, j].set_xlabel('score (log odds of live)')
             axs[i, j].set_title(f'{train} → {test}, {ARM[tpc]}\n{axs[i, j].get_title()}', fontsize=9)
     return fig
 
-# %% ../nbs/80_reproduce.ipynb #ecd7f981
+# %% ../nbs/80_reproduce.ipynb #f205adcb
 def terms_figure(
     arms:list, # from list_arms
     out:Path, # run folder
@@ -357,7 +398,7 @@ def terms_figure(
             t = _smooth(out, next(a for a in arms if (a['train'], a['tpc'], a['seed']) == (train, tpc, 0)))
             for (k,label),c,ls in zip(names.items(), PALETTE[1:], LINES):
                 if (t[k] > 0).any(): ax.plot(t[k], color=c, ls=ls, label=label)
-            ax.set(title=f'{train}, {ARM[tpc]}', xlabel='step', ylabel='weighted loss (nats)', yscale='log'); ax.legend(frameon=False, fontsize=8)
+            ax.set(title=f'{train}, {ARM[tpc]}', xlabel='step', ylabel='weighted loss (nats)', yscale='log', ylim=(1e-5, 3)); ax.legend(frameon=False, fontsize=8)
             row[2].plot(t['fc2_std'], color=PALETTE[int(tpc)], ls=LINES[int(tpc)], label=ARM[tpc])
         row[2].set(title=f'{train}, spread of FC2', xlabel='step', ylabel='standard deviation', ylim=(0, None)); row[2].legend(frameon=False, fontsize=8)
     return fig
@@ -367,7 +408,7 @@ def _smooth(out, arm):
     t = pd.read_csv(out/'arms'/arm['name']/'terms.csv', index_col='step')
     return t.rolling(max(1, len(t)//20), min_periods=1).mean()
 
-# %% ../nbs/80_reproduce.ipynb #03c48243
+# %% ../nbs/80_reproduce.ipynb #f2b856c8
 def machine() -> dict:
     "What a result was made on."
     import cv2, fastai, torch, torchvision
@@ -375,39 +416,53 @@ def machine() -> dict:
     return dict(gfa_fastai=gfa_fastai.__version__, python=platform.python_version(), torch=torch.__version__, torchvision=torchvision.__version__, fastai=fastai.__version__,
                 numpy=np.__version__, opencv=cv2.__version__, system=f'{platform.system()} {platform.machine()}', cores=os.cpu_count(), threads=torch.get_num_threads(), gpu=gpu)
 
-# %% ../nbs/80_reproduce.ipynb #3fb6919a
+# %% ../nbs/80_reproduce.ipynb #9863505a
+def summary_words(
+    judged:pd.DataFrame, # from judge
+    paired:pd.DataFrame, # from paired_table
+) -> str:
+    "What was compared, what came out, and whether it may be believed."
+    says, seeds = difference_table(paired)['HTER is'], paired['seed'].nunique()
+    n = {k: int(says.str.startswith(k).sum()) for k in ('lower with TPC', 'higher with TPC', 'not told apart', 'no interval', 'no verdict')}
+    came = '; '.join(f'{"HTER " if "TPC" in k or "told" in k else ""}{k} in {v}' for k,v in n.items() if v)
+    return (f'The same network was trained with and without the TPC loss and tested on {sum(r.counts["subjects"] for r in judged.drop_duplicates("test")["report"])} people who are not in the training. Of {len(says)} pairs of training and test set: {came}. '
+            + ('One training of each: what another seed would have given is not in these intervals.' if seeds == 1 else f'Means over {seeds} seeds.'))
+
+# %% ../nbs/80_reproduce.ipynb #cdb053b9
+DRAWN = ('**The data is drawn, not photographed**: the stand-in datasets `office` and `street` show that the whole chain works, and nothing about cameras, faces or attacks. '
+         'No claim about the method rests on them.')
+
 def data_words(
     settings:dict, # from run_settings
     notes:dict, # from run_frames
 ) -> str:
     "What the data is, and what went wrong with it."
     skipped = [f'`{name}`: {why}' for name,why in notes['skipped_images']]
-    lines = [('**The data is drawn, not photographed**: the stand-in datasets `office` and `street` show that the whole chain works, and nothing about cameras, faces or attacks. '
-              'No claim about the method rests on them.') if settings['data'] is None else f'Dataset `{settings["dataset"]}`.']
+    lines = [DRAWN if settings['data'] is None else f'Dataset `{Path(settings["data"]).name}`, read as `{settings["dataset"]}`.']
     lines.append(notes['summary'] + (' Faces are looked for with OpenCV\'s frontal cascade.' if notes['detected'] + notes['fallback'] else ''))
     if skipped: lines.append('Skipped: ' + '; '.join(skipped[:5]) + (f'; and {len(skipped)-5} more' if len(skipped) > 5 else '') + '.')
     return ' '.join(lines)
 
-# %% ../nbs/80_reproduce.ipynb #60f632c1
+# %% ../nbs/80_reproduce.ipynb #9fda9e63
 def method_words(
-    settings:dict, # from run_settings
+    s:dict, # from run_settings
     info:dict, # of one training
 ) -> str:
     "Which reading of the paper was run."
-    s = settings
     return (f'Two-headed VGG16 at width {s["width"]:g} ({info["parameters"]/1e6:.1f} M parameters), {s["size"]}x{s["size"]} pixels, faces cut with a margin of {s["margin"]:.0%}, random initial weights, precision {s["precision"]}. '
             f'Adam with TensorFlow\'s constants, learning rate 3e-4, halved every 2,000 steps; {info["steps"]} steps of {s["bs"]} ({info["epochs"]} epochs), the last weights are used. '
             f'Live training images are flipped to balance the classes, as in the paper. Loss: L_anti + 0.1 L_id + 2.5e-5 L_tpc; '
             f'L_tpc is read as the sum over all ordered pairs of a batch, on the {info["fc_dim"]} features of FC2 after its ReLU, at the paper\'s weight, not rescaled for the width. '
             f'{s["seeds"]} seed{"s" if s["seeds"] > 1 else ""}.')
 
-# %% ../nbs/80_reproduce.ipynb #352f5384
+# %% ../nbs/80_reproduce.ipynb #5b6016e2
 READING = '''- **HTER** is the mean of both errors at a threshold from elsewhere. **source-dev**: from held-out people of the training dataset, nothing of the target seen; this is the headline. **target-dev**: from the target's own development people. **test-EER**: from the test scores themselves, optimistic, shown because many papers print it. In an intra-test the first two are the same.
 - [a, b] is a 95 % interval that resamples the test people at a fixed threshold and with a fixed network: it does not hold the luck of the training. ± is the standard deviation over seeds, which does. An interval from 0 to 0 says that no error was seen, not that there is none.
+- The EER threshold makes the two errors equal and not their mean smallest, so an HTER at a threshold from elsewhere can by luck be below the EER.
 - EER and AUC do not depend on a threshold: where HTER is high and EER low, the scores are in order and have moved.
 - **APCER** is the share of accepted attacks of one species, **BPCER** of rejected live videos, **ACER** the mean of BPCER and the worst APCER.'''
 
-# %% ../nbs/80_reproduce.ipynb #782c7020
+# %% ../nbs/80_reproduce.ipynb #7ccca856
 def write_report(
     out:Path, # run folder
     settings:dict, # from run_settings
@@ -419,28 +474,30 @@ def write_report(
 ) -> Path: # of report.html
     "Write report.md, report.html, results.json and the figures."
     from gfa_fastai.model import load_model
-    judged, paired, info = judge(arms, scores), paired_table(arms, scores), [load_model(out/'arms'/a['name']/'model.safetensors')[1] for a in arms]
+    learned = what_learned(arms, out)
+    judged, paired, info = judge(arms, scores), paired_table(arms, scores, learned), [load_model(out/'arms'/a['name']/'model.safetensors')[1] for a in arms]
     save_figures(out/'figures', dict(roc=curves_figure(arms, scores, judged), det=curves_figure(arms, scores, judged, plot_det),
                                      scores=histograms_figure(arms, scores, judged), terms=terms_figure(arms, out)))
     results = dict(settings=settings, machine=machine(), seconds=round(seconds, 1), data=notes, counts=sample_counts(frames).to_dict('records'), trainings=info,
                    results=[dict(r, report=r['report'].to_dict()) for r in judged.to_dict('records')], tpc_on_minus_off=paired.astype(object).where(paired.notna(), None).to_dict('records'))
     _write(out/'results.json', json.dumps(results, indent=1, default=_plain))
-    text = report_text(out, settings, notes, frames, arms, judged, paired, info, seconds)
+    text = report_text(out, settings, notes, frames, arms, judged, paired, learned, info, seconds)
     _write(out/'report.md', text)
     _write(out/'report.html', to_html(text, out))
     return out/'report.html'
 
 def _plain(o): return o.item() if isinstance(o, np.generic) else str(o)
 
-# %% ../nbs/80_reproduce.ipynb #6a33f75c
-def report_text(out, settings, notes, frames, arms, judged, paired, info, seconds) -> str:
+# %% ../nbs/80_reproduce.ipynb #d2bd414a
+def report_text(out, settings, notes, frames, arms, judged, paired, learned, info, seconds) -> str:
     "The report as Markdown; arguments as in write_report, with what was judged."
     def table(df, index=False): return df.to_markdown(index=index, disable_numparse=True)
     m, words = machine(), list(dict.fromkeys(n for r in judged['report'] for n in r.notes))
     counts = sample_counts(frames).astype({'split': str}).rename(columns=dict(pai='species'))
     hardware = f'{m["gpu"] or "no GPU"}, {m["cores"]} cores, {m["threads"]} threads; ' + ', '.join(f'{k} {m[k]}' for k in ('python', 'torch', 'fastai', 'numpy', 'opencv')) + f'; {m["system"]}'
     return '\n\n'.join([
-        f'# GFA-CNN, preset {settings["preset"]}: with and without TPC', data_words(settings, notes), method_words(settings, info[0]),
+        f'# GFA-CNN, preset {settings["preset"]}: with and without TPC', summary_words(judged, paired), *filter(None, [learning_words(learned)]),
+        '## What was done', data_words(settings, notes), method_words(settings, info[0]),
         '## Half total error rate', 'HTER (%) at the source-dev threshold, per video.', table(headline_table(judged), True),
         'What TPC changed, on the same test videos:', table(difference_table(paired), True), ' '.join(words),
         '## Every threshold convention', 'In percent.', table(conventions_table(judged)),
@@ -451,7 +508,7 @@ def report_text(out, settings, notes, frames, arms, judged, paired, info, second
         '## What this was run on', f'gfa_fastai {gfa_fastai.__version__} (code {settings["code"]}); {hardware}. This session took {seconds/60:.1f} minutes; trainings that an earlier session finished are not in that.',
         'Not in this report: fast domain adaptation, divergence and recognition, which are not built yet.']) + '\n'
 
-# %% ../nbs/80_reproduce.ipynb #34d3c75e
+# %% ../nbs/80_reproduce.ipynb #4df5f41f
 CSS = '''body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}
 h1{font-size:1.7rem}h2{font-size:1.25rem;margin-top:2.2rem;border-bottom:1px solid #ddd}table{border-collapse:collapse;font-size:.9rem;margin:1rem 0;display:block;overflow-x:auto}
 th,td{padding:.25rem .7rem;border-bottom:1px solid #e5e5e5;text-align:left;white-space:nowrap}th{background:#f5f7fa}img{max-width:100%}'''
@@ -476,13 +533,13 @@ def save_figures(
     folder.mkdir(exist_ok=True)
     for name,fig in figures.items(): fig.savefig(folder/f'{name}.png', dpi=110); plt.close(fig)
 
-# %% ../nbs/80_reproduce.ipynb #3b638da4
+# %% ../nbs/80_reproduce.ipynb #5748bf6c
 def reproduce(
     preset:str='quick', # a key of PRESETS
     out='runs/quick', # run folder
     progress:bool=True, # show bars
     **kwargs # for run_settings: data, dataset, test_subjects, dev_subjects, steps, bs, seeds, precision
-) -> dict: # judged, paired, scores, report (its path); raises ValueError or FileNotFoundError
+) -> dict: # judged, paired, learned, scores, report (its path); raises ValueError or FileNotFoundError
     "The main job: from images to a report. Started again in the same folder, it goes on where it was."
     from tqdm import tqdm
     start, settings = time.time(), run_settings(preset, **kwargs)
@@ -495,9 +552,10 @@ def reproduce(
             scores[arm['name']] = run_arm(arm, frames, out, settings, bar)
             if bar.n == before: bar.update(settings['steps'])         # it was there already
     report = write_report(out, settings, notes, frames, arms, scores, time.time()-start)
-    return dict(judged=judge(arms, scores), paired=paired_table(arms, scores), scores=scores, report=report)
+    learned = what_learned(arms, out)
+    return dict(judged=judge(arms, scores), paired=paired_table(arms, scores, learned), learned=learned, scores=scores, report=report)
 
-# %% ../nbs/80_reproduce.ipynb #d31ac046
+# %% ../nbs/80_reproduce.ipynb #0b13eacb
 def train_model(
     out, # run folder
     tpc:bool=True, # with the TPC loss
@@ -518,7 +576,7 @@ def train_model(
     save_scores(score_samples(load_model(path)[0], frames[frames['split'] != 'train']), out/'scores.csv')
     return path
 
-# %% ../nbs/80_reproduce.ipynb #50d45882
+# %% ../nbs/80_reproduce.ipynb #643b4c11
 def score_folder(
     model, # model.safetensors, from train_model or a run's arms/
     data, # root of a dataset
@@ -528,20 +586,22 @@ def score_folder(
     test_subjects=None, # names: only these are test people
     dev_subjects=None, # names: these are development people
     max_bad:float=.01, # share of the images that may be unusable
+    progress:bool=True, # show bars
     **reader # further arguments of the reader
-) -> pd.DataFrame: # scores table; `attrs['skipped']` lists images that could not be read; raises ValueError or FileNotFoundError
+) -> pd.DataFrame: # scores table; `attrs`: `skipped` images, `known` names of training people among the test people; raises ValueError or FileNotFoundError
     "Score a folder of images with a saved model."
-    from fastai.torch_core import default_device
+    from gfa_fastai.learner import default_device
     from gfa_fastai.model import load_model
     net, meta = load_model(model)
     if missing := {'size', 'margin'} - meta.keys(): raise ValueError(f'{model}: it does not say {" and ".join(sorted(missing))} of its images. Give a model that gfa_train or gfa_reproduce wrote.')
-    df = READERS[dataset](data, **reader)
+    df = read_data(data, dataset, **reader)
     people = sorted(df['subject'].unique())
     test, dev = _named(test_subjects, people, 'test_subjects'), _named(dev_subjects, people, 'dev_subjects')
     if test or dev or set(df['split']) == {'train'}:
         df['split'] = np.select([df['subject'].isin(dev or ()), df['subject'].isin(test or people)], ['dev', 'test'], 'train')
-    frames = extract_frames(df, cache or Path(out).parent/'cache', meta['size'], meta['margin'], max_bad)
-    scores = score_samples(net.to(default_device()), frames)
+    frames = extract_frames(df, cache or Path(out).parent/'cache', meta['size'], meta['margin'], max_bad, progress)
+    scores = score_samples(net.to(default_device()), frames, progress=progress)
     save_scores(scores, out)
-    scores.attrs['skipped'] = frames.attrs['skipped']
+    known = sorted(set(scores.loc[scores['split'] == 'test', 'subject']) & set(meta.get('people', ())))
+    scores.attrs.update(skipped=frames.attrs['skipped'], known=known)
     return scores

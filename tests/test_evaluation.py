@@ -173,6 +173,7 @@ def test_missing_file(tmp_path):
     (lambda d: d.assign(subject=None), 'no subject'),
     (lambda d: d.assign(subject='one'), "subject 'one' has more than one split"),
     (lambda d: d.assign(video=d.subject), "has more than one label"),
+    (lambda d: pd.concat([d, d[d.split == 'test'].head(3)]), '3 of 159 rows have a frame that is there already'),
     (lambda d: 'a table', 'expected a pandas DataFrame, got str'),
 ])
 def test_bad_tables(change, message):
@@ -190,6 +191,9 @@ def test_bad_tables(change, message):
 ])
 def test_bad_calls(keep, kwargs, message):
     with pytest.raises(ValueError, match=message): evaluate_scores(keep(table()), **kwargs)
+
+def test_frames_without_numbers_get_some():
+    assert validate_scores(table().drop(columns='frame')).frame.tolist() == table().frame.tolist()
 
 def test_input_is_left_alone():
     df = table(); before = df.copy()

@@ -21,6 +21,7 @@ from fastai.vision.all import (Adam, AvgMetric, Callback, ClassificationInterpre
 from gfa_fastai import learner as learner_module
 from gfa_fastai.data import UNKNOWN, gfa_dataloaders
 from gfa_fastai.frames import extract_frames
+from gfa_fastai.learner import spoof_accuracy, accuracy, RocAucBinary
 from gfa_fastai.learner import (CPUAutocast, GFALoss, HalveLR, SpoofEER, TrackTerms, fit_resumable, gfa_learner, id_accuracy, on_head, plot_terms,
                                 terms_table, tf_adam)
 from gfa_fastai.model import GFACNN, load_model, save_model
@@ -458,6 +459,12 @@ def test_valid_loss_does_not_depend_on_the_validation_batch(new):
     learn = new(lambda_tpc=1e-1); learn.fit(1)
     small, large = (learn.validate(dl=learn.dls.valid.new(bs=b))[0] for b in (8, 16))
     assert large == pytest.approx(small, rel=.2) and learn.loss_func.tpc*1e-1 > .1*learn.loss_func.anti
+
+@pytest.mark.parametrize('metric', [accuracy, RocAucBinary(), [spoof_accuracy, accuracy]])
+def test_stock_metrics_are_refused_before_the_first_step(new, metric):
+    learn = new(metrics=metric)
+    with pytest.raises(ValueError, match='on_head'): learn.fit(1)
+    assert not learn.terms
 
 def test_show_results(new):
     new().show_results(max_n=3); new().show_results(ds_idx=0, max_n=3)
