@@ -126,7 +126,7 @@ def test_every_pattern_changes_the_light_in_proportion(pattern):
     assert (pattern in IN_PRINT) == (kind == 'print') and (kind == 'print' or pattern in IN_REPLAY)
     rng = np.random.default_rng(3); room = draw_room(rng, (96, 96)); picture = np.clip(picture_of(3), 0, 1)
     def out(x): return present(kind, picture, dict(FLAT, scale=1.1), {pattern: x}, dev, EVEN, room, np.random.default_rng(5))
-    none, half, full = out(0.), out(.5), out(1.)
+    none, half, full = out(1e-4), out(.5), out(1.)  # without any pattern a medium is a window, which is brighter
     assert np.isfinite(full).all() and full.min() >= 0 and .002 < np.abs(half-none).mean() < np.abs(full-none).mean()
 
 def picture_of(seed): return take_photo(picture(seed, 96)[0], EXACT, np.random.default_rng(0))[0]
@@ -139,3 +139,130 @@ def test_every_instrument_at_every_size(kind, device):
         light = present(kind, p, dict(FLAT, scale=.8, angle=.1, tilt=(.1, 0), bend=1.3*(kind == 'warped')), {k: 1. for k in PATTERNS}, {**PRINTERS, **SCREENS}[device], EVEN, room, rng)
         x, q = take_photo(light, CAMERA, rng); assert x.shape == (h, w, 3) and np.isfinite(x).all() and 0 <= x.min() and x.max() <= 1 and CAMERA['quality'][0] <= q <= CAMERA['quality'][1]
         assert unjpeg(jpeg(x, q)).shape == x.shape
+
+# --- benchmark
+
+import errno, json, shutil
+from pathlib import Path
+import cv2, pandas as pd
+import gfa_fastai.synth.benchmark as bm
+from gfa_fastai.samples import validate_samples
+from gfa_fastai.synth.benchmark import (DOMAIN_NAMES, SYNTHPAD_PRESETS, SYNTHPAD_VERSION, domain_strengths, load_synthpad, make_synthpad, make_variants, shortcut_audit,
+                                        synthpad_protocol)
+SMALL = dict(subjects=(3, 2, 2), progress=False)
+
+@pytest.fixture(scope='module')
+def made(tmp_path_factory):
+    root = tmp_path_factory.mktemp('synth')/'all'
+    return root, make_synthpad(root, 'tiny', **SMALL)
+
+def sha(root): return json.loads((Path(root)/'manifest.json').read_text())['sha256']
+
+def test_the_table(made):
+    root, df = made; validate_samples(df)
+    assert sorted(df.dataset.unique()) == sorted(DOMAIN_NAMES) and set(df.pai) <= {'', 'print', 'warped', 'cut', 'replay'}
+    live, attack = df[df.label == 'live'], df[df.label == 'attack']
+    assert (live[list(PATTERNS)] == 0).all(axis=None) and (attack[list(PATTERNS)].max(axis=1) > 0).all()
+    assert (attack[attack.pai == 'replay'][[k for k in PATTERNS if k not in IN_REPLAY]] == 0).all(axis=None) and ((attack.moire > 0) & (attack.subpixel > 0)).sum() == 0
+    assert (df.groupby('subject').role.apply(lambda r: (r == 'gallery').sum()) == 1).all()
+    for p,(x, y, w, h) in zip(df.path, df.box):
+        im = cv2.imread(p); assert im.shape == (48, 48, 3) and w > 8 and 0 < x+w/2 < 48 and 0 < y+h/2 < 48
+    assert all(cv2.imread(p, 0).max() > 100 for p in live.depth) and (attack.depth == '').all()
+    assert (df.quality.between(50, 95)).all() and attack.device.str.contains('-').all() and (attack.groupby('dataset').device.nunique() >= 3).all() and (df[df.role == 'probe'].groupby('dataset').camera.nunique() == 2).all()
+    pd.testing.assert_frame_equal(load_synthpad(root), df)
+
+def test_bytes_do_not_depend_on_workers_order_or_company(made, tmp_path):
+    root, df = made
+    part = make_synthpad(tmp_path/'two', 'tiny', domains=['slr', 'laptop'], workers=2, **SMALL)
+    for p in part.path: assert Path(p).read_bytes() == (root/Path(p).relative_to(tmp_path/'two')).read_bytes()
+    other = make_synthpad(tmp_path/'seed', 'tiny', domains='slr', seed=5, subjects=(1, 1, 1), progress=False)
+    assert Path(other.path[0]).read_bytes() != (root/Path(other.path[0]).relative_to(tmp_path/'seed')).read_bytes()
+
+def test_a_killed_run_goes_on(made, tmp_path, monkeypatch):
+    real, count = bm._subject, []
+    def dies(*a, **k):
+        if len(count) == 2: raise KeyboardInterrupt
+        count.append(1); return real(*a, **k)
+    monkeypatch.setattr(bm, '_subject', dies); kw = dict(domains='phone', workers=1, **SMALL)
+    with pytest.raises(KeyboardInterrupt): make_synthpad(tmp_path/'k', 'tiny', **kw)
+    with pytest.raises(ValueError, match='no finished dataset'): load_synthpad(tmp_path/'k')
+    monkeypatch.setattr(bm, '_subject', lambda *a, **k: count.append(1) or real(*a, **k))
+    df = make_synthpad(tmp_path/'k', 'tiny', **kw)
+    assert len(count) == 2+5 and not list(tmp_path.rglob('*.tmp'))
+    for p in df.path: assert Path(p).read_bytes() == (made[0]/Path(p).relative_to(tmp_path/'k')).read_bytes()
+    Path(df.path[0]).write_bytes(b'x'); Path(df.depth[0]).unlink(); count.clear(); before = sha(tmp_path/'k')
+    make_synthpad(tmp_path/'k', 'tiny', **kw); assert len(count) == 1 and sha(tmp_path/'k') == before
+
+def test_another_dataset_is_not_overwritten(tmp_path):
+    kw = dict(domains='slr', subjects=(1, 1, 1), progress=False); make_synthpad(tmp_path, 'tiny', **kw)
+    for change in (dict(seed=3), dict(patterns=['moire']), dict(pattern_gap=.5), dict(subjects=(2, 1, 1))):
+        with pytest.raises(ValueError, match='holds another dataset.*Choose another folder'): make_synthpad(tmp_path, 'tiny', **{**kw, **change})
+    m = json.loads((tmp_path/'manifest.json').read_text()); m['config']['version'] = '0'; (tmp_path/'manifest.json').write_text(json.dumps(m))
+    with pytest.raises(ValueError, match=f"version is '0' there and '{SYNTHPAD_VERSION}' here"): make_synthpad(tmp_path, 'tiny', **kw)
+    (tmp_path/'manifest.json').write_text('{'); pytest.raises(ValueError, make_synthpad, tmp_path, 'tiny', **kw)
+    (tmp_path/'manifest.json').unlink()
+    with pytest.raises(ValueError, match='no manifest'): make_synthpad(tmp_path, 'tiny', **kw)
+
+@pytest.mark.parametrize('kw, text', [
+    (dict(preset='big'), "no preset 'big'; known are tiny"), (dict(domains=['webcam', 'tv']), "no domain 'tv'; known are webcam"), (dict(patterns='glare'), "no pattern 'glare'; known are moire"),
+    (dict(strength=dict(moire=2)), 'strength of moire is 2; it runs'), (dict(strength=dict(x=1)), "no pattern 'x'"), (dict(style_gap=9), 'style_gap is 9'), (dict(pattern_gap='a'), 'pattern_gap'), (dict(domains=[]), 'no domain is chosen'),
+    (dict(size=20), 'at least 32'), (dict(size=65), 'even'), (dict(subjects=(0, 0, 0)), 'subjects'), (dict(frames=0), 'frames'), (dict(seed=-1), 'seed'), (dict(seed='x'), 'seed'), (dict(faces='nowhere'), 'not a folder'), (dict(workers=0), 'workers')])
+def test_bad_input(kw, text, tmp_path):
+    with pytest.raises(ValueError, match=text): make_synthpad(tmp_path/'x', **{'preset': 'tiny', 'progress': False, **kw})
+    assert not (tmp_path/'x').exists()
+
+def test_no_space_left(tmp_path, monkeypatch):
+    real = Path.write_bytes
+    def full(self, data):
+        if self.name.endswith('.tmp') and 'slr001' in self.name: raise OSError(errno.ENOSPC, 'No space left on device')
+        return real(self, data)
+    monkeypatch.setattr(Path, 'write_bytes', full); kw = dict(domains='slr', subjects=(1, 1, 1), progress=False)
+    with pytest.raises(OSError, match='1 of 3 people are done. Make space'): make_synthpad(tmp_path, 'tiny', **kw)
+    monkeypatch.setattr(Path, 'write_bytes', real); assert len(make_synthpad(tmp_path, 'tiny', **kw)) and not list(tmp_path.rglob('*.tmp'))
+
+def test_real_photographs(tmp_path):
+    rng = np.random.default_rng(0)
+    for s in range(9):
+        im = picture(7000+s, 160, style='short', glasses='none')[0]; im = np.clip(im*(.2/im[60:100, 60:100].mean())**.7, 0, 1)**(1/2.2)
+        (tmp_path/f'in/p{s}').mkdir(parents=True); cv2.imwrite(str(tmp_path/f'in/p{s}/a.jpg'), (im[..., ::-1]*255).astype(np.uint8))
+    df = make_synthpad(tmp_path/'out', 'tiny', faces=tmp_path/'in', domains=['slr', 'webcam'], progress=False)
+    assert (df.groupby('dataset').split.nunique() == 3).all() and df.subject.nunique() >= 6 and (df.depth == '').all() and {'live', 'attack'} == set(df.label)
+    with pytest.raises(ValueError, match='have a photograph with a face'): make_synthpad(tmp_path/'no', 'tiny', faces=tmp_path/'in', progress=False)
+    (tmp_path/'empty').mkdir()
+    with pytest.raises(ValueError, match='no photographs'): make_synthpad(tmp_path/'no', 'tiny', faces=tmp_path/'empty', progress=False)
+
+def test_variants_and_protocols(made, tmp_path):
+    kw = dict(preset='tiny', domains='laptop', subjects=(1, 1, 1), progress=False)
+    alone = make_variants(tmp_path, 'alone', ['banding'], **kw)['banding']; assert alone.banding.max() > 0 and alone[[k for k in PATTERNS if k != 'banding']].values.max() == 0
+    assert make_variants(tmp_path, 'without', ['banding'], **kw)['banding'].banding.max() == 0
+    with pytest.raises(ValueError, match="known are 'without' and 'alone'"): make_variants(tmp_path, 'only', **kw)
+    df = made[1]
+    for n, column in ((1, 'session'), (3, 'camera')):
+        p = synthpad_protocol(df, n); assert not set(p[p.split == 'test'][column]) & set(p[p.split != 'test'][column]) and len(p)
+    with pytest.raises(ValueError, match='known are 1'): synthpad_protocol(df, 5)
+
+def test_every_domain_has_its_own_strongest_patterns():
+    t = pd.DataFrame({d: domain_strengths(d) for d in DOMAIN_NAMES}).drop(['double_blur', 'flat_shading'])
+    for kind in (IN_PRINT, IN_REPLAY): assert t.loc[t.index.isin(kind)].idxmax().nunique() == 4
+    assert pd.DataFrame({d: domain_strengths(d, 0.) for d in DOMAIN_NAMES}).nunique(axis=1).max() == 1
+
+def test_presets_have_what_a_report_needs():
+    assert SYNTHPAD_PRESETS['full']['subjects'][0]*4 >= 100 and set(SYNTHPAD_PRESETS['full']['size']) == set(DOMAIN_NAMES)
+
+def test_frames_of_other_shapes(tmp_path):
+    df = make_synthpad(tmp_path, 'tiny', size=dict(webcam=(60, 80), phone=(96, 54)), domains=['webcam', 'phone'], subjects=(1, 1, 1), frames=2, progress=False)
+    assert {cv2.imread(p).shape for p in df[df.dataset == 'phone'].path} == {(96, 54, 3)} and {cv2.imread(p).shape for p in df[df.dataset == 'webcam'].path} == {(60, 80, 3)}
+    assert df[df.role == 'probe'].groupby('video').frame.nunique().eq(2).all()
+
+# --- audits, at tiny
+
+def test_audit_shortcuts_across_domains(made):
+    a = shortcut_audit(made[1]); assert a.auc.between(0, 1).all() and a[a.source != a.target].groupby('shortcut').auc.mean().max() < .93
+
+def test_audit_nothing_leaks(tmp_path):
+    "With no pattern at all, live and attack cannot be told apart: features of both classes have the same distribution."
+    df = make_synthpad(tmp_path, 'tiny', patterns=[], subjects=(16, 8, 8), domains='webcam', progress=False); a = shortcut_audit(df)
+    assert abs(a[a.shortcut == 'all'].auc.mean()-.5) < .17
+    x = np.stack([cv2.imread(p).astype(float) for p in df[df.role == 'probe'].path]); y = (df[df.role == 'probe'].label == 'attack').values
+    edge = np.concatenate([x[:, 0], x[:, -1], x[:, :, 0], x[:, :, -1]], 1).mean((1, 2)); d = edge-x.mean((1, 2, 3))
+    assert abs(d[y].mean()-d[~y].mean()) < 3*d.std()*np.sqrt(1/y.sum()+1/(~y).sum())  # no dark border around a medium

@@ -274,7 +274,7 @@ def _spot(x, y, rng, exponent):
     x0, y0 = rng.normal(0, .22, 2); stretch = np.exp(rng.normal(0, .35))
     return np.exp(-F(.05*exponent+4)*((x-F(x0))**2*F(stretch)+(y-F(y0))**2*F(1/stretch)))
 
-# %% ../../nbs/21_attacks.ipynb #10f73f9d
+# %% ../../nbs/21_attacks.ipynb #482e676e
 def room_colour(light): return (np.asarray(light['sky'][0])*.7+np.asarray(light['lights'][0][1])*.5).astype(F)
 
 def present(
@@ -290,16 +290,17 @@ def present(
 ) -> np.ndarray: # (2H, 2W, 3) linear light
     "Hold a medium in front of a camera."
     size = room.shape[:2]; x, y = frame_grid(*size); on = lambda k: strength.get(k, 0); colour = room_colour(light); a, b = picture.shape[1]/picture.shape[0]/2, .5
+    if not any(strength.values()): colour = np.ones(3, F)                                # a medium without any pattern is a window
     if on('double_blur'): picture = cv2.GaussianBlur(picture, (0, 0), 1.1*on('double_blur')*picture.shape[0]*OVER/size[0])      # up to 1.1 pixels of the sensor
     paper = kind != 'replay'; s, t = to_medium(g, x, y); edge = F(g['scale']*size[0]/2)
     if paper:
         key = np.asarray(light['lights'][0][0]); out = print_sheet(picture, g, strength, device, rng, size)*F(.88)
         if on('paper_texture'): out *= np.exp(value_noise(rng, size, 12, 6, .85)*F(3.2*device['fibre']*on('paper_texture')))[..., None]
-        slope = F(g['bend'])*s; out *= colour*(1+F(.18*np.sign(key[0]))*x+F(1.3*key[0])*slope-F(.3)*slope*slope)[..., None]
+        slope = F(g['bend'])*s; out *= colour*(1+F(.25*on('flat_shading')*np.sign(key[0]))*x+F(1.3*key[0])*slope-F(.3)*slope*slope)[..., None]
     else: out = show_screen(picture, g, strength, device, rng, size, phase)
-    if on('gloss'): out += (_spot(x, y, rng, device['gloss'])*F(on('gloss')*rng.uniform(.25, .6)))[..., None]*(colour if paper else colour*F(.6))
+    if on('gloss'): out += (_spot(x, y, rng, device['gloss'])*F(on('gloss')*rng.uniform(.35, .8)))[..., None]*(colour if paper else colour*F(.6))
     rim, body = (device.get('bezel', .035), np.array([.012]*3)*colour if not paper else .85*colour)
-    def inside(ds): return np.clip((a+ds-np.abs(s))*edge+F(.5), 0, 1)*np.clip((b+ds-np.abs(t))*edge+F(.5), 0, 1)
+    def inside(ds): return np.clip((a+ds-np.abs(s))*edge+1, 0, 1)*np.clip((b+ds-np.abs(t))*edge+1, 0, 1)
     full = room.copy(); m = inside(rim)
     if m.min() < 1: full += (body-full)*m[..., None]; full += (out-full)*inside(0)[..., None]; _fingers(full, x, y, g, (a+rim, b+rim), rng, colour) if rng.uniform() < .6 else None
     else: full = room*(1-inside(0)[..., None])+out*inside(0)[..., None] if inside(0).min() < 1 else out

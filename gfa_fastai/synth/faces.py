@@ -559,7 +559,7 @@ def draw_expression(
     n = rng.normal; smile, mouth, brow, blink, gx, gy = n([.15, -.12, 0, -.1, 0, 0], [.4, .35, .5, .15, .02, .012])
     return dict(smile=float(np.clip(smile, 0, 1)*amount), open=float(np.clip(mouth, 0, .9)*amount), brow=float(np.clip(brow, -1, 1)*amount), blink=float(np.clip(blink, 0, .6)*amount), gaze=(gx*amount, gy*amount))
 
-# %% ../../nbs/20_faces.ipynb #4ce455dc
+# %% ../../nbs/20_faces.ipynb #4ad47e98
 def render_scene(
     p:dict, # an identity
     e:dict, # an expression
@@ -572,7 +572,7 @@ def render_scene(
     glare:float=0., # of the glasses, 0 to 0.2
 ) -> tuple: # (H, W, 3) linear light; depth (H, W), 0 off the head to 1; the face's box (x, y, w, h)
     "A person in a room."
-    H, W = room.shape[:2]; P = int(np.clip(round(unit*1.15), 16, 240)); px = 1.6/unit
+    H, W = room.shape[:2]; P = int(np.clip(np.ceil(unit*.28)*4, 16, 240)); px = 1.6/unit
     x, y = (np.arange(W, dtype=F)[None]+F(.5-at[0]))/F(unit), (np.arange(H, dtype=F)[:, None]+F(.5-at[1]))/F(unit)
     key, sky = light['lights'][0][0], np.asarray(light['sky'][0], F); c = face_maps(p, e, P, (R.T@np.asarray(key, float))[:2])
     mu, mv, z = project_face(cv2.GaussianBlur(c['h'], (0, 0), .06*P), P, R, x, y)
