@@ -9,7 +9,7 @@ from functools import wraps
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['command', 'Help', 'new_parser', 'gfa_reproduce', 'gfa_train', 'gfa_score', 'gfa_evaluate']
+__all__ = ['command', 'Help', 'new_parser', 'gfa_reproduce', 'gfa_synth', 'gfa_train', 'gfa_score', 'gfa_evaluate']
 
 # %% ../nbs/90_cli.ipynb #4bb2e048
 def command(f):
@@ -66,7 +66,7 @@ def _data_settings(a):
     names = dict(video_pattern=a.video_pattern, subject_pattern=a.subject_pattern)
     return dict(dataset=a.dataset, test_subjects=a.test_subjects, dev_subjects=a.dev_subjects, max_bad=a.max_bad, **{k: v for k,v in names.items() if v})
 
-# %% ../nbs/90_cli.ipynb #1be03964
+# %% ../nbs/90_cli.ipynb #3e83abbb
 @command
 def gfa_reproduce(argv=None):
     "The main job: from images to a report, with and without TPC."
@@ -74,7 +74,7 @@ def gfa_reproduce(argv=None):
     p = new_parser('gfa_reproduce', 'The main job: from images to a report, with and without TPC. Stopped and started again with the same --out, it goes on where it was.')
     p.add_argument('--preset', default='quick', choices=PRESETS, help='how large everything is; quick takes a quarter of an hour on two cores, full wants a GPU')
     p.add_argument('--out', help='run folder (default: runs/PRESET, or runs/PRESET-NAME for your data)')
-    p.add_argument('--data', help='root of a dataset (default: the stand-in data, drawn on the spot)')
+    p.add_argument('--data', help='root of a dataset (default: SynthPAD, made on the spot)')
     _data_arguments(p)
     p.add_argument('--steps', type=_positive, help="training steps of each network (default: the preset's)")
     p.add_argument('--bs', type=_positive, help="images in a batch (default: the preset's)")
@@ -88,7 +88,26 @@ def gfa_reproduce(argv=None):
     if words := learning_words(done['learned']): print('\n' + words)
     print(f'\nreport: {done["report"]}')
 
-# %% ../nbs/90_cli.ipynb #79e2acdd
+# %% ../nbs/90_cli.ipynb #ec8a1bb8
+@command
+def gfa_synth(argv=None):
+    "Make SynthPAD, the embedded benchmark of rendered faces, attacks and cameras."
+    from gfa_fastai.synth.benchmark import SYNTHPAD_PRESETS, make_synthpad
+    p = new_parser('gfa_synth', 'Make SynthPAD, the embedded benchmark of rendered faces, attacks and cameras. Stopped and started again, it goes on where it was.')
+    p.add_argument('--preset', default='quick', choices=SYNTHPAD_PRESETS, help='how large it is')
+    p.add_argument('--out', required=True, help='folder for images, samples.csv and manifest.json')
+    p.add_argument('--seed', type=int, default=0, help='the same seed makes the same bytes')
+    p.add_argument('--domains', type=_names, help='as webcam,slr (default: all)')
+    p.add_argument('--patterns', type=_names, help='spoof patterns that are switched on, as moire,halftone (default: all)')
+    p.add_argument('--faces', help='folder of photographs, a folder for each person, in place of rendered people')
+    p.add_argument('--pattern-gap', type=float, default=1., help='how much domains differ in their patterns; 0 to 1')
+    p.add_argument('--style-gap', type=float, default=1., help='how much they differ in camera, light and framing; 0 to 1')
+    p.add_argument('--workers', type=_positive, help='processes (default: one for each core)')
+    a = p.parse_args(argv)
+    df = make_synthpad(a.out, a.preset, a.seed, a.domains, a.patterns, a.faces, a.pattern_gap, a.style_gap, workers=a.workers)
+    print(f'{len(df)} images of {df["subject"].nunique()} people in {df["dataset"].nunique()} domains: {Path(a.out)/"samples.csv"}')
+
+# %% ../nbs/90_cli.ipynb #2593ecb8
 @command
 def gfa_train(argv=None):
     "Train the two-headed network on a folder of images."
@@ -107,7 +126,7 @@ def gfa_train(argv=None):
     path = train_model(a.out, tpc=a.tpc, seed=a.seed, preset=a.preset, data=a.data, steps=a.steps, bs=a.bs, precision=a.precision, **_data_settings(a))
     print(f'model:  {path}\nscores: {path.with_name("scores.csv")} (development and test people; gfa_evaluate reads them)')
 
-# %% ../nbs/90_cli.ipynb #66d7cbb8
+# %% ../nbs/90_cli.ipynb #dade01ff
 @command
 def gfa_score(argv=None):
     "Score a folder of images with a trained model: probability of live, one row per image."
@@ -127,7 +146,7 @@ def gfa_score(argv=None):
     for path,why in skipped[:10]: print(f'skipped: {path}: {why}')
     if len(skipped) > 10: print(f'and {len(skipped)-10} more')
 
-# %% ../nbs/90_cli.ipynb #a2031b10
+# %% ../nbs/90_cli.ipynb #efe37f72
 @command
 def gfa_evaluate(argv=None):
     "Error rates of a table of scores (CSV: dataset, split, subject, video, frame, label, pai, score)."
@@ -152,7 +171,7 @@ def gfa_evaluate(argv=None):
     print(text)
     _save(a, report, f'# Error rates of {", ".join(Path(s).name for s in a.scores)}\n\n{text}\n')
 
-# %% ../nbs/90_cli.ipynb #f76ab83a
+# %% ../nbs/90_cli.ipynb #f38b6627
 def _number(text):
     try: return float(text)
     except ValueError: raise ValueError(f"--threshold {text!r} is neither dev, source, test nor a number") from None

@@ -11,7 +11,7 @@ from gfa_fastai import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 PHOTOS = ROOT.parent/'shared'/'data'/'nuaa_small'
-COMMANDS = 'gfa_reproduce', 'gfa_train', 'gfa_score', 'gfa_evaluate'
+COMMANDS = 'gfa_reproduce', 'gfa_synth', 'gfa_train', 'gfa_score', 'gfa_evaluate'
 TINY = ['--preset', 'tiny', '--steps', '4']
 
 def shell(command, *args, **kwargs):
@@ -56,11 +56,11 @@ def whole(tmp_path_factory):
 
 def test_main_job(whole):
     out, (said, err) = whole
-    assert 'office → street' in said and said.rstrip().endswith(str(out/'report.html'))
-    assert 'no verdict: a network has not learned' in said and 'Not learned: office-tpc_off' in said
+    assert 'webcam → phone' in said and said.rstrip().endswith(str(out/'report.html'))
+    assert 'no verdict: a network has not learned' in said and 'Not learned: webcam-tpc_off' in said
     assert 'Traceback' not in err and 'Warning' not in err
     text, html = (out/'report.md').read_text(encoding='utf-8'), (out/'report.html').read_text(encoding='utf-8')
-    for words in 'source-dev', 'target-dev', 'test-EER', 'APCER print', 'APCER replay', 'all ordered pairs', '95 % interval', 'No claim', '1 seed': assert words in text, words
+    for words in 'source-dev', 'target-dev', 'test-EER', 'APCER print', 'APCER replay', 'all ordered pairs', '95 % interval', '1 seed', 'SynthPAD': assert words in text, words
     assert html.count('data:image/png;base64,') == 4 and html.count('<table>') == text.count('\n\n|') and 'figures/' not in html
     assert sorted(p.stem for p in (out/'figures').iterdir()) == ['det', 'roc', 'scores', 'terms']
     assert not list(out.rglob('*.part')) and not list(out.rglob('checkpoint*'))
@@ -79,7 +79,7 @@ def test_results_are_those_of_the_scores(whole):
 
 def test_arms_differ_in_tpc_only(whole):
     out, _ = whole
-    first = {tpc: pd.read_csv(out/'arms'/f'office-tpc_{tpc}-seed0'/'terms.csv').iloc[0] for tpc in ('off', 'on')}
+    first = {tpc: pd.read_csv(out/'arms'/f'webcam-tpc_{tpc}-seed0'/'terms.csv').iloc[0] for tpc in ('off', 'on')}
     for k in ('anti', 'ident', 'tpc'): assert first['off'][k] == first['on'][k]        # same weights, same batch
     assert first['off'].w_tpc == 0 and first['on'].w_tpc == pytest.approx(2.5e-5*first['on'].tpc)
 
@@ -119,7 +119,7 @@ def test_ctrl_c(whole, tmp_path):
 def test_a_damaged_model_or_score_file_says_so(whole, tmp_path, capsys):
     out = tmp_path/'run'
     shutil.copytree(whole[0], out)
-    name = 'office-tpc_on-seed0'
+    name = 'webcam-tpc_on-seed0'
     (out/'scores'/f'{name}.csv').write_text('half a ta')
     status, said = run(capsys, 'gfa_reproduce', *TINY, '--out', out)
     assert status == 2 and name in said
@@ -248,12 +248,12 @@ def test_training_people_among_the_scored_are_named(folder, tmp_path, capsys):
 
 def test_live_people_alone_can_be_scored(whole, folder, tmp_path, capsys):
     shutil.rmtree(folder/'spoof')
-    model = whole[0]/'arms'/'office-tpc_on-seed0'/'model.safetensors'
+    model = whole[0]/'arms'/'webcam-tpc_on-seed0'/'model.safetensors'
     assert run(capsys, 'gfa_score', model, folder, '--out', tmp_path/'s.csv')[0] == 0
     assert set(pd.read_csv(tmp_path/'s.csv').split) == {'test'}
 
 def test_evaluate_conventions(whole, capsys):
-    s = whole[0]/'scores'/'office-tpc_on-seed0.csv'
+    s = whole[0]/'scores'/'webcam-tpc_on-seed0.csv'
     for t,words in (('dev', 'target-dev'), ('test', 'optimistic'), ('0.5', 'given: 0.5')):
         status, said = run(capsys, 'gfa_evaluate', s, '--threshold', t)
         assert status == 0 and words in said and 'test-EER' in said and 'target-dev' in said
