@@ -350,7 +350,7 @@ def load_synthpad(
     "Read a finished benchmark."
     root = Path(root); manifest = json.loads((root/'manifest.json').read_text()) if (root/'manifest.json').exists() else {}
     if not manifest.get('complete'): raise ValueError(f'synthpad: {str(root)!r} holds no finished dataset. Call make_synthpad with the same arguments: it makes what is missing.')
-    df = load_samples(root/'samples.csv'); return _rooted(df.assign(depth=df['depth'].fillna('')), root)
+    df = load_samples(root/'samples.csv'); return _rooted(df.assign(**{k: df[k].fillna('') for k in ('device', 'depth')}), root)
 
 def _deal(faces, c):
     "Deal the people of a folder of photographs to the domains."
