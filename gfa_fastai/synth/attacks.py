@@ -23,11 +23,15 @@ def expose(
     rng, # numpy Generator of the shot
 ) -> np.ndarray: # (H, W, 3) linear, about 0 to 1
     "Automatic exposure, contrast and white balance, none of them perfect."
-    small = cv2.resize(light, (32, 32), interpolation=cv2.INTER_AREA); g = small.mean(-1)
-    low, high = np.percentile(g, 3), np.percentile(g[6:28, 7:25], 90); low *= rng.uniform(*cam['flare'])
+    small = cv2.resize(light, (32, 32), interpolation=cv2.INTER_AREA)
+    g = small.mean(-1)
+    high = np.percentile(g[6:28, 7:25], 90)
+    low = np.percentile(g, 3)*rng.uniform(*cam['flare'])
     gain = cam['target']*np.exp(rng.normal(0, .08))/max(high-low, 1e-3)
-    mean = small.reshape(-1, 3).mean(0); grey = (mean.mean()/np.maximum(mean, 1e-3))**rng.uniform(*cam['awb'])         # grey world, in part
-    return (light-F(low))*(gain*np.clip(grey, .7, 1.4)*cam['cast']*np.exp(rng.normal(0, .025, 3))).astype(F)
+    mean = small.reshape(-1, 3).mean(0)
+    grey_world = (mean.mean()/np.maximum(mean, 1e-3))**rng.uniform(*cam['awb'])  # in part
+    gains = gain*np.clip(grey_world, .7, 1.4)*cam['cast']*np.exp(rng.normal(0, .025, 3))
+    return (light-F(low))*gains.astype(F)
 
 # %% ../../nbs/21_attacks.ipynb #c3ac09b1
 def mosaic(
@@ -60,7 +64,8 @@ def develop(
     cam:dict, # a camera
 ) -> np.ndarray: # (H, W, 3) encoded, 0 to 1
     "Tone curve, saturation, sharpening."
-    x = np.power(np.clip(x, 0, 1), F(1/cam['gamma'])); x = x+F(cam['curve'])*(x*x*(3-2*x)-x)
+    x = np.power(np.clip(x, 0, 1), F(1/cam['gamma']))
+    x = x+F(cam['curve'])*(x*x*(3-2*x)-x)
     x = cv2.transform(x, np.eye(3)*cam['colour']+(1-cam['colour'])*np.array([.3, .59, .11]))
     if cam['sharp'] > 0: x = x+F(cam['sharp'])*(x-cv2.GaussianBlur(x, (0, 0), 1.))
     return np.clip(x, 0, 1)
@@ -70,14 +75,19 @@ def jpeg(
     quality:int, # 1 to 100
 ) -> bytes: # the file
     "Compress a picture."
-    ok, data = cv2.imencode('.jpg', cv2.cvtColor((x*F(255)+F(.5)).astype(np.uint8), cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, int(quality)])
+    pixels = cv2.cvtColor((x*F(255)+F(.5)).astype(np.uint8), cv2.COLOR_RGB2BGR)
+    ok, data = cv2.imencode('.jpg', pixels, [cv2.IMWRITE_JPEG_QUALITY, int(quality)])
     if not ok: raise OSError('OpenCV could not encode a JPEG')
     return data.tobytes()
 
-def unjpeg(data): return cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB).astype(F)*F(1/255)
+def unjpeg(data):
+    "The picture in a file."
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB).astype(F)*F(1/255)
 
 # %% ../../nbs/21_attacks.ipynb #9591a563
-CAMERA = dict(target=.62, flare=(.3, .9), awb=(.4, .9), cast=(1., 1., 1.), blur=(.35, .6), noise=(4e-4, 3e-3), gamma=2.2, curve=.25, colour=1.05, sharp=.35, quality=(82, 92), worse=.35)
+CAMERA = dict(target=.62, flare=(.3, .9), awb=(.4, .9), cast=(1., 1., 1.), blur=(.35, .6), noise=(4e-4, 3e-3),
+              gamma=2.2, curve=.25, colour=1.05, sharp=.35, quality=(82, 92), worse=.35)
 
 def take_photo(
     light, # (2H, 2W, 3) linear light
@@ -96,7 +106,10 @@ def _worse(x, cam, rng):
     if rng.uniform() >= cam['worse']: return x
     how, (h, w) = rng.integers(3), x.shape[:2]
     if how == 0: return unjpeg(jpeg(x, rng.integers(55, 92)))
-    if how == 1: f = rng.uniform(.6, .92); return np.clip(cv2.resize(cv2.resize(x, (round(w*f), round(h*f)), interpolation=cv2.INTER_AREA), (w, h), interpolation=cv2.INTER_CUBIC), 0, 1)
+    if how == 1:
+        f = rng.uniform(.6, .92)
+        small = cv2.resize(x, (round(w*f), round(h*f)), interpolation=cv2.INTER_AREA)
+        return np.clip(cv2.resize(small, (w, h), interpolation=cv2.INTER_CUBIC), 0, 1)
     return cv2.GaussianBlur(x, (0, 0), rng.uniform(.4, .8))
 
 # %% ../../nbs/21_attacks.ipynb #39577fe4
@@ -111,14 +124,17 @@ def to_medium(
     x, y, # points of the frame
 ) -> tuple: # points of the medium
     "Which point of the medium is seen at x, y?"
-    c, s = np.cos(g['angle'])/g['scale'], np.sin(g['angle'])/g['scale']; x, y = x-F(g['shift'][0]), y-F(g['shift'][1])
-    inv = 1/(1+F(g['tilt'][0])*x+F(g['tilt'][1])*y); u, v = (F(c)*x+F(s)*y)*inv, (F(c)*y-F(s)*x)*inv
+    c, s = np.cos(g['angle'])/g['scale'], np.sin(g['angle'])/g['scale']
+    x, y = x-F(g['shift'][0]), y-F(g['shift'][1])
+    inv = 1/(1+F(g['tilt'][0])*x+F(g['tilt'][1])*y)
+    u, v = (F(c)*x+F(s)*y)*inv, (F(c)*y-F(s)*x)*inv
     return (np.arcsin(np.clip(F(g['bend'])*u, -.98, .98))/F(g['bend']) if g['bend'] else u), v
 
 def from_medium(g, s, t):
     "Where in the frame is the point s, t of the medium?"
     if g['bend']: s = np.sin(g['bend']*s)/g['bend']
-    c, n = np.cos(g['angle'])*g['scale'], np.sin(g['angle'])*g['scale']; u, v = c*s-n*t, c*t+n*s
+    c, n = np.cos(g['angle'])*g['scale'], np.sin(g['angle'])*g['scale']
+    u, v = c*s-n*t, c*t+n*s
     d = 1/(1-g['tilt'][0]*u-g['tilt'][1]*v)
     return u*d+g['shift'][0], v*d+g['shift'][1]
 

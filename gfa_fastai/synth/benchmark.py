@@ -12,8 +12,10 @@ import cv2, numpy as np, pandas as pd
 from numpy import float32 as F
 from tqdm import tqdm
 from ..samples import load_samples, save_samples, validate_samples
-from .attacks import (CAMERA, FLAT, OVER, PATTERNS, PRINTERS, SCREENS, IN_PRINT, IN_REPLAY, cut_eyes, expose, from_medium, jpeg, present, take_photo)
-from .faces import EVEN, NEUTRAL, ROOMS, draw_clothes, draw_expression, draw_light, draw_room, identity, render_scene, rotation
+from .attacks import (CAMERA, FLAT, OVER, PATTERNS, PRINTERS, SCREENS, IN_PRINT, IN_REPLAY,
+                                      cut_eyes, expose, from_medium, jpeg, present, take_photo)
+from .faces import (EVEN, NEUTRAL, ROOMS, draw_clothes, draw_expression, draw_light, draw_room,
+                                    identity, render_scene, rotation)
 
 # %% auto #0
 __all__ = ['SYNTHPAD_VERSION', 'DOMAIN_NAMES', 'SYNTHPAD_PRESETS', 'SHORTCUTS', 'domain_style', 'domain_strengths',
@@ -23,14 +25,23 @@ __all__ = ['SYNTHPAD_VERSION', 'DOMAIN_NAMES', 'SYNTHPAD_PRESETS', 'SHORTCUTS', 
 # %% ../../nbs/22_benchmark.ipynb #a197d3db
 SYNTHPAD_VERSION = '1'
 
-_CAM = ('cast_r', 'cast_b', 'blur', 'shot', 'read', 'gamma', 'curve', 'colour', 'sharp', 'quality', 'target')
 _STYLES = dict(
-    webcam=dict(cast_r=1.06, cast_b=.93, blur=.46, shot=1.2e-3, read=4e-3, gamma=2.1, curve=.15, colour=.95, sharp=.35, quality=85, target=.56, hard=.40, focus=1.0, unit=.240),
-    laptop=dict(cast_r=.95, cast_b=1.07, blur=.43, shot=1.8e-3, read=6e-3, gamma=2.0, curve=.32, colour=1.0, sharp=.55, quality=87, target=.62, hard=.55, focus=.8, unit=.225),
-    phone=dict(cast_r=1.0, cast_b=1.0, blur=.40, shot=8e-4, read=3e-3, gamma=2.3, curve=.40, colour=1.12, sharp=.75, quality=90, target=.60, hard=.65, focus=1.2, unit=.255),
-    slr=dict(cast_r=1.02, cast_b=.97, blur=.37, shot=4e-4, read=2e-3, gamma=2.2, curve=.24, colour=1.06, sharp=.25, quality=93, target=.58, hard=.50, focus=1.5, unit=.245))
+    webcam=dict(cast_r=1.06, cast_b=.93, blur=.46, shot=1.2e-3, read=4e-3, gamma=2.1, curve=.15, colour=.95,
+                sharp=.35, quality=85, target=.56, hard=.40, focus=1.0, unit=.240),
+    laptop=dict(cast_r=.95, cast_b=1.07, blur=.43, shot=1.8e-3, read=6e-3, gamma=2.0, curve=.32, colour=1.0,
+                sharp=.55, quality=87, target=.62, hard=.55, focus=.8, unit=.225),
+    phone=dict(cast_r=1.0, cast_b=1.0, blur=.40, shot=8e-4, read=3e-3, gamma=2.3, curve=.40, colour=1.12,
+               sharp=.75, quality=90, target=.60, hard=.65, focus=1.2, unit=.255),
+    slr=dict(cast_r=1.02, cast_b=.97, blur=.37, shot=4e-4, read=2e-3, gamma=2.2, curve=.24, colour=1.06,
+             sharp=.25, quality=93, target=.58, hard=.50, focus=1.5, unit=.245))
+_CAM = ('cast_r', 'cast_b', 'blur', 'shot', 'read', 'gamma', 'curve', 'colour', 'sharp', 'quality', 'target')  # those of the camera
 DOMAIN_NAMES = tuple(_STYLES)
-_DEVICES = dict(webcam=(('laser', 'photo'), ('phone', 'monitor')), laptop=(('laser', 'inkjet'), ('tablet', 'monitor')), phone=(('inkjet', 'photo'), ('phone', 'tablet')), slr=(('inkjet', 'laser'), ('tablet', 'phone')))
+
+_DEVICES = dict(  # for prints, for replays
+    webcam=(('laser', 'photo'), ('phone', 'monitor')),
+    laptop=(('laser', 'inkjet'), ('tablet', 'monitor')),
+    phone=(('inkjet', 'photo'), ('phone', 'tablet')),
+    slr=(('inkjet', 'laser'), ('tablet', 'phone')))
 
 _STRENGTH = pd.DataFrame(dict(
     #               webcam laptop phone  slr
@@ -46,6 +57,7 @@ _STRENGTH = pd.DataFrame(dict(
     double_blur=   [.16,   .16,   .16,   .16],
     flat_shading=  [.40,   .40,   .40,   .40]), index=DOMAIN_NAMES)
 
+# %% ../../nbs/22_benchmark.ipynb #f47e3980
 def domain_style(
     name:str, # one of DOMAIN_NAMES
     style_gap:float=1., # 0: all domains look alike; 1: as they are
@@ -68,141 +80,254 @@ def domain_camera(
     style:dict, # from domain_style
 ) -> dict: # as CAMERA
     "One of the cameras of a domain."
-    rng = np.random.default_rng([DOMAIN_NAMES.index(name), which, 5]); s = {k: style[k]*np.exp(rng.normal(0, .05)) for k in _CAM}; q = int(np.clip(style['quality']+rng.normal(0, 2), 56, 93))
-    return dict(target=s['target'], flare=(0, .6), awb=(.4, .95), cast=(style['cast_r']*np.exp(rng.normal(0, .02)), 1., style['cast_b']*np.exp(rng.normal(0, .02))), blur=(s['blur']*.8, s['blur']*1.25),
-                noise=(s['shot'], s['read']), gamma=style['gamma']*np.exp(rng.normal(0, .015)), curve=s['curve'], colour=s['colour'], sharp=s['sharp'], quality=(q-6, q+2), worse=.25)
+    rng = np.random.default_rng([DOMAIN_NAMES.index(name), which, 5])
+    own = {k: style[k]*np.exp(rng.normal(0, .05)) for k in _CAM}
+    quality = int(np.clip(style['quality']+rng.normal(0, 2), 56, 93))
+    red, blue = (style[k]*np.exp(rng.normal(0, .02)) for k in ('cast_r', 'cast_b'))
+    return dict(target=own['target'], flare=(0, .6), awb=(.4, .95), cast=(red, 1., blue),
+                blur=(own['blur']*.8, own['blur']*1.25), noise=(own['shot'], own['read']),
+                gamma=style['gamma']*np.exp(rng.normal(0, .015)), curve=own['curve'], colour=own['colour'],
+                sharp=own['sharp'], quality=(quality-6, quality+2), worse=.25)
 
 def _session_light(rng, style, session):
     "Three sessions: as the domain is; soft and from above; hard, from one side."
-    light = draw_light(rng, np.clip(style['hard']+(0, -.3, .3)[session-1], 0, 1)); (d, c), *rest = light['lights']
-    if session == 3: d = (d[0]+np.sign(d[0])*.35, d[1], d[2])
-    return dict(light, lights=[(d, c), *rest])
+    harder = (0, -.3, .3)[session-1]
+    light = draw_light(rng, np.clip(style['hard']+harder, 0, 1))
+    (towards, colour), *rest = light['lights']
+    if session == 3: towards = (towards[0]+np.sign(towards[0])*.35, towards[1], towards[2])
+    return dict(light, lights=[(towards, colour), *rest])
 
 def _flatten(light, f):
     "The light of an enrolment photo: more frontal and even the larger f is."
-    (d, c), *rest = light['lights']; d = np.asarray(d)/np.linalg.norm(d)*(1-f)+np.array([.1, -.3, .95])*f
-    return dict(lights=[(tuple(d), c*(1-.4*f)), *((e, k*(1-.7*f)) for e,k in rest)], sky=tuple(np.asarray(o)*(1+.5*f) for o in light['sky']))
+    (towards, colour), *rest = light['lights']
+    towards = np.asarray(towards)/np.linalg.norm(towards)
+    frontal = tuple(towards*(1-f)+np.array([.1, -.3, .95])*f)
+    dimmed = [(t, c*(1-.7*f)) for t,c in rest]
+    sky = tuple(np.asarray(o)*(1+.5*f) for o in light['sky'])
+    return dict(lights=[(frontal, colour*(1-.4*f)), *dimmed], sky=sky)
 
-def _drift(e, rng, amount):
+def _drift(expression, rng, amount):
     "An expression a moment later."
-    new = draw_expression(rng); return {k: (tuple(np.asarray(v)+amount*(np.asarray(new[k])-np.asarray(v))) if k == 'gaze' else v+amount*(new[k]-v)) for k,v in e.items()}
+    other = draw_expression(rng)
+    def moved(old, new): return old+amount*(new-old)
+    return {k: tuple(moved(np.asarray(v), np.asarray(other[k]))) if k == 'gaze' else moved(v, other[k])
+            for k,v in expression.items()}
 
 # %% ../../nbs/22_benchmark.ipynb #8dd92d73
 class _Recording:
     "What stays the same over the frames of a recording of a living person."
     def __init__(self, who, rng, style, session, size, light=None, zoom=1., calm=1.):
-        H, W = (o*OVER for o in size); self.who, self.size, self.calm = who, (H, W), calm
-        self.light = light or _session_light(rng, style, session); self.room = draw_room(rng, (H, W), None, style['focus']*rng.uniform(.35, 1.7), detail=max(96, H//3))
-        self.clothes, self.base, self.glare = draw_clothes(rng), draw_expression(rng), rng.uniform(0, .12)
-        self.unit = min(H, W*1.25)*style['unit']*np.exp(rng.normal(0, .09))*zoom; self.at = (W/2+rng.normal(0, .04)*W, H*.46+rng.normal(0, .03)*H); self.pose = rng.normal(0, [.13, .07, .05])*calm
+        self.who, self.calm = who, calm
+        self.size = H, W = tuple(o*OVER for o in size)
+        self.light = light or _session_light(rng, style, session)
+        self.room = draw_room(rng, (H, W), None, style['focus']*rng.uniform(.35, 1.7), detail=max(96, H//3))
+        self.clothes = draw_clothes(rng)
+        self.base = draw_expression(rng)
+        self.glare = rng.uniform(0, .12)
+        self.unit = min(H, W*1.25)*style['unit']*np.exp(rng.normal(0, .09))*zoom
+        self.at = (W/2+rng.normal(0, .04)*W, H*.46+rng.normal(0, .03)*H)
+        self.pose = rng.normal(0, [.13, .07, .05])*calm
 
     def __call__(self, rng):
         "Linear light, depth and box of one frame."
-        pose = self.pose+rng.normal(0, [.04, .025, .015]); at = np.asarray(self.at)+rng.normal(0, .012, 2)*self.size[0]
+        pose = self.pose+rng.normal(0, [.04, .025, .015])
+        at = np.asarray(self.at)+rng.normal(0, .012, 2)*self.size[0]
         if callable(self.who): return self.who(rng, at, self.unit, self.size, pose[2])
-        return render_scene(self.who, _drift(self.base, rng, .3), rotation(*np.clip(pose, -.4, .4)), at, self.unit*np.exp(rng.normal(0, .015)), self.light, self.room, self.clothes, self.glare)
+        expression = _drift(self.base, rng, .3)
+        unit = self.unit*np.exp(rng.normal(0, .015))
+        return render_scene(self.who, expression, rotation(*np.clip(pose, -.4, .4)), at, unit,
+                            self.light, self.room, self.clothes, self.glare)
 
 def _lens_flare(light, rng):
     "Now and then a lamp is in the way, for live and for attack alike."
-    if rng.uniform() < .3:
-        h, w = light.shape[:2]; y, x = np.ogrid[:h, :w]; x0, y0 = rng.uniform(0, 1, 2)*(w, h); r = rng.uniform(.06, .3)*h
-        light += (np.exp(-((x-x0)**2+(y-y0)**2)/(2*r*r))*rng.uniform(.05, .6)*light.mean()*3).astype(F)[..., None]*np.array([1.05, 1., .92], F)
+    if rng.uniform() >= .3: return light
+    h, w = light.shape[:2]
+    x0, y0 = rng.uniform(0, 1, 2)*(w, h)
+    radius = rng.uniform(.06, .3)*h
+    y, x = np.ogrid[:h, :w]
+    spot = np.exp(-((x-x0)**2+(y-y0)**2)/(2*radius*radius))
+    glow = (spot*rng.uniform(.05, .6)*light.mean()*3).astype(F)
+    light += glow[..., None]*np.array([1.05, 1., .92], F)
     return light
 
 # %% ../../nbs/22_benchmark.ipynb #6806ebda
 def _draw_strengths(kind, table, patterns, rng):
     "Strengths of the patterns of one attack video: the domain's, with chance."
-    usable = [k for k in PATTERNS if k in (IN_REPLAY if kind == 'replay' else IN_PRINT)]
+    usable = IN_REPLAY if kind == 'replay' else IN_PRINT
     drawn = {k: float(np.clip(table[k]*np.exp(rng.normal(0, .25)), 0, 1))*(rng.uniform() < .95) for k in PATTERNS}
     out = {k: round(drawn[k], 3) if k in usable and k in patterns else 0. for k in PATTERNS}
-    if out['moire'] and out['subpixel']:                                              # a screen has one pitch
-        out['moire' if rng.uniform() < out['subpixel']**2/(out['moire']**2+out['subpixel']**2) else 'subpixel'] = 0.
+    if out['moire'] and out['subpixel']:  # a screen has one pitch: the stronger of the two is likelier to stay
+        moire, subpixel = out['moire']**2, out['subpixel']**2
+        gone = 'moire' if rng.uniform() < subpixel/(moire+subpixel) else 'subpixel'
+        out[gone] = 0.
     if kind == 'warped' and 'bend' in patterns: out['bend'] = round(float(rng.uniform(.7, 1)), 3)
     return out
 
 def _geometry(kind, strength, rng, context):
     "How the medium is held."
     if not context: return dict(FLAT, bend=strength['bend']*rng.choice([-1, 1]))
-    scale = rng.uniform(.76, .95) if rng.uniform() < .4 else rng.uniform(1.04, 1.15)
-    return dict(scale=scale, shift=tuple(rng.normal(0, .02, 2)), angle=rng.normal(0, .05), tilt=tuple(rng.normal(0, .07, 2)), bend=strength['bend']*(1.3 if kind == 'warped' else .9)*rng.choice([-1, 1]))
+    smaller = rng.uniform() < .4
+    scale = rng.uniform(.76, .95) if smaller else rng.uniform(1.04, 1.15)
+    shift, angle, tilt = tuple(rng.normal(0, .02, 2)), rng.normal(0, .05), tuple(rng.normal(0, .07, 2))
+    bend = strength['bend']*(1.3 if kind == 'warped' else .9)*rng.choice([-1, 1])
+    return dict(scale=scale, shift=shift, angle=angle, tilt=tilt, bend=bend)
+
+def _tremble(g, rng):
+    "A geometry a moment later: no hand is still."
+    shift = tuple(np.asarray(g['shift'])+rng.normal(0, .008, 2))
+    angle = g['angle']+rng.normal(0, .012)
+    tilt = tuple(np.asarray(g['tilt'])+rng.normal(0, .015, 2))
+    return dict(g, shift=shift, angle=angle, tilt=tilt)
+
+# %% ../../nbs/22_benchmark.ipynb #1a6bba17
+def _recompress(picture, quality):
+    "The picture as it comes out of a JPEG file."
+    file = np.frombuffer(jpeg(picture, quality), np.uint8)
+    return cv2.imdecode(file, cv2.IMREAD_COLOR)[..., ::-1].astype(F)*F(1/255)
+
+def _first_camera(picture, f, rng):
+    "What a phone makes of a picture, the worse the larger f is."
+    blurred = cv2.GaussianBlur(picture, (0, 0), OVER*(.15+.35*f))
+    noisy = blurred+rng.standard_normal(picture.shape, dtype=F)*F(.012*f)
+    edges = noisy-cv2.GaussianBlur(noisy, (0, 0), OVER*1.3)
+    sharp = np.clip(noisy+F(.55)*edges, 0, 1)
+    contrast = sharp*sharp*(3-2*sharp)-sharp
+    return _recompress(sharp+F(.35)*contrast, int(96-16*f))
 
 def _enrol(scene, f, rng):
-    "The attacker's photograph: a good camera, the worse the stronger double blur is."
-    light, _, box = scene; picture = np.power(np.clip(expose(light, dict(CAMERA, target=.45, flare=(0, 0), awb=(.5*f, .9*f)), rng), 0, 1), F(1/2.2))
-    if f:
-        picture = cv2.GaussianBlur(picture, (0, 0), OVER*(.15+.35*f))+rng.standard_normal(picture.shape, dtype=F)*F(.012*f)
-        picture = np.clip(picture+F(.55)*(picture-cv2.GaussianBlur(picture, (0, 0), OVER*1.3)), 0, 1)                 # a phone sharpens its pictures and gives them contrast
-        picture = _recompress(picture+F(.35)*(picture*picture*(3-2*picture)-picture), int(96-16*f))
-    return picture, box
-
-def _recompress(x, q): return cv2.imdecode(np.frombuffer(jpeg(x, q), np.uint8), cv2.IMREAD_COLOR)[..., ::-1].astype(F)*F(1/255)
+    "The attacker's photograph of the victim and the face's box: a good camera, the worse the stronger double blur is."
+    light, _, box = scene
+    camera = dict(CAMERA, target=.45, flare=(0, 0), awb=(.5*f, .9*f))
+    picture = np.power(np.clip(expose(light, camera, rng), 0, 1), F(1/2.2))
+    return _first_camera(picture, f, rng) if f else picture, box
 
 def _medium_box(box, g, size):
     "The face's box as the camera sees it."
-    h, w = size; x, y, bw, bh = box; s, t = ((np.array([x, x+bw, x, x+bw])-w/2)/h), ((np.array([y, y, y+bh, y+bh])-h/2)/h)
-    px, py = from_medium(g, s, t); px, py = px*h+w/2, py*h+h/2
+    (h, w), (x, y, bw, bh) = size, box
+    s = (np.array([x, x+bw, x, x+bw])-w/2)/h
+    t = (np.array([y, y, y+bh, y+bh])-h/2)/h
+    px, py = from_medium(g, s, t)
+    px, py = px*h+w/2, py*h+h/2
     return float(px.min()), float(py.min()), float(np.ptp(px)), float(np.ptp(py))
+
+def _let_eyes_through(print_light, box, g, who, light, room, rng):
+    "Holes in a print at the eyes, and somebody alive behind them."
+    h, w = room.shape[:2]
+    def seen_at(x, y): return tuple(np.array(from_medium(g, (x-w/2)/h, (y-h/2)/h))*h+(w/2, h/2))
+    x, y, unit = box[0]+box[2]/2, box[1]+box[3]*.29, box[2]/2.16
+    scale = unit*g['scale']
+    clothes = draw_clothes(np.random.default_rng(0))
+    alive = render_scene(who, draw_expression(rng), rotation(0, 0, g['angle']), seen_at(x, y), scale, light, room.copy(), clothes)[0]
+    eyes = [seen_at(x+side*.425*unit, y) for side in (-1, 1)]
+    return cut_eyes(print_light, alive, eyes, (.29*scale, .16*scale))
 
 # %% ../../nbs/22_benchmark.ipynb #3f09e66b
 class _Attack:
     "An attack video: enrolment, medium, and how it is held."
     def __init__(self, who, kind, rng, style, session, size, table, patterns, device, context, other):
-        self.kind, self.rng_seed, self.strength = kind, int(rng.integers(1 << 31)), _draw_strengths(kind, table, patterns, rng); self.g = _geometry(kind, self.strength, rng, context)
-        f = self.strength['flat_shading']; self.victim = _Recording(who, rng, style, session, size, _flatten(_session_light(rng, style, int(rng.integers(1, 4))), f) if f else None, zoom=1/self.g['scale'], calm=1-.4*f)
-        self.light = _session_light(rng, style, session); self.size = tuple(o*OVER for o in size); self.device = {**PRINTERS, **SCREENS}[device]; self.context = context
-        self.behind = draw_room(rng, self.size, None, style['focus']*rng.uniform(.35, 1.7), detail=max(96, self.size[0]//3)) if context else np.zeros((*self.size, 3), F)
-        self.moves = kind == 'replay' and rng.uniform() < .6; self.shot = None; self.other = other if kind == 'cut' and context else None; self.phase = rng.uniform()
+        self.kind, self.context, self.device = kind, context, {**PRINTERS, **SCREENS}[device]
+        self.size = tuple(o*OVER for o in size)
+        self.rng_seed = int(rng.integers(1 << 31))
+        self.strength = _draw_strengths(kind, table, patterns, rng)
+        self.g = _geometry(kind, self.strength, rng, context)
+        f = self.strength['flat_shading']
+        flat = _flatten(_session_light(rng, style, int(rng.integers(1, 4))), f) if f else None
+        self.victim = _Recording(who, rng, style, session, size, flat, zoom=1/self.g['scale'], calm=1-.4*f)
+        self.light = _session_light(rng, style, session)
+        if context: self.behind = draw_room(rng, self.size, None, style['focus']*rng.uniform(.35, 1.7), detail=max(96, self.size[0]//3))
+        else: self.behind = np.zeros((*self.size, 3), F)
+        self.moves = kind == 'replay' and rng.uniform() < .6
+        self.shot = None
+        self.other = other if kind == 'cut' and context else None
+        self.phase = rng.uniform()
 
     def __call__(self, rng):
-        if self.shot is None or self.moves or not self.context: self.shot = _enrol(self.victim(rng), self.strength['double_blur'], rng)
-        picture, box = self.shot; g = dict(self.g)
-        if self.context: g.update(shift=tuple(np.asarray(g['shift'])+rng.normal(0, .008, 2)), angle=g['angle']+rng.normal(0, .012), tilt=tuple(np.asarray(g['tilt'])+rng.normal(0, .015, 2)))
-        light = present(self.kind, picture, g, self.strength, self.device, self.light, self.behind, np.random.default_rng(self.rng_seed), self.phase+rng.uniform())
-        if self.other: light = self._eyes(light, box, g, rng)
+        "Linear light and box of one frame; there is no depth."
+        if self.shot is None or self.moves or not self.context:
+            self.shot = _enrol(self.victim(rng), self.strength['double_blur'], rng)
+        picture, box = self.shot
+        g = _tremble(self.g, rng) if self.context else self.g
+        light = present(self.kind, picture, g, self.strength, self.device, self.light, self.behind,
+                        np.random.default_rng(self.rng_seed), self.phase+rng.uniform())
+        if self.other: light = _let_eyes_through(light, box, g, self.other, self.light, self.behind, rng)
         return light, None, _medium_box(box, g, self.size)
 
-    def _eyes(self, light, box, g, rng):
-        h, w = self.size; unit = box[2]/2.16; cx, cy = box[0]+box[2]/2, box[1]+box[3]*.29; at = lambda x, y: tuple(np.array(from_medium(g, (x-w/2)/h, (y-h/2)/h))*h+(w/2, h/2))
-        alive = render_scene(self.other, draw_expression(rng), rotation(0, 0, g['angle']), at(cx, cy), unit*g['scale'], self.light, self.behind.copy(), draw_clothes(np.random.default_rng(0)))[0]
-        k = unit*g['scale']; return cut_eyes(light, alive, [at(cx+s*.425*unit, cy) for s in (-1, 1)], (.29*k, .16*k))
-
 # %% ../../nbs/22_benchmark.ipynb #441445f2
+_FULL_SIZES = dict(webcam=(240, 320), laptop=(480, 640), phone=(640, 360), slr=(480, 720))
 SYNTHPAD_PRESETS = dict(
     tiny=dict(size=48, subjects=(8, 4, 4), frames=1, live=2, prints=2, replays=2),
     quick=dict(size=64, subjects=(30, 10, 20), frames=2, live=3, prints=3, replays=3),
     standard=dict(size=64, subjects=(60, 15, 25), frames=3, live=3, prints=3, replays=3),
-    full=dict(size=dict(webcam=(240, 320), laptop=(480, 640), phone=(640, 360), slr=(480, 720)), subjects=(30, 10, 20), frames=2, live=3, prints=3, replays=3))
+    full=dict(size=_FULL_SIZES, subjects=(30, 10, 20), frames=2, live=3, prints=3, replays=3))
 
 def _plan(rng, p):
     "Kind and session of every recording of a subject."
-    special, turn = str(rng.choice(['warped', 'cut'])), int(rng.integers(3)); prints = ['print']*max(1, p['prints']-1)+[special]
+    special = str(rng.choice(['warped', 'cut']))
+    turn = int(rng.integers(3))
+    prints = ['print']*max(1, p['prints']-1)+[special]
     kinds = ['']*p['live']+prints[:p['prints']]+['replay']*p['replays']
-    return [(k, 1+(turn+i) % 3) for i,k in enumerate(kinds)]
+    return [(kind, 1+(turn+i) % 3) for i,kind in enumerate(kinds)]
+
+def _write(path, data):
+    "Write a file under a temporary name, then rename it."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tmp = path.with_name(f'{path.name}.{os.getpid()}.tmp')
+    try:
+        tmp.write_bytes(data)
+        tmp.replace(path)
+    except OSError:
+        tmp.unlink(missing_ok=True)
+        raise
+
+def _store(root, stem, scene, camera, rng):
+    "Photograph a scene and write it; returns what the table says of the files."
+    light, depth, box = scene
+    picture, quality = take_photo(light, camera, rng)
+    path, depth_path = f'{stem}.jpg', '' if depth is None else f'{stem}-depth.png'
+    data = jpeg(picture, quality)
+    _write(root/path, data)
+    if depth_path:
+        small = cv2.resize((depth*255).astype(np.uint8), (32, 32), interpolation=cv2.INTER_AREA)
+        _write(root/depth_path, cv2.imencode('.png', small)[1].tobytes())
+    box = [round(float(b)/OVER, 2) for b in box]
+    return dict(path=path, box=box, quality=quality, depth=depth_path, bytes=len(data), sha=hashlib.sha256(data).hexdigest())
 
 # %% ../../nbs/22_benchmark.ipynb #3022e385
 def _subject(c, domain, k, split, photos=None):
     "Make all images of one person; returns the rows of the table, their paths relative to the root."
-    root, d = Path(c['root']), DOMAIN_NAMES.index(domain); base = [c['seed'], d, k]; style, table, size = domain_style(domain, c['style_gap']), {**domain_strengths(domain, c['pattern_gap']), **c['strength']}, c['sizes'][domain]
-    name, who = f'{domain}{k:03d}', identity(base) if photos is None else _Photograph(photos); rows = []
-    def save(scene, cam, video, f, rng, **row):
-        light, depth, box = scene; x, q = take_photo(light, cam, rng); rel = f'{domain}/{name}/{video}-{f}.jpg'; data = jpeg(x, q); _write(root/rel, data); deep = ''
-        if depth is not None: deep = rel[:-4]+'-depth.png'; _write(root/deep, cv2.imencode('.png', cv2.resize((depth*255).astype(np.uint8), (32, 32), interpolation=cv2.INTER_AREA))[1].tobytes())
-        rows.append(dict(dataset=domain, split=split, subject=name, video=video, frame=f, path=rel, box=[round(float(b)/OVER, 2) for b in box], quality=q, depth=deep, bytes=len(data), sha=hashlib.sha256(data).hexdigest(), **row))
-    for v,(kind, session) in enumerate(_plan(np.random.default_rng([*base, 1000]), c)):
-        rng = np.random.default_rng([*base, v]); which, dev = int(rng.integers(2)), int(rng.integers(2)); cam = domain_camera(domain, which, style); device = _DEVICES[domain][kind == 'replay'][dev] if kind else ''
-        take = _Attack(who, kind, rng, style, session, size, table, c['patterns'], device, c['context'], identity([*base, v, 77])) if kind else _Recording(who, rng, style, session, size)
-        for f in range(c['frames']):
-            fr = np.random.default_rng([*base, v, f]); light, depth, box = take(fr)
-            save((_lens_flare(light, fr), depth, box), cam, f'{name}-{v}-{kind or "live"}', f, fr, label='attack' if kind else 'live', pai=kind, role='probe', session=session, camera=f'{domain}-{which}', device=device and f'{domain}-{device}', **(take.strength if kind else dict.fromkeys(PATTERNS, 0.)))
-    rng = np.random.default_rng([*base, 2000]); still = _Recording(who, rng, dict(style, focus=2.5), 1, size, EVEN, calm=.15); still.base = NEUTRAL
-    save(still(rng), dict(domain_camera(domain, 0, style), worse=0.), f'{name}-legacy', 0, rng, label='live', pai='', role='gallery', session=0, camera=f'{domain}-0', device='', **dict.fromkeys(PATTERNS, 0.))
-    return rows
+    base = [c['seed'], DOMAIN_NAMES.index(domain), k]
+    name, who = f'{domain}{k:03d}', identity(base) if photos is None else _Photograph(photos)
+    style, size = domain_style(domain, c['style_gap']), c['sizes'][domain]
+    table = {**domain_strengths(domain, c['pattern_gap']), **c['strength']}
+    none, rows = dict.fromkeys(PATTERNS, 0.), []
 
-def _write(path, data):
-    "Write a file under a temporary name, then rename it."
-    path.parent.mkdir(parents=True, exist_ok=True); tmp = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-    try: tmp.write_bytes(data); tmp.replace(path)
-    except OSError: tmp.unlink(missing_ok=True); raise
+    def save(scene, cam, video, frame, rng, **row):
+        stored = _store(Path(c['root']), f'{domain}/{name}/{video}-{frame}', scene, cam, rng)
+        rows.append(dict(dataset=domain, split=split, subject=name, video=video, frame=frame, **stored, **row))
+
+    for v,(kind, session) in enumerate(_plan(np.random.default_rng([*base, 1000]), c)):
+        rng = np.random.default_rng([*base, v])
+        which, dev = int(rng.integers(2)), int(rng.integers(2))
+        camera = domain_camera(domain, which, style)
+        row = dict(pai=kind, role='probe', session=session, camera=f'{domain}-{which}')
+        if kind:
+            device, other = _DEVICES[domain][kind == 'replay'][dev], identity([*base, v, 77])
+            take = _Attack(who, kind, rng, style, session, size, table, c['patterns'], device, c['context'], other)
+            row = dict(label='attack', **row, device=f'{domain}-{device}', **take.strength)
+        else:
+            take = _Recording(who, rng, style, session, size)
+            row = dict(label='live', **row, device='', **none)
+        for f in range(c['frames']):
+            frame_rng = np.random.default_rng([*base, v, f])
+            light, depth, box = take(frame_rng)
+            save((_lens_flare(light, frame_rng), depth, box), camera, f'{name}-{v}-{kind or "live"}', f, frame_rng, **row)
+
+    rng = np.random.default_rng([*base, 2000])
+    still = _Recording(who, rng, dict(style, focus=2.5), 1, size, EVEN, calm=.15)
+    still.base = NEUTRAL
+    save(still(rng), dict(domain_camera(domain, 0, style), worse=0.), f'{name}-legacy', 0, rng,
+         label='live', pai='', role='gallery', session=0, camera=f'{domain}-0', device='', **none)
+    return rows
 
 # %% ../../nbs/22_benchmark.ipynb #9abe48fc
 def _cascade(): return cv2.CascadeClassifier(cv2.data.haarcascades+'haarcascade_frontalface_default.xml')
@@ -211,99 +336,156 @@ def _face_in(path, cascade):
     "The largest face in a photograph, or None."
     im = cv2.imread(str(path))
     if im is None or min(im.shape[:2]) < 32: return None
-    found = cascade.detectMultiScale(cv2.equalizeHist(cv2.cvtColor(im, cv2.COLOR_BGR2GRAY)), 1.1, 5, minSize=(min(im.shape[:2])//8,)*2)
+    grey = cv2.equalizeHist(cv2.cvtColor(im, cv2.COLOR_BGR2GRAY))
+    smallest = min(im.shape[:2])//8
+    found = cascade.detectMultiScale(grey, 1.1, 5, minSize=(smallest, smallest))
     return tuple(int(o) for o in max(found, key=lambda b: b[2]*b[3])) if len(found) else None
-
-class _Photograph:
-    "Real photographs in the place of a rendered person: linear light around the face."
-    def __init__(self, photos): self.photos = photos
-    def __call__(self, rng, at, unit, size, roll):
-        path, (x, y, w, h) = self.photos[int(rng.integers(len(self.photos)))]; im = np.power(cv2.imread(path)[..., ::-1].astype(F)*F(1/255), F(2.2))
-        k = 2.16*unit/w; c, s = np.cos(roll)*k, np.sin(roll)*k; cx, cy = x+w/2, y+h/2; tx, ty = at[0], at[1]+.45*unit
-        M = np.array([[c, -s, tx-c*cx+s*cy], [s, c, ty-s*cx-c*cy]], F)
-        if k < .7: im = cv2.GaussianBlur(im, (0, 0), .4/k)
-        return np.maximum(cv2.warpAffine(im, M, size[::-1], flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT), 0), None, (tx-1.08*unit, ty-1.08*unit, 2.16*unit, 2.16*unit)
 
 def _people(folder, needed):
     "Photographs with a face, per person: a folder each, or a file each where there are no folders."
     folder, cascade = Path(folder), _cascade()
-    if not folder.is_dir(): raise ValueError(f'synthpad: faces={str(folder)!r} is not a folder. Give a folder of photographs, best with a folder for each person.')
+    if not folder.is_dir():
+        raise ValueError(f'synthpad: faces={str(folder)!r} is not a folder. '
+                         'Give a folder of photographs, best with a folder for each person.')
     files = sorted(p for p in folder.rglob('*') if p.suffix.lower() in ('.jpg', '.jpeg', '.png', '.bmp'))
     if not files: raise ValueError(f'synthpad: no photographs (jpg, png, bmp) under {str(folder)!r}.')
-    groups = {}; [groups.setdefault(p.parent if p.parent != folder else p, []).append(p) for p in files]; people = []
+    groups, people = {}, []
+    for p in files: groups.setdefault(p.parent if p.parent != folder else p, []).append(p)
     for group in groups.values():
         if len(people) >= needed: break
-        if photos := [(str(p), box) for p in group[:3] if (box := _face_in(p, cascade))]: people.append(photos)
+        photos = [(str(p), box) for p in group[:3] if (box := _face_in(p, cascade))]
+        if photos: people.append(photos)
     return people, len(groups)
 
-# %% ../../nbs/22_benchmark.ipynb #65932acf
+# %% ../../nbs/22_benchmark.ipynb #a1e66bde
+class _Photograph:
+    "Real photographs in the place of a rendered person: linear light around the face."
+    def __init__(self, photos): self.photos = photos
+
+    def __call__(self, rng, at, unit, size, roll):
+        path, (x, y, w, h) = self.photos[int(rng.integers(len(self.photos)))]
+        light = np.power(cv2.imread(path)[..., ::-1].astype(F)*F(1/255), F(2.2))
+        scale = 2.16*unit/w
+        if scale < .7: light = cv2.GaussianBlur(light, (0, 0), .4/scale)
+        from_x, from_y = x+w/2, y+h/2
+        to_x, to_y = at[0], at[1]+.45*unit
+        c, s = np.cos(roll)*scale, np.sin(roll)*scale
+        M = np.array([[c, -s, to_x-c*from_x+s*from_y], [s, c, to_y-s*from_x-c*from_y]], F)
+        light = cv2.warpAffine(light, M, size[::-1], flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
+        box = to_x-1.08*unit, to_y-1.08*unit, 2.16*unit, 2.16*unit
+        return np.maximum(light, 0), None, box
+
+# %% ../../nbs/22_benchmark.ipynb #7fd1b128
 def _check(value, known, what):
     "The chosen names, in the known order; raises ValueError."
     chosen = known if value is None else [value] if isinstance(value, str) else list(value)
-    if unknown := [o for o in chosen if o not in known]: raise ValueError(f'synthpad: no {what} {", ".join(map(repr, unknown))}; known are {", ".join(known)}.')
+    unknown = [o for o in chosen if o not in known]
+    if unknown: raise ValueError(f'synthpad: no {what} {", ".join(map(repr, unknown))}; known are {", ".join(known)}.')
     return [o for o in known if o in chosen]
 
+def _between(value, low, high): return not isinstance(value, str) and np.isscalar(value) and low <= value <= high
+
+# %% ../../nbs/22_benchmark.ipynb #65932acf
 def _gap(value, what):
-    if isinstance(value, str) or not (np.isscalar(value) and 0 <= value <= 1.5): raise ValueError(f'synthpad: {what} is {value!r}; it runs from 0 (domains alike) over 1 (the benchmark) to 1.5.')
-    return float(value)
+    if _between(value, 0, 1.5): return float(value)
+    raise ValueError(f'synthpad: {what} is {value!r}; it runs from 0 (domains alike) over 1 (the benchmark) to 1.5.')
+
+def _frame_sizes(size, domains):
+    "Height and width by domain; raises ValueError."
+    def pair(s): return (s, s) if np.isscalar(s) else tuple(s)
+    sizes = {d: pair(size[d] if isinstance(size, dict) else size) for d in domains}
+    bad = {d: s for d,s in sizes.items() if min(s) < 32 or any(int(o) != o or o % 2 for o in s)}
+    if bad: raise ValueError(f'synthpad: frame size {bad}; height and width are even and at least 32 pixels.')
+    return {d: list(map(int, s)) for d,s in sizes.items()}
 
 def _config(preset, seed, domains, patterns, pattern_gap, style_gap, strength, context, size, subjects, frames):
     "Everything that the images depend on; raises ValueError."
     if preset not in SYNTHPAD_PRESETS: raise ValueError(f'synthpad: no preset {preset!r}; known are {", ".join(SYNTHPAD_PRESETS)}.')
-    if not isinstance(seed, (int, np.integer)) or seed < 0: raise ValueError(f'synthpad: seed is {seed!r}; it is a whole number, zero or more.')
-    p = dict(SYNTHPAD_PRESETS[preset]); domains, patterns = _check(domains, DOMAIN_NAMES, 'domain'), _check(patterns, PATTERNS, 'pattern')
+    if not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise ValueError(f'synthpad: seed is {seed!r}; it is a whole number, zero or more.')
+    domains = _check(domains, DOMAIN_NAMES, 'domain')
+    patterns = _check(patterns, PATTERNS, 'pattern')
     if not domains: raise ValueError(f'synthpad: no domain is chosen; known are {", ".join(DOMAIN_NAMES)}.')
-    for k,v in (strength or {}).items():
+    strength = dict(strength or {})
+    for k,v in strength.items():
         _check([k], PATTERNS, 'pattern')
-        if isinstance(v, str) or not (np.isscalar(v) and 0 <= v <= 1): raise ValueError(f'synthpad: strength of {k} is {v!r}; it runs from 0 (off) to 1.')
-    for k,v in dict(size=size, subjects=subjects, frames=frames).items():
-        if v is not None: p[k] = v
-    sizes = {d: (s, s) if np.isscalar(s := p['size'][d] if isinstance(p['size'], dict) else p['size']) else tuple(s) for d in domains}
-    if bad := {d: s for d,s in sizes.items() if min(s) < 32 or any(int(o) != o or o % 2 for o in s)}: raise ValueError(f'synthpad: frame size {bad}; height and width are even and at least 32 pixels.')
-    if len(p['subjects']) != 3 or min(p['subjects']) < 0 or sum(p['subjects']) < 1 or p['frames'] < 1: raise ValueError(f'synthpad: subjects={p["subjects"]}, frames={p["frames"]}; give three counts (train, dev, test) and at least one frame.')
-    return dict(version=SYNTHPAD_VERSION, preset=preset, seed=int(seed), domains=domains, patterns=patterns, pattern_gap=_gap(pattern_gap, 'pattern_gap'), style_gap=_gap(style_gap, 'style_gap'), strength=dict(strength or {}),
-                context=bool(len(patterns) > 1 if context is None else context), sizes={d: list(map(int, s)) for d,s in sizes.items()}, subjects=list(p['subjects']), **{k: p[k] for k in ('frames', 'live', 'prints', 'replays')})
+        if not _between(v, 0, 1): raise ValueError(f'synthpad: strength of {k} is {v!r}; it runs from 0 (off) to 1.')
+    given = dict(size=size, subjects=subjects, frames=frames)
+    p = {**SYNTHPAD_PRESETS[preset], **{k: v for k,v in given.items() if v is not None}}
+    sizes, people = _frame_sizes(p['size'], domains), p['subjects']
+    if len(people) != 3 or min(people) < 0 or sum(people) < 1 or p['frames'] < 1:
+        raise ValueError(f'synthpad: subjects={people}, frames={p["frames"]}; '
+                         'give three counts (train, dev, test) and at least one frame.')
+    return dict(version=SYNTHPAD_VERSION, preset=preset, seed=int(seed), domains=domains, patterns=patterns,
+                pattern_gap=_gap(pattern_gap, 'pattern_gap'), style_gap=_gap(style_gap, 'style_gap'), strength=strength,
+                context=bool(len(patterns) > 1 if context is None else context), sizes=sizes, subjects=list(people),
+                **{k: p[k] for k in ('frames', 'live', 'prints', 'replays')})
 
 # %% ../../nbs/22_benchmark.ipynb #90005d13
 def _job(c, domain, k, split, photos):
     "One person, with the part file that says that everything is there."
-    cv2.setNumThreads(1); part = Path(c['root'])/'parts'/f'{domain}{k:03d}.json'
-    if (rows := _part(c['root'], part)) is None: rows = _subject(c, domain, k, split, photos); _write(part, json.dumps(rows).encode())
+    cv2.setNumThreads(1)
+    part = Path(c['root'])/'parts'/f'{domain}{k:03d}.json'
+    rows = _part(c['root'], part)
+    if rows is None:
+        rows = _subject(c, domain, k, split, photos)
+        _write(part, json.dumps(rows).encode())
     return domain, k, rows
 
 def _part(root, part):
     "Rows of a finished person, or None where a file is missing or damaged."
-    try: rows = json.loads(part.read_bytes()); return rows if all((Path(root)/r['path']).stat().st_size == r['bytes'] for r in rows) and all((Path(root)/r['depth']).stat().st_size for r in rows if r['depth']) else None
+    root = Path(root)
+    try:
+        rows = json.loads(part.read_bytes())
+        images = all((root/r['path']).stat().st_size == r['bytes'] for r in rows)
+        return rows if images and all((root/r['depth']).stat().st_size for r in rows if r['depth']) else None
     except (OSError, ValueError, KeyError): return None
 
 def _claim(root, config):
     "Make the folder ours, or say why not."
-    manifest = root/'manifest.json'
+    manifest, another = root/'manifest.json', 'Choose another folder, or delete that one.'
     if manifest.exists():
         try: old = json.loads(manifest.read_text())['config']
-        except (ValueError, KeyError): raise ValueError(f'synthpad: {manifest} cannot be read. Delete the folder, or choose another.') from None
-        if old != config:
-            differ = '; '.join(f'{k} is {old.get(k)!r} there and {config.get(k)!r} here' for k in config if old.get(k) != config.get(k)) or 'it has settings that are not known here'
-            raise ValueError(f'synthpad: {str(root)!r} holds another dataset: {differ}. Choose another folder, or delete that one.')
-    elif root.exists() and any((root/d).exists() for d in DOMAIN_NAMES): raise ValueError(f'synthpad: {str(root)!r} has images but no manifest.json. Choose another folder, or delete that one.')
-    else: _write(manifest, json.dumps(dict(config=config, complete=False), indent=1).encode())
+        except (ValueError, KeyError):
+            raise ValueError(f'synthpad: {manifest} cannot be read. Delete the folder, or choose another.') from None
+        if old == config: return
+        differ = '; '.join(f'{k} is {old.get(k)!r} there and {v!r} here' for k,v in config.items() if old.get(k) != v)
+        raise ValueError(f'synthpad: {str(root)!r} holds another dataset: {differ or "it has settings that are not known here"}. {another}')
+    if root.exists() and any((root/d).exists() for d in DOMAIN_NAMES):
+        raise ValueError(f'synthpad: {str(root)!r} has images but no manifest.json. {another}')
+    _write(manifest, json.dumps(dict(config=config, complete=False), indent=1).encode())
+
+# %% ../../nbs/22_benchmark.ipynb #d3966cce
+def _results(jobs, c, workers):
+    "Results of all jobs, as they come."
+    if workers == 1:
+        for j in jobs: yield _job(c, *j)
+        return
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context('spawn')) as pool:
+        job = _job
+        if __name__ == '__main__':  # in a notebook, processes need the module
+            job = importlib.import_module('gfa_fastai.synth.benchmark')._job
+        futures = [pool.submit(job, c, *j) for j in jobs]
+        try:
+            for f in as_completed(futures): yield f.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 def _run(jobs, c, workers, progress):
     "All jobs, in this process or in several; results by (domain, number)."
     done, bar = {}, tqdm(total=len(jobs), desc='SynthPAD', unit='person', disable=not progress)
-    def took(result): done[result[:2]] = result[2]; bar.update()
     try:
-        if workers == 1: [took(_job(c, *j)) for j in jobs]
-        else:
-            with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context('spawn')) as pool:
-                job = _job if __name__ != '__main__' else importlib.import_module('gfa_fastai.synth.benchmark')._job  # in a notebook, processes need the module
-                futures = [pool.submit(job, c, *j) for j in jobs]
-                try: [took(f.result()) for f in as_completed(futures)]
-                except BaseException: pool.shutdown(cancel_futures=True); raise
+        for domain,k,rows in _results(jobs, c, workers):
+            done[domain, k] = rows
+            bar.update()
     except OSError as e:
         if e.errno != errno.ENOSPC: raise
-        raise OSError(errno.ENOSPC, f'synthpad: no space left for {c["root"]!r}; {len(done)} of {len(jobs)} people are done. Make space and call again: it goes on where it stopped') from None
-    except BrokenProcessPool: raise RuntimeError("synthpad: a worker process died. A script must call make_synthpad under `if __name__ == '__main__':`; where memory is short, use workers=1. Call again: it goes on where it stopped.") from None
+        raise OSError(errno.ENOSPC, f'synthpad: no space left for {c["root"]!r}; {len(done)} of {len(jobs)} people are done. '
+                                    'Make space and call again: it goes on where it stopped') from None
+    except BrokenProcessPool:
+        raise RuntimeError("synthpad: a worker process died. A script must call make_synthpad under `if __name__ == '__main__':`; "
+                           'where memory is short, use workers=1. Call again: it goes on where it stopped.') from None
     finally: bar.close()
     return done
 
@@ -326,39 +508,62 @@ def make_synthpad(
     progress:bool=True, # show a bar
 ) -> pd.DataFrame: # samples table, with session, camera, device, quality, depth and a column for each pattern; raises ValueError
     "Make the benchmark, or what is still missing of it."
-    c = _config(preset, seed, domains, patterns, pattern_gap, style_gap, strength, context, size, subjects, frames); root = Path(root); people = {}
+    c = _config(preset, seed, domains, patterns, pattern_gap, style_gap, strength, context, size, subjects, frames)
     if workers is not None and workers < 1: raise ValueError(f'synthpad: workers is {workers}; give at least one, or None for all cores.')
-    if faces is not None: c['faces'], people = _deal(faces, c)
-    _claim(root, c); counts = c.get('faces', {}).get('subjects', c['subjects'])
-    jobs = [(d, k, s, people.get((d, k))) for d in c['domains'] for k,s in enumerate(np.repeat(['train', 'dev', 'test'], counts).tolist())]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    done = _run(jobs, dict(c, root=str(root)), workers or (1 if len(jobs) < 24 else min(cores, len(jobs))), progress)
-    df = pd.DataFrame([r for j in jobs for r in done[j[:2]]]); total = hashlib.sha256(''.join(df['path']+df['sha']).encode()).hexdigest()
-    df = df.drop(columns=['bytes', 'sha']).assign(box=[tuple(b) for b in df['box']]); save_samples(df, root/'samples.csv')
+    root, photos = Path(root), {}
+    if faces is not None: c['faces'], photos = _deal(faces, c)
+    _claim(root, c)
+    counts = c['subjects'] if faces is None else c['faces']['subjects']
+    splits = np.repeat(['train', 'dev', 'test'], counts).tolist()
+    jobs = [(d, k, split, photos.get((d, k))) for d in c['domains'] for k,split in enumerate(splits)]
+    done = _run(jobs, dict(c, root=str(root)), workers or _workers(len(jobs)), progress)
+    df = pd.DataFrame([row for job in jobs for row in done[job[:2]]])
+    total = hashlib.sha256(''.join(df['path']+df['sha']).encode()).hexdigest()
+    df = df.drop(columns=['bytes', 'sha']).assign(box=[tuple(b) for b in df['box']])
+    save_samples(df, root/'samples.csv')
     _write(root/'manifest.json', json.dumps(dict(config=c, complete=True, images=len(df), sha256=total), indent=1).encode())
     return _rooted(df, root)
 
+# %% ../../nbs/22_benchmark.ipynb #de7481dd
+def _workers(jobs):
+    "How many processes: one where there is little to do, else one for each core that is ours."
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    return 1 if jobs < 24 else min(cores, jobs)
+
 def _rooted(df, root):
     "Paths below the root instead of relative ones."
-    df = validate_samples(df.assign(path=[str(root/p) for p in df['path']], depth=[str(root/p) if p else '' for p in df['depth']])); df.attrs['root'] = str(root)
+    paths = [str(root/p) for p in df['path']]
+    depths = [str(root/p) if p else '' for p in df['depth']]
+    df = validate_samples(df.assign(path=paths, depth=depths))
+    df.attrs['root'] = str(root)
     return df
 
-# %% ../../nbs/22_benchmark.ipynb #de7481dd
 def load_synthpad(
     root, # a folder that make_synthpad has filled
 ) -> pd.DataFrame: # samples table; raises ValueError where the dataset is not complete
     "Read a finished benchmark."
-    root = Path(root); manifest = json.loads((root/'manifest.json').read_text()) if (root/'manifest.json').exists() else {}
-    if not manifest.get('complete'): raise ValueError(f'synthpad: {str(root)!r} holds no finished dataset. Call make_synthpad with the same arguments: it makes what is missing.')
-    df = load_samples(root/'samples.csv'); return _rooted(df.assign(depth=df['depth'].fillna('')), root)
+    root, manifest = Path(root), Path(root)/'manifest.json'
+    if not (manifest.exists() and json.loads(manifest.read_text()).get('complete')):
+        raise ValueError(f'synthpad: {str(root)!r} holds no finished dataset. '
+                         'Call make_synthpad with the same arguments: it makes what is missing.')
+    df = load_samples(root/'samples.csv')
+    empty = {k: df[k].fillna('') for k in ('device', 'depth')}  # of live people, of attacks
+    return _rooted(df.assign(**empty), root)
 
 def _deal(faces, c):
     "Deal the people of a folder of photographs to the domains."
-    n, m = len(c['domains']), sum(c['subjects']); people, seen = _people(faces, n*m); each = min(m, len(people)//n)
-    if each < 3: raise ValueError(f'synthpad: {len(people)} of {seen} people in {str(faces)!r} have a photograph with a face that the detector finds; {3*n} are needed, three for each of {n} domain(s). Give more photographs, or choose fewer domains.')
-    dev, test = max(1, round(each*c['subjects'][1]/m)), max(1, round(each*c['subjects'][2]/m)); counts = [each-dev-test, dev, test]
-    key = hashlib.sha256(json.dumps([[(Path(p).name, Path(p).stat().st_size) for p,_ in g] for g in people]).encode()).hexdigest()
-    return dict(photographs=key, subjects=counts), {(d, k): people[i*each+k] for i,d in enumerate(c['domains']) for k in range(each)}
+    domains, wanted = len(c['domains']), sum(c['subjects'])
+    people, seen = _people(faces, domains*wanted)
+    each = min(wanted, len(people)//domains)
+    if each < 3:
+        raise ValueError(f'synthpad: {len(people)} of {seen} people in {str(faces)!r} have a photograph with a face that the detector '
+                         f'finds; {3*domains} are needed, three for each of {domains} domain(s). '
+                         'Give more photographs, or choose fewer domains.')
+    dev, test = (max(1, round(each*n/wanted)) for n in c['subjects'][1:])
+    files = [[(Path(p).name, Path(p).stat().st_size) for p,_ in photos] for photos in people]
+    key = hashlib.sha256(json.dumps(files).encode()).hexdigest()
+    dealt = {(d, k): people[i*each+k] for i,d in enumerate(c['domains']) for k in range(each)}
+    return dict(photographs=key, subjects=[each-dev-test, dev, test]), dealt
 
 # %% ../../nbs/22_benchmark.ipynb #bda10e51
 def make_variants(
@@ -369,18 +574,24 @@ def make_variants(
 ) -> dict: # samples tables by pattern
     "Leave one pattern out, or keep one alone."
     if mode not in ('without', 'alone'): raise ValueError(f"synthpad: mode is {mode!r}; known are 'without' and 'alone'.")
-    return {k: make_synthpad(Path(root)/f'{mode}-{k}', patterns=[k] if mode == 'alone' else [o for o in PATTERNS if o != k], **kw) for k in _check(patterns, PATTERNS, 'pattern')}
+    def switched_on(k): return [k] if mode == 'alone' else [o for o in PATTERNS if o != k]
+    return {k: make_synthpad(Path(root)/f'{mode}-{k}', patterns=switched_on(k), **kw) for k in _check(patterns, PATTERNS, 'pattern')}
 
 def synthpad_protocol(
     df:pd.DataFrame, # samples table of one or more domains
     number:int, # 1: unseen session; 2: unseen medium; 3: unseen camera; 4: all three
 ) -> pd.DataFrame: # the rows that take part
     "Protocols in the manner of OULU-NPU: people stay in their splits, and the test sees new conditions."
-    if number not in (1, 2, 3, 4): raise ValueError(f'synthpad: protocol {number!r}; known are 1 (session), 2 (medium), 3 (camera), 4 (all).')
-    first = {f'{d}-{v}' for d,kinds in _DEVICES.items() for v in (kinds[0][0], kinds[1][0])}
-    new = [df['session'] == 3, ~df['device'].isin(first), df['camera'].str.endswith('-1')]; test = df['split'] == 'test'; keep = df['role'] == 'probe'
-    for i,n in enumerate(new):
-        if number in (i+1, 4): keep &= (n == test) | ((df['label'] == 'live') & (i == 1))
+    if number not in (1, 2, 3, 4):
+        raise ValueError(f'synthpad: protocol {number!r}; known are 1 (session), 2 (medium), 3 (camera), 4 (all).')
+    seen_devices = {f'{d}-{kind[0]}' for d,kinds in _DEVICES.items() for kind in kinds}
+    new_session = df['session'] == 3
+    new_medium = ~df['device'].isin(seen_devices)
+    new_camera = df['camera'].str.endswith('-1')
+    test, live, keep = df['split'] == 'test', df['label'] == 'live', df['role'] == 'probe'
+    if number in (1, 4): keep &= new_session == test
+    if number in (2, 4): keep &= (new_medium == test) | live  # live people have no medium
+    if number in (3, 4): keep &= new_camera == test
     return df[keep].reset_index(drop=True)
 
 # %% ../../nbs/22_benchmark.ipynb #68fba3d6
@@ -388,25 +599,45 @@ def shortcut_features(
     path, # an image
 ) -> np.ndarray: # (29,)
     "What a shortcut could use: colour means and deviations, sharpness, file size, radial spectrum, spectral peaks."
-    x = cv2.imread(str(path)).astype(F)*F(1/255); g = x.mean(-1); h, w = g.shape
-    f = np.abs(np.fft.fft2((g-g.mean())*np.outer(np.hanning(h), np.hanning(w))))**2+1e-9
-    ring = np.minimum((np.hypot(*np.meshgrid(np.fft.fftfreq(w), np.fft.fftfreq(h)))*24).astype(int), 11); mean = np.array([f[ring == i].mean() for i in range(12)])
-    peaks = [np.log(f[ring == i].max()/mean[i]) for i in range(3, 12)]
-    return np.concatenate([x.mean((0, 1)), x.std((0, 1)), [np.log(cv2.Laplacian(g, cv2.CV_32F).var()+1e-9), os.path.getsize(path)/g.size], np.log(mean), peaks])
+    x = cv2.imread(str(path)).astype(F)*F(1/255)
+    grey = x.mean(-1)
+    h, w = grey.shape
+    window = np.outer(np.hanning(h), np.hanning(w))
+    power = np.abs(np.fft.fft2((grey-grey.mean())*window))**2+1e-9
+    radius = np.hypot(*np.meshgrid(np.fft.fftfreq(w), np.fft.fftfreq(h)))
+    rings = [power[np.minimum((radius*24).astype(int), 11) == i] for i in range(12)]
+    spectrum = np.array([ring.mean() for ring in rings])
+    peaks = [np.log(rings[i].max()/spectrum[i]) for i in range(3, 12)]
+    sharpness = np.log(cv2.Laplacian(grey, cv2.CV_32F).var()+1e-9)
+    bytes_per_pixel = os.path.getsize(path)/grey.size
+    return np.concatenate([x.mean((0, 1)), x.std((0, 1)), [sharpness, bytes_per_pixel], np.log(spectrum), peaks])
 
-SHORTCUTS = dict(colour=slice(0, 3), deviation=slice(3, 6), sharpness=slice(6, 7), bytes=slice(7, 8), spectrum=slice(8, 20), peaks=slice(20, 29), all=slice(0, 29))
+SHORTCUTS = dict(colour=slice(0, 3), deviation=slice(3, 6), sharpness=slice(6, 7), bytes=slice(7, 8),
+                 spectrum=slice(8, 20), peaks=slice(20, 29), all=slice(0, 29))
 
 def shortcut_audit(
     df:pd.DataFrame, # samples table of one or more domains
 ) -> pd.DataFrame: # AUC of each shortcut: source domain, target domain, shortcut
     "How far simple features separate the classes, within a domain and across."
-    from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import roc_auc_score
+    df = df[df['role'] == 'probe'].reset_index(drop=True)
+    X = np.stack([shortcut_features(p) for p in df['path']])
+    attack, train, rows = (df['label'] == 'attack').values, (df['split'] == 'train').values, []
+    within = {d: (df['dataset'] == d).values for d in df['dataset'].unique()}
+    for name,columns in SHORTCUTS.items():
+        for source in within:
+            fit = train & within[source]
+            model = _linear().fit(X[fit][:, columns], attack[fit])
+            for target in within:
+                unseen = ~train & within[target]
+                area = roc_auc_score(attack[unseen], model.decision_function(X[unseen][:, columns]))
+                rows.append(dict(shortcut=name, source=source, target=target, auc=area))
+    return pd.DataFrame(rows)
+
+# %% ../../nbs/22_benchmark.ipynb #9d74ed29
+def _linear():
+    "Logistic regression on standardised features, both classes of equal weight."
+    from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
-    df = df[df['role'] == 'probe'].reset_index(drop=True); X, y, train, rows = np.stack([shortcut_features(p) for p in df['path']]), (df['label'] == 'attack').values, (df['split'] == 'train').values, []
-    for name,cols in SHORTCUTS.items():
-        for a in df['dataset'].unique():
-            at = train & (df['dataset'] == a).values; model = make_pipeline(StandardScaler(), LogisticRegression(C=.3, max_iter=3000, class_weight='balanced')).fit(X[at][:, cols], y[at])
-            for b in df['dataset'].unique(): to = ~train & (df['dataset'] == b).values; rows.append(dict(shortcut=name, source=a, target=b, auc=roc_auc_score(y[to], model.decision_function(X[to][:, cols]))))
-    return pd.DataFrame(rows)
+    return make_pipeline(StandardScaler(), LogisticRegression(C=.3, max_iter=3000, class_weight='balanced'))
