@@ -100,7 +100,7 @@ def test_killed_and_started_again(whole, tmp_path):
                lambda: len(list((out/'scores').glob('*.csv'))) > 1]
     for moment in moments:
         p = shell('gfa_reproduce', *TINY, '--out', out)
-        when(moment, p); p.kill(); p.communicate()
+        when(moment, p); p.kill(); p.communicate(timeout=60)   # (a worker that outlived it would keep the pipe open)
     p = shell('gfa_reproduce', *TINY, '--out', out)
     assert (p.communicate(timeout=600), p.returncode)[1] == 0
     same_results(whole[0], out)

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/22_benchmark.ipynb #b05971bd
 from __future__ import annotations
-import errno, hashlib, importlib, json, multiprocessing, os
+import errno, hashlib, importlib, json, multiprocessing, os, threading
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -456,16 +456,20 @@ def _claim(root, config):
     _write(manifest, json.dumps(dict(config=config, complete=False), indent=1).encode())
 
 # %% ../../nbs/22_benchmark.ipynb #d3966cce
+def _end_with_parent():
+    "A worker must not outlive a main process that was killed: nobody would ever give it work again."
+    def watch(): multiprocessing.parent_process().join(); os._exit(1)
+    threading.Thread(target=watch, daemon=True).start()
+
 def _results(jobs, c, workers):
     "Results of all jobs, as they come."
     if workers == 1:
         for j in jobs: yield _job(c, *j)
         return
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context('spawn')) as pool:
-        job = _job
-        if __name__ == '__main__':  # in a notebook, processes need the module
-            job = importlib.import_module('gfa_fastai.synth.benchmark')._job
-        futures = [pool.submit(job, c, *j) for j in jobs]
+    here = importlib.import_module('gfa_fastai.synth.benchmark')  # in a notebook, processes need the module
+    spawn = multiprocessing.get_context('spawn')
+    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=here._end_with_parent) as pool:
+        futures = [pool.submit(here._job, c, *j) for j in jobs]
         try:
             for f in as_completed(futures): yield f.result()
         except BaseException:
