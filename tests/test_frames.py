@@ -163,7 +163,7 @@ def test_bad_ones_are_skipped_and_named(tmp_path, picture):
     (tmp_path/'bad').mkdir()
     bad, good = bad_files(tmp_path/'bad', picture), many(tmp_path/'good', picture, 12)
     t = table(*good[:6], *(tmp_path/'bad'/n for n in bad), *good[6:])
-    with pytest.raises(ValueError, match=r'9 of 21 images cannot be used, 42.9% \(up to 1% may be skipped\).*half.jpg: not a readable.*and 4 more.*max_bad=0.43'): extract(t, tmp_path/'c')
+    with pytest.raises(ValueError, match=r'9 of 21 images cannot be used, 42.9% \(up to 1% may be skipped\).*half.jpg: not a readable.*and 4 more.*--max-bad\) of 0.43'): extract(t, tmp_path/'c')
     f = extract(t, tmp_path/'c', max_bad=.43)
     assert f.path.tolist() == list(map(str, good)) and f.index.tolist() == list(range(12))
     for (path,reason),(name,message) in zip(f.attrs['skipped'], bad.items()):
@@ -176,7 +176,7 @@ def test_one_per_cent(tmp_path, picture, n, stops):
     t = table(*many(tmp_path/'i', picture, n-1), tmp_path/'gone.png', box='10 5 20 20')
     if not stops: assert len(extract(t, tmp_path/'c', size=16)) == n-1
     else:
-        with pytest.raises(ValueError, match=rf'1 of {n} images .*gone.png: the file does not exist. Mend or remove them, or let them be skipped with max_bad=0.02'): extract(t, tmp_path/'c', size=16)
+        with pytest.raises(ValueError, match=rf'1 of {n} images .*gone.png: the file does not exist. Mend or remove them, or let more be skipped with max_bad \(--max-bad\) of 0.02'): extract(t, tmp_path/'c', size=16)
 
 def test_nothing_left(tmp_path):
     with pytest.raises(ValueError, match='2 of 2 images cannot be used'): extract(table('a.png', 'b.png'), tmp_path/'c', max_bad=1)
