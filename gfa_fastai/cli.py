@@ -38,7 +38,7 @@ def new_parser(prog, description) -> argparse.ArgumentParser:
     "The parser of a command."
     return argparse.ArgumentParser(prog=prog, description=description, formatter_class=Help)
 
-# %% ../nbs/90_cli.ipynb #16855d64
+# %% ../nbs/90_cli.ipynb #40fea8be
 def _names(text): return [o.strip() for o in text.split(',') if o.strip()]
 
 def _positive(text):
@@ -61,12 +61,18 @@ def _data_arguments(p):
     p.add_argument('--max-bad', type=_share, default=.01, help='share of the images that may be unusable; they are skipped and counted')
     p.add_argument('--dev-subjects', type=_names, help='people for the threshold (default: as the folders say, or drawn by a seed)')
 
+def _training_arguments(p):
+    "The arguments that say how a network is trained."
+    p.add_argument('--steps', type=_positive, help="training steps of each network (default: the preset's)")
+    p.add_argument('--bs', type=_positive, help="images in a batch (default: the preset's)")
+    p.add_argument('--precision', default='fp32', choices=('fp32', 'bf16', 'fp16'), help='arithmetic of the network; bf16 and fp16 are for GPUs')
+
 def _data_settings(a):
     "The same arguments for run_settings."
     names = dict(video_pattern=a.video_pattern, subject_pattern=a.subject_pattern)
     return dict(dataset=a.dataset, test_subjects=a.test_subjects, dev_subjects=a.dev_subjects, max_bad=a.max_bad, **{k: v for k,v in names.items() if v})
 
-# %% ../nbs/90_cli.ipynb #3e83abbb
+# %% ../nbs/90_cli.ipynb #c3ea8f59
 @command
 def gfa_reproduce(argv=None):
     "The main job: from images to a report, with and without TPC."
@@ -76,10 +82,8 @@ def gfa_reproduce(argv=None):
     p.add_argument('--out', help='run folder (default: runs/PRESET, or runs/PRESET-NAME for your data)')
     p.add_argument('--data', help='root of a dataset (default: SynthPAD, made on the spot)')
     _data_arguments(p)
-    p.add_argument('--steps', type=_positive, help="training steps of each network (default: the preset's)")
-    p.add_argument('--bs', type=_positive, help="images in a batch (default: the preset's)")
+    _training_arguments(p)
     p.add_argument('--seeds', type=_positive, help="trainings of each arm (default: the preset's)")
-    p.add_argument('--precision', default='fp32', choices=('fp32', 'bf16', 'fp16'), help='arithmetic of the network; bf16 and fp16 are for GPUs')
     a = p.parse_args(argv)
     out = a.out or '-'.join(['runs/'+a.preset] + [Path(a.data).resolve().name]*bool(a.data))
     done = reproduce(a.preset, out, data=a.data, steps=a.steps, bs=a.bs, seeds=a.seeds, precision=a.precision, **_data_settings(a))
@@ -107,7 +111,7 @@ def gfa_synth(argv=None):
     df = make_synthpad(a.out, a.preset, a.seed, a.domains, a.patterns, a.faces, a.pattern_gap, a.style_gap, workers=a.workers)
     print(f'{len(df)} images of {df["subject"].nunique()} people in {df["dataset"].nunique()} domains: {Path(a.out)/"samples.csv"}')
 
-# %% ../nbs/90_cli.ipynb #2593ecb8
+# %% ../nbs/90_cli.ipynb #97bda710
 @command
 def gfa_train(argv=None):
     "Train the two-headed network on a folder of images."
@@ -117,11 +121,9 @@ def gfa_train(argv=None):
     p.add_argument('--out', required=True, help='run folder for model.safetensors, scores.csv and terms.csv')
     _data_arguments(p)
     p.add_argument('--preset', default='quick', choices=PRESETS, help='image size and width of the network; steps and batch where they are not given')
-    p.add_argument('--steps', type=_positive, help="training steps (default: the preset's)")
-    p.add_argument('--bs', type=_positive, help="images in a batch (default: the preset's)")
+    _training_arguments(p)
     p.add_argument('--no-tpc', dest='tpc', action='store_false', help='without the TPC loss')
     p.add_argument('--seed', type=int, default=0, help='of first weights and order of batches')
-    p.add_argument('--precision', default='fp32', choices=('fp32', 'bf16', 'fp16'), help='arithmetic of the network')
     a = p.parse_args(argv)
     path = train_model(a.out, tpc=a.tpc, seed=a.seed, preset=a.preset, data=a.data, steps=a.steps, bs=a.bs, precision=a.precision, **_data_settings(a))
     print(f'model:  {path}\nscores: {path.with_name("scores.csv")} (development and test people; gfa_evaluate reads them)')

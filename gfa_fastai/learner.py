@@ -360,8 +360,7 @@ def _model(dls, model, **kwargs):
             raise ValueError(f'{", ".join(given)}: these make a new network, but model= is given too. Leave out one or the other.')
         if (own := getattr(model, 'config', {}).get('n_subjects', n)) != n:
             raise ValueError(f'The model tells {own} people apart, the training data has {n}. Make a new one and load its trunk.')
-    model.to(dls.device).trunk.to(memory_format=torch.channels_last)
-    return model
+    model.to(dls.device).trunk.to(memory_format=torch.channels_last); return model
 
 # %% ../nbs/51_learner.ipynb #d3e21b48
 class Checkpoint(Callback):
