@@ -17,9 +17,9 @@ from .samples import _named, check_classes, sample_counts, save_samples, split_b
 from .synth.benchmark import DOMAIN_NAMES, SYNTHPAD_VERSION, make_synthpad
 
 # %% auto #0
-__all__ = ['PRESETS', 'READERS', 'GUESSING', 'ARM', 'DRAWN', 'READING', 'CSS', 'run_settings', 'code_hash', 'has_begun',
-           'open_run', 'read_data', 'run_samples', 'run_frames', 'list_arms', 'arm_learner', 'train_arm', 'run_arm',
-           'judge', 'over_seeds', 'what_learned', 'learning_words', 'headline_table', 'paired_table',
+__all__ = ['PRESETS', 'READERS', 'GUESSING', 'ARM', 'DRAWN', 'READING', 'HISTOGRAMS', 'CSS', 'run_settings', 'code_hash',
+           'has_begun', 'open_run', 'read_data', 'run_samples', 'run_frames', 'list_arms', 'arm_learner', 'train_arm',
+           'run_arm', 'judge', 'over_seeds', 'what_learned', 'learning_words', 'headline_table', 'paired_table',
            'difference_table', 'conventions_table', 'species_table', 'training_table', 'curves_figure',
            'histograms_figure', 'terms_figure', 'machine', 'summary_words', 'data_words', 'method_words',
            'write_report', 'report_text', 'to_html', 'save_figures', 'reproduce', 'train_model', 'score_folder']
@@ -338,7 +338,7 @@ def training_table(
                      'spread of FC2': f'{last.fc2_std:.3g}', 'right subject': f'{100*last.id_accuracy:.0f} %'})
     return pd.DataFrame(rows)
 
-# %% ../nbs/80_reproduce.ipynb #bce5a7a7
+# %% ../nbs/80_reproduce.ipynb #ba859d82
 def _grid(judged, size=(3.3, 3.3)):
     "A figure with an axis for each training and test set: yields (axis, train, test)."
     import matplotlib.pyplot as plt
@@ -365,7 +365,7 @@ def curves_figure(
         ax.set_title(f'{train} → {test}')
     return fig
 
-# %% ../nbs/80_reproduce.ipynb #b0519aca
+# %% ../nbs/80_reproduce.ipynb #c6f0e33a
 def histograms_figure(
     arms:list, # from list_arms
     scores:dict, # name of an arm -> its scores
@@ -385,7 +385,7 @@ def histograms_figure(
             axs[i, j].set_title(f'{train} → {test}, {ARM[tpc]}\n{axs[i, j].get_title()}', fontsize=9)
     return fig
 
-# %% ../nbs/80_reproduce.ipynb #f205adcb
+# %% ../nbs/80_reproduce.ipynb #e2c2e99e
 def terms_figure(
     arms:list, # from list_arms
     out:Path, # run folder
@@ -410,7 +410,7 @@ def _smooth(out, arm):
     t = pd.read_csv(out/'arms'/arm['name']/'terms.csv', index_col='step')
     return t.rolling(max(1, len(t)//20), min_periods=1).mean()
 
-# %% ../nbs/80_reproduce.ipynb #f2b856c8
+# %% ../nbs/80_reproduce.ipynb #ba270c4e
 def machine() -> dict:
     "What a result was made on."
     import cv2, fastai, torch, torchvision
@@ -418,7 +418,7 @@ def machine() -> dict:
     return dict(gfa_fastai=gfa_fastai.__version__, python=platform.python_version(), torch=torch.__version__, torchvision=torchvision.__version__, fastai=fastai.__version__,
                 numpy=np.__version__, opencv=cv2.__version__, system=f'{platform.system()} {platform.machine()}', cores=os.cpu_count(), threads=torch.get_num_threads(), gpu=gpu)
 
-# %% ../nbs/80_reproduce.ipynb #9863505a
+# %% ../nbs/80_reproduce.ipynb #02d93442
 def summary_words(
     judged:pd.DataFrame, # from judge
     paired:pd.DataFrame, # from paired_table
@@ -430,7 +430,7 @@ def summary_words(
     return (f'The same network was trained with and without the TPC loss and tested on {sum(r.counts["subjects"] for r in judged.drop_duplicates("test")["report"])} people who are not in the training. Of {len(says)} pairs of training and test set: {came}. '
             + ('One training of each: what another seed would have given is not in these intervals.' if seeds == 1 else f'Means over {seeds} seeds.'))
 
-# %% ../nbs/80_reproduce.ipynb #03e23ca4
+# %% ../nbs/80_reproduce.ipynb #dc3e7886
 DRAWN = (f'**The data is rendered, not photographed**: SynthPAD {SYNTHPAD_VERSION}, whose faces, media and cameras are simulated. Every network is trained on one of its domains and tested on each. '
          'What holds here need not hold for real cameras.')
 
@@ -445,7 +445,7 @@ def data_words(
     if skipped: lines.append('Skipped: ' + '; '.join(skipped[:5]) + (f'; and {len(skipped)-5} more' if len(skipped) > 5 else '') + '.')
     return ' '.join(lines)
 
-# %% ../nbs/80_reproduce.ipynb #9fda9e63
+# %% ../nbs/80_reproduce.ipynb #85c43eaa
 def method_words(
     s:dict, # from run_settings
     info:dict, # of one training
@@ -457,14 +457,17 @@ def method_words(
             f'L_tpc is read as the sum over all ordered pairs of a batch, on the {info["fc_dim"]} features of FC2 after its ReLU, at the paper\'s weight, not rescaled for the width. '
             f'{s["seeds"]} seed{"s" if s["seeds"] > 1 else ""}.')
 
-# %% ../nbs/80_reproduce.ipynb #5b6016e2
+# %% ../nbs/80_reproduce.ipynb #3a544efe
 READING = '''- **HTER** is the mean of both errors at a threshold from elsewhere. **source-dev**: from held-out people of the training dataset, nothing of the target seen; this is the headline. **target-dev**: from the target's own development people. **test-EER**: from the test scores themselves, optimistic, shown because many papers print it. In an intra-test the first two are the same.
 - [a, b] is a 95 % interval that resamples the test people at a fixed threshold and with a fixed network: it does not hold the luck of the training. ± is the standard deviation over seeds, which does. An interval from 0 to 0 says that no error was seen, not that there is none.
 - The EER threshold makes the two errors equal and not their mean smallest, so an HTER at a threshold from elsewhere can by luck be below the EER.
 - EER and AUC do not depend on a threshold: where HTER is high and EER low, the scores are in order and have moved.
 - **APCER** is the share of accepted attacks of one species, **BPCER** of rejected live videos, **ACER** the mean of BPCER and the worst APCER.'''
 
-# %% ../nbs/80_reproduce.ipynb #ed83bc46
+# %% ../nbs/80_reproduce.ipynb #0ecbae1e
+HISTOGRAMS = ('Log odds of the mean score of each video, the line is the source-dev threshold. A video whose frames disagree, one surely live and one surely attack, '
+              'has a mean near a half and stands at 0.')
+
 def write_report(
     out:Path, # run folder
     settings:dict, # from run_settings
@@ -490,7 +493,7 @@ def write_report(
 
 def _plain(o): return o.item() if isinstance(o, np.generic) else str(o)
 
-# %% ../nbs/80_reproduce.ipynb #fe29768c
+# %% ../nbs/80_reproduce.ipynb #2253d5bf
 def report_text(out, settings, notes, frames, arms, judged, paired, learned, info, seconds) -> str:
     "The report as Markdown; arguments as in write_report, with what was judged."
     def table(df, index=False): return df.to_markdown(index=index, disable_numparse=True)
@@ -504,7 +507,7 @@ def report_text(out, settings, notes, frames, arms, judged, paired, learned, inf
         'What TPC changed, on the same test videos:', table(difference_table(paired), True), ' '.join(words),
         '## Every threshold convention', 'In percent.', table(conventions_table(judged)),
         '![ROC curves](figures/roc.png)', '![DET curves](figures/det.png)',
-        '## Attack types', 'In percent, at the source-dev threshold.', table(species_table(judged)), '![Score histograms](figures/scores.png)',
+        '## Attack types', 'In percent, at the source-dev threshold.', table(species_table(judged)), '![Score histograms](figures/scores.png)', HISTOGRAMS,
         '## Training', 'Means over the last tenth of the steps.', table(training_table(arms, out)), '![Loss terms](figures/terms.png)',
         '## Data', table(counts), '## How to read this', READING,
         '## What this was run on', f'gfa_fastai {gfa_fastai.__version__} (code {settings["code"]}); {hardware}. This session took {seconds/60:.1f} minutes; trainings that an earlier session finished are not in that.',
