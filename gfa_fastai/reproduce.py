@@ -385,7 +385,7 @@ def histograms_figure(
             axs[i, j].set_title(f'{train} → {test}, {ARM[tpc]}\n{axs[i, j].get_title()}', fontsize=9)
     return fig
 
-# %% ../nbs/80_reproduce.ipynb #e2c2e99e
+# %% ../nbs/80_reproduce.ipynb #761dfb4e
 def terms_figure(
     arms:list, # from list_arms
     out:Path, # run folder
@@ -400,9 +400,9 @@ def terms_figure(
             t = _smooth(out, next(a for a in arms if (a['train'], a['tpc'], a['seed']) == (train, tpc, 0)))
             for (k,label),c,ls in zip(names.items(), PALETTE[1:], LINES):
                 if (t[k] > 0).any(): ax.plot(t[k], color=c, ls=ls, label=label)
-            ax.set(title=f'{train}, {ARM[tpc]}', xlabel='step', ylabel='weighted loss (nats)', yscale='log', ylim=(1e-5, 3)); ax.legend(frameon=False, fontsize=8)
+            ax.set(title=f'{train}, {ARM[tpc]}', xlabel='step', ylabel='weighted loss (nats)', yscale='log', ylim=(1e-5, 3)); ax.xaxis.get_major_locator().set_params(integer=True); ax.legend(frameon=False, fontsize=8)
             row[2].plot(t['fc2_std'], color=PALETTE[int(tpc)], ls=LINES[int(tpc)], label=ARM[tpc])
-        row[2].set(title=f'{train}, spread of FC2', xlabel='step', ylabel='standard deviation', ylim=(0, None)); row[2].legend(frameon=False, fontsize=8)
+        row[2].set(title=f'{train}, spread of FC2', xlabel='step', ylabel='standard deviation', ylim=(0, None)); row[2].xaxis.get_major_locator().set_params(integer=True); row[2].legend(frameon=False, fontsize=8)
     return fig
 
 def _smooth(out, arm):
