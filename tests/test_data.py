@@ -18,13 +18,13 @@ from gfa_fastai.data import UNKNOWN, PairDL, gfa_dataloaders, table_rows
 from gfa_fastai.frames import extract_frames
 from gfa_fastai.model import CLASSES
 from gfa_fastai.samples import balance_flips
-from gfa_fastai.standin import make_standin
+from gfa_fastai.synth.benchmark import make_synthpad
 
 
 @pytest.fixture(scope='module')
 def frames(tmp_path_factory):
     tmp = tmp_path_factory.mktemp('data')
-    return extract_frames(make_standin(tmp/'s', subjects=(4, 2, 2), frames=1, domains='office'), tmp/'c', size=32, progress=False)
+    return extract_frames(make_synthpad(tmp/'s', 'tiny', domains=['webcam'], subjects=(4, 2, 2), frames=1, workers=1, progress=False).query("role == 'probe'").reset_index(drop=True), tmp/'c', size=32, progress=False)
 
 @pytest.fixture(autouse=True)
 def closed_figures():

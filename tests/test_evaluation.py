@@ -205,9 +205,9 @@ def test_input_is_left_alone():
 @pytest.fixture(scope='module')
 def frames(tmp_path_factory):
     from gfa_fastai.frames import extract_frames
-    from gfa_fastai.standin import make_standin
-    d = tmp_path_factory.mktemp('standin')
-    return extract_frames(make_standin(d/'data', subjects=(2, 1, 1), frames=2, domains=['office']), d/'cache', size=48, progress=False)
+    from gfa_fastai.synth.benchmark import make_synthpad
+    d = tmp_path_factory.mktemp('synthpad')
+    return extract_frames(make_synthpad(d/'data', 'tiny', domains=['webcam'], subjects=(2, 1, 1), frames=2, workers=1, progress=False).query("role == 'probe'").reset_index(drop=True), d/'cache', size=48, progress=False)
 
 @pytest.fixture(scope='module')
 def model():

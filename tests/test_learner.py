@@ -25,7 +25,7 @@ from gfa_fastai.learner import spoof_accuracy, accuracy, RocAucBinary
 from gfa_fastai.learner import (CPUAutocast, GFALoss, HalveLR, SpoofEER, TrackTerms, fit_resumable, gfa_learner, id_accuracy, on_head, plot_terms,
                                 terms_table, tf_adam)
 from gfa_fastai.model import GFACNN, load_model, save_model
-from gfa_fastai.standin import make_standin
+from gfa_fastai.synth.benchmark import make_synthpad
 
 matplotlib.use('agg')
 pytestmark = pytest.mark.filterwarnings('ignore')
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.filterwarnings('ignore')
 @pytest.fixture(scope='module')
 def frames(tmp_path_factory):
     root = tmp_path_factory.mktemp('learner')
-    samples = make_standin(root/'standin', subjects=(4, 2, 2), frames=1, domains=['office'])
+    samples = make_synthpad(root/'s', 'tiny', domains=['webcam'], subjects=(4, 2, 2), frames=1, workers=1, progress=False).query("role == 'probe'").reset_index(drop=True)
     return extract_frames(samples, root/'cache', size=32, progress=False)
 
 @pytest.fixture
