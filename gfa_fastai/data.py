@@ -118,8 +118,9 @@ def gfa_dataloaders(
     num_workers:int=0, # processes that load; 0: this one
 ) -> PairLoaders: # with `vocab` (training subjects) and `samples` (train, flips among them, and dev); raises ValueError
     "Two-stream DataLoaders: training rows, and the rows of the development set for validation."
-    df = balance_flips(check_classes(validate_samples(samples), ('train', 'dev')), flips, flip_classes)
-    df = df[(df['split'] != 'test') & (df['role'] == 'probe')].reset_index(drop=True)
+    df = validate_samples(samples)
+    df = check_classes(df[(df['split'] != 'test') & (df['role'] == 'probe')].reset_index(drop=True), ('train', 'dev'))
+    df = balance_flips(df, flips, flip_classes)
     train = df['split'] == 'train'
     if not 1 <= bs <= train.sum():
         raise ValueError(f'bs is {bs}, but there are {train.sum()} training rows (flipped copies among them); a batch is 1 to {train.sum()} rows. Use a smaller bs, or more images.')

@@ -39,7 +39,7 @@ def flipped(x, flip): return x.flip(-1) if flip == 'h' else x.flip(-2) if flip =
 
 def test_every_row_as_its_table_says(frames):
     "Against the table, row by row: pictures, flips, label, subject."
-    dls = loaders(frames, bs=1)
+    dls = loaders(frames, bs=1, flips=3)
     df, items = dls.samples, dls.train.dataset
     train = df[df.split == 'train'].reset_index(drop=True)
     assert len(items) == len(train) and set(train.flip) == {'', 'h', 'v'} and 'test' not in set(df.split)
@@ -86,7 +86,7 @@ def test_balanced(frames):
     w = even.train.weights
     live = (even.samples.label[even.samples.split == 'train'] == 'live').to_numpy()
     assert len(w) == len(even.train_ds) and np.isclose(w[live].sum(), w[~live].sum()) and plain.train.weights is None
-    assert share(plain.train) == pytest.approx(.25, abs=.05) and share(even.train) == pytest.approx(.5, abs=.1)
+    assert share(plain.train) == pytest.approx(1/3, abs=.05) and share(even.train) == pytest.approx(.5, abs=.1)
     assert share(even.train.new(bs=4)) == pytest.approx(.5, abs=.1)                 # kept by new, for the same rows
     assert even.valid.weights is None and even.train.new(even.valid_ds).weights is None
     assert same(list(even.train.new(shuffle=False)), list(plain.train.new(shuffle=False)))
@@ -133,7 +133,7 @@ def test_test_dl(frames):
         frame, face, label, subject = (torch.cat(o) for o in zip(*dl))
         assert isinstance(dl, PairDL) and len(frame) == len(test) and [CLASSES[l] for l in label] == test.label.tolist() and set(subject.tolist()) == {UNKNOWN}
         for a,b,r in zip(frame, face, test.itertuples()): assert close(a, pixels(r.frame_path)) and close(b, pixels(r.face_path))
-        assert [len(b) for b in dls.test_dl(items, bs=7)] == [2]*3
+        assert [len(b) for b in dls.test_dl(items, bs=7)] == [2]*2
     known = dls.test_dl(frames[frames.split == 'train'], with_labels=True)
     assert [dls.vocab[s] for b in known for s in b[3]] == frames.subject[frames.split == 'train'].tolist()
     with pytest.raises(ValueError, match='frame_path, face_path missing. Run extract_frames'): dls.test_dl(test.drop(columns=['frame_path', 'face_path']))
@@ -200,7 +200,7 @@ def test_workers(frames):
     (lambda f: f[f.label == 'live'], {}, "split 'train' has no attack rows"),
     (lambda f: f[f.split != 'dev'], {}, "split 'dev' has no live rows"),
     (lambda f: f.assign(split=['dev', *f.split[1:]]), {}, 'is in dev and train'),
-    (lambda f: f, dict(bs=97), 'bs is 97, but there are 48 training rows.*smaller bs, or more images'), (lambda f: f, dict(bs=0), 'bs is 0'),
+    (lambda f: f, dict(bs=97), 'bs is 97, but there are 32 training rows.*smaller bs, or more images'), (lambda f: f, dict(bs=0), 'bs is 0'),
     (lambda f: f, dict(flips=4), 'copies is 4'), (lambda f: f, dict(flip_classes='x'), "classes is 'x'")])
 def test_refused(frames, change, kw, message):
     with pytest.raises(ValueError, match=message): loaders(change(frames), **kw)
