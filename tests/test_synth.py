@@ -147,8 +147,9 @@ from pathlib import Path
 import cv2, pandas as pd
 import gfa_fastai.synth.benchmark as bm
 from gfa_fastai.samples import validate_samples
-from gfa_fastai.synth.benchmark import (DOMAIN_NAMES, SYNTHPAD_PRESETS, SYNTHPAD_VERSION, domain_strengths, load_synthpad, make_synthpad, make_variants, shortcut_audit,
+from gfa_fastai.synth.benchmark import (DOMAIN_NAMES, SYNTHPAD_PRESETS, SYNTHPAD_VERSION, domain_strengths, load_synthpad, make_synthpad, make_variants,
                                         synthpad_protocol)
+from gfa_fastai.synth.audits import shortcut_audit
 SMALL = dict(subjects=(3, 2, 2), progress=False)
 
 @pytest.fixture(scope='module')
