@@ -121,7 +121,7 @@ def face_profile(p, v):
     at = [-1.6, -1.45, -1.2, -.85, -.4, 0, .5, .9, .79*chin, chin-.1, chin, chin+.3, 3]
     return PchipInterpolator(at, [0, .45, .78, 1.02, 1.14, 1.12, 1.13, 1.13, 1.10, 1.04, .86, .5, .3])(np.clip(v, -1.6, 3)).astype(F)
 
-def _dome(p, au, w, v): return face_profile(p, v)*np.power(np.clip(1-np.power(np.minimum(au/np.maximum(w, F(1e-3)), 1), F(2.3)), 0, 1), F(.52))
+def _dome(p, au, w, v, least=0.): return np.maximum(face_profile(p, v), F(least)*(v > 0))*np.power(np.clip(1-np.power(np.minimum(au/np.maximum(w, F(1e-3)), 1), F(2.3)), 0, 1), F(.52))
 
 # %% ../../nbs/20_faces.ipynb #d3888ea5
 def _bumps(p, e):
@@ -129,7 +129,7 @@ def _bumps(p, e):
     m, age, s, y, nl, k = p['masc'], p['age'], e['smile'], p['mouthy'], p['nosel'], e['open']
     return [(-p['socket'], p['eyes']-.03, -.03, .20, .13), (.075, p['eyes'], 0, .13, .085), (p['ridge']+.03, .36, p['browy']+.06, .28, .085), (.02, 0, p['browy']-.02, .12, .08),
         (p['cheek']+.05*s, .56, .40-.05*s, .21, .17), (-.05+.035*p['full'], .62, .86, .16, .22), (-.06, .9, -.35, .16, .25),
-        (p['bridge'], 0, .1, .075, .24), (p['bridge']*.5, 0, nl-.25, .11, .17), (p['tip'], 0, nl-.09, .115*p['tipw'], .11), (.16, p['nosew']*.74, nl-.04, .07, .075), (-.09, p['nosew']*.42, nl+.035, .05, .022),
+        (p['bridge'], 0, .1, .092, .25), (p['bridge']*.5, 0, nl-.25, .11, .17), (p['tip'], 0, nl-.09, .115*p['tipw'], .11), (.16, p['nosew']*.74, nl-.04, .07, .075), (-.09, p['nosew']*.42, nl+.035, .05, .022),
         (-.025, 0, y-.19, .035, .05), (.06, 0, y, .30, .17), (-.06, 0, y+.19+.05*k, .19, .055), (.11, 0, 1.32*p['length']+p['chin']*.8, .2*p['chinw'], .13),
         (.045*age+.006, p['eyes'], .17, .14, .035), (-.04*age-.004, p['eyes']-.05, .235, .17, .03), (.025*s, p['eyes'], .155, .13, .03),
         (-.03*age, .36, 1.12, .045, .12), (-.03*max(age-.3, 0), .07, p['browy'], .016, .06)]
@@ -154,7 +154,7 @@ def face_height(
     age, old = p['age'], .045*(p['age']-.35)
     h -= F(.004+.05*age+.05*max(e['smile'], 0))*_fold(u, v, (p['nosew']*1.05, p['nosel']-.06), (p['mouth']*1.22, p['mouthy']+.02), .026)
     if old > 0:                                                        # lines on the forehead, crow's feet
-        h -= F(old)*(np.sin((v+.05*u*u)*F(2*np.pi/.135)+p['asym']*300)**6*_gauss(u, 0, .42)*_gauss(v, -.62, .14)).astype(F)
+        h -= F(old)*(np.sin((v+F(.05)*u*u+F(.016)*np.sin(u*F(6)+F(p['asym']*900)))*F(2*np.pi/.135)+F(p['asym']*300))**6*_gauss(u, 0, .42)*_gauss(v, -.62, .14)).astype(F)
         for k in (-.1, 0, .1): h -= F(old)*_fold(u, v, (p['eyes']+p['eye']+.05, k*.4), (p['eyes']+p['eye']+.2, k*1.5), .012)
     return h, w
 
@@ -173,9 +173,27 @@ def surface_normals(
 @lru_cache(8)
 def _texture(seed, P):
     "Noise that belongs to a person: blotches of the skin, strands of the hair."
-    rng, shape = np.random.default_rng([*seed, 7]), (_grid(P)[1].shape[0], _grid(P)[0].shape[1])
-    return dict(strand=value_noise(rng, (160, 640), 18, 6, .8), blotch=value_noise(rng, shape, 9, 3), slow=value_noise(rng, shape, 5, 2), lock=value_noise(rng, shape, 7, 2),
-                fine=value_noise(rng, shape, 60, 2, .7), curls=value_noise(rng, shape, 26, 3, .6))
+    shape = _grid(P)[1].shape[0], _grid(P)[0].shape[1]
+    def noise(k, *args): return value_noise(np.random.default_rng([*seed, 7, k]), shape, *args)
+    return dict(strand=_strand_noise(np.random.default_rng([*seed, 7, 0]), P), blotch=noise(1, 9, 3), slow=noise(2, 5, 2), lock=noise(3, 7, 2),
+                fine=noise(4, 90, 2, .7), pore=noise(5, 260, 2, .8), curls=noise(6, 40, 3, .8))
+
+_ACROSS, _ALONG = 60, 3  # samples of the strand noise per half head width
+
+def _strand_noise(rng, P):
+    "Noise that changes fast across a strand and slowly along it. Octaves that P pixels per unit could not show are left out."
+    out, power = np.zeros((64, 900), F), 0.
+    for o in range(5):
+        across, amp = 36*2**o, .92**o
+        grid = rng.standard_normal((max(4, across//30)+1, across+1)).astype(F)
+        power += amp*amp
+        if across*_ACROSS < 900*P: out += F(amp)*cv2.resize(grid, (900, 64), interpolation=cv2.INTER_CUBIC)
+    return out/F(power**.5)
+
+def _along_strands(tex, across, along):
+    "The noise of strands, at points given in half head widths across them and along them."
+    x, y = (np.ascontiguousarray(np.broadcast_to(o, np.broadcast(across, along).shape), dtype=F) for o in (across, along))
+    return cv2.remap(tex['strand'], x*F(_ACROSS)+F(450), y*F(_ALONG)+F(30), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
 
 def _skin(p, u, v, tex):
     "Reflectance of the skin over the window."
@@ -230,8 +248,10 @@ def _brows(p, e, rgb, u, v, tex):
         t = (uu*s-F(.13))/F(.66); tt = np.clip(t, 0, 1)
         mid = F(p['browy']-.05*e['brow']+s*p['asym'])-F(p['browa']*1.25)*np.sin(F(np.pi*.92)*tt)+F(.02)*tt+F(.05*max(-e['brow'], 0))*(1-tt)
         thick = F(p['browt'])*(F(.55)+F(.75)*np.minimum(tt*3, 1))*np.power(np.clip(1.02-tt, 0, 1), F(.55))
-        m = _edge(thick-np.abs(vv-mid), .045)*_edge(t, .12)*_edge(F(1)-t, .2)
-        _over(rgb[at], hair_colour(p['eu']+.25, p['pheo'], p['grey']*.6)*.7, np.clip(m*F(p['browd'])*(F(.88)+tex['fine'][at]*F(.18)), 0, 1))
+        across = (vv-mid)*F(2)+t*(F(.75)-F(.55)*tt)                   # hairs stand up at the nose and lie down outwards
+        hairs = _along_strands(tex, across+F(2*s), t*F(8))
+        m = _edge(thick*(F(1)+F(.10)*hairs)-np.abs(vv-mid), .05)*_edge(t+F(.05)*hairs, .14)*_edge(F(1)-t, .25)
+        _over(rgb[at], hair_colour(p['eu']+.25, p['pheo'], p['grey']*.6)*.7, np.clip(m*F(p['browd'])*(F(.94)+hairs*F(.14)), 0, 1))
 
 def _nose(p, rgb, u, v):
     "Nostrils, the crease beside the wings, the shadow under the tip."
@@ -268,8 +288,8 @@ def _strands(p, u, v, tex):
     r, th = cv2.cartToPolar(*(np.ascontiguousarray(np.broadcast_to(o, tex['lock'].shape)) for o in (y, x)))
     th = np.where(th > np.pi, th-F(2*np.pi), th)
     th = _mix(th, 2*x/(np.abs(x)+F(.9)), _edge(v-F(.1), 1.4))
-    if st in ('wavy', 'long'): th = th+F(.05+.06*p['curl'])*np.sin(r*F(5+5*p['curl'])+tex['lock']*F(.8))*_edge(v+F(.6), .8)
-    return cv2.remap(tex['strand'], (th+tex['lock']*F(.09)+F(np.pi))*F(639/(2*np.pi)), r*F(22)+F(20), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    if st in ('wavy', 'long'): th = th+F(.04+.04*p['curl'])*np.sin(r*F(5+5*p['curl'])+tex['slow']*F(.7))*_edge(v+F(.6), .8)
+    return _along_strands(tex, (th+tex['lock']*F(.03))*F(2), r*F(1.3))
 
 def _hairline(p, u, strand):
     "Height of the hair's edge on the forehead."
@@ -294,26 +314,31 @@ def _hair(p, u, v, w, tex, px):
     "Mask of the hair in front, its surface, mask of the hair behind the neck (or None), strands."
     st, au = p['style'], np.abs(u); strand = _strands(p, u, v, tex); jag = strand*F(.035)+tex['lock']*F(.035)
     outer, top, grow, end = _hair_outer(p, au, v, w, jag)
-    soft = max(px*1.2, .05 if st == 'curly' else .03); out = _edge(outer-au, soft)*(top > 0)
+    soft = max(px*1.2, .05 if st == 'curly' else .03); out = _edge(outer-au, soft)*((top > 0) | (v > 0))
     front = _edge(_hairline(p, u, strand)-v+jag*F(0 if st in _CLOTH else .6), max(px, .05))
     inner = (F(.90)-F(.05)*_edge(v+F(.3), .5))*np.maximum(w, F(.6)*_edge(v, 1))+tex['lock']*F(.015)
-    sides = _edge(au-inner, max(px, .06))*_edge(F(end)+jag*3-v, .12 if end < .5 else .4)
+    ends = F(end)+jag*3 if end < .5 else F(end)+strand*F(.08)+tex['lock']*F(.10)-F(.35)*_edge(au-F(1), .5)
+    sides = _edge(au-inner, max(px, .06))*_edge(ends-v, .12)
     if st == 'bald': front = front*_edge(au-F(.80-.25*(1-p['recede']) if p['recede'] > .3 else 1.7), .1)*_edge(v+F(.75), .3)
     if st == 'scarf': front, sides = _edge(np.sqrt((u/F(.84*p['width']))**2+((v-F(.27))/F(1.2*p['length']))**2)-1, px*1.5), F(0); out = np.where(v < 0, out, _edge(outer+F(.25)*np.clip(v-F(1), 0, 1)-au, soft))
     if st == 'beanie': sides = F(0)
     mask = np.maximum(front*(1 if st == 'scarf' else _edge(F(.2)-v, .2)), sides)*out*F(dict(buzz=.55+.3*p['curl'], bald=.5).get(st, 1))
     if st == 'bun': mask = np.maximum(mask, _edge(F(.42)+jag-np.sqrt(u*u+(v+F(1.72))**2), .04))
-    back = _edge(outer*F(.96)-au, soft)*((top > 0) | (v > 0))*_edge(F(end+.08)+jag*4-v, .3) if end > .5 else None
-    return mask, _dome(p, au, outer, v)+F(max(grow, .01)*.7), back, strand
+    back = _edge(outer*F(.96)-au, soft)*((top > 0) | (v > 0))*_edge(F(end-.1)+strand*F(.08)-v, .2) if end > .5 else None
+    return mask, _dome(p, au, outer, v, .95 if end > .5 else 0)+F(max(grow, .01)*.7), back, strand
 
 def _beard(p, u, v, tex):
-    "Density of the beard, or None."
+    "Density of the beard and its hairs, or None."
     kind, au, y, mw = p['beard'], np.abs(u), p['mouthy'], p['mouth']
     if kind == 'none': return None
-    cheek = F(.52)+F(.62)*np.power(np.clip(1-au, 0, 1), F(.8)); jaw = _edge(v-cheek+tex['lock']*F(.05), .16)*_edge(au-F(.02)-F(mw*1.12)*_edge(F(y+.16)-v, .16), .1)
-    lip = _gauss(v-F(.1)*au, y-.145, .055)*_edge(F(mw*1.25)-au, .14)*(1-F(.35)*_gauss(u, 0, .03)); chin = _edge(F(.27)-au, .12)*_edge(v-F(y+.19), .07); ring = _gauss(au, mw*1.2, .06)*_edge(v-F(y-.12), .1)
+    cheek = F(.52)+F(.62)*np.power(np.clip(1-au, 0, 1), F(.8)); jaw = _edge(v-cheek+tex['lock']*F(.05), .16)
+    lips = np.sqrt((u*F(1/(1.02*mw)))**2+((v-F(y+.01))*F(1/.12))**2); jaw = jaw*_edge(lips-1, .35)
+    lip = np.exp(-F(.5)*((v-F(y-.155)-F(.32)*au*au)/(F(.068)-F(.06)*au))**2)*_edge(F(mw*1.15)-au, .14)*(1-F(.35)*_gauss(u, 0, .025)); chin = _edge(F(.36)-au, .2)*_edge(v-F(y+.17)-F(.2)*au*au, .1); ring = _gauss(au, mw*1.12, .065)*_edge(v-F(y-.12), .1)*_edge(F(y+.42)-v, .2)
     m = np.maximum.reduce(dict(stubble=[jaw*.5, lip*.5, chin*.5], moustache=[lip], goatee=[lip, chin, ring], full=[jaw, lip, chin, ring])[kind])
-    return np.clip(m*F(p['beardd'] if kind == 'stubble' else .94)*(1+.22*tex['fine']), 0, 1)
+    if kind == 'stubble': return np.clip(m*F(p['beardd'])*(1+.3*tex['pore']+.08*tex['fine']), 0, 1), tex['pore']
+    aside = _edge(F(y+.02)-v, .3)*F(.75)                                # a moustache is combed to the sides, a beard falls
+    hairs = _along_strands(tex, F(1.6)*(au*(F(1.1)-F(.25)*v)-(v-F(y))*aside)+tex['lock']*F(.03)+F(3)*np.sign(u), v+au*aside)
+    return np.clip(_edge(m*(F(1.3)+F(.3)*hairs)-F(.42), .55)*(F(.95)+F(.05)*hairs), 0, 1), hairs
 
 def _ears(p, rgb, h, u, v, w, px):
     "Paint and raise the ears, in place; their mask."
@@ -335,11 +360,12 @@ def face_maps(
     gloss = F(1+.35*p['melanin'])*(F(.8)+F(.5)*_gauss(u, 0, .3)*_gauss(v, -.5, .25)+F(.8)*_gauss(u, 0, .12)*_gauss(v, p['nosel']-.1, .16))*(1+.12*tex['fine'])
     _mouth(p, e, rgb, wet, u, v, px); _nose(p, rgb, u, v); _eyes(p, e, rgb, wet, gloss, u, v, px, glint); _brows(p, e, rgb, u, v, tex)
     ear = _ears(p, rgb, h, u, v, w, px)
-    if (b := _beard(p, u, v, tex)) is not None:
-        _over(rgb, hair_colour(p['eu']+.2, p['pheo'], p['grey']*.8)*np.exp(tex['fine'][..., None]*F(.25)), b*head); gloss *= 1-F(.7)*b
-        if p['beard'] == 'full': h += F(.05)*b
+    if (grown := _beard(p, u, v, tex)) is not None:
+        b, hairs = grown
+        _over(rgb, hair_colour(p['eu']+.2, p['pheo'], p['grey']*.8)*np.exp(hairs[..., None]*F(.5)), b*head); gloss *= 1-F(.7)*b
+        if p['beard'] == 'full': h += F(.05)*b+F(.004)*hairs*b
     mask, dome, back, strand = _hair(p, u, v, w, tex, px); st = p['style']
-    tint = np.asarray(p['cloth'] if st in _CLOTH else hair_colour(p['eu'], p['pheo'], p['grey']), F)*np.exp(strand*F(.1 if st in _SMOOTH else .34))[..., None]
+    tint = np.asarray(p['cloth'] if st in _CLOTH else hair_colour(p['eu'], p['pheo'], p['grey']), F)*np.exp(strand*F(.1 if st in _SMOOTH else .28))[..., None]
     rgb += (tint-rgb)*mask[..., None]; h += (dome-h)*mask+F(.03 if st in _CLOTH else .01)*strand*mask*(st not in ('buzz', 'bald'))
     band = (_gauss(v-F(.25)*u*u, -1.12, .13)+F(.7)*_gauss(v, .55, .3)*(np.abs(u) > .7))*np.clip(F(.6)+strand*F(.5), 0, 2)
     return dict(h=h, rgb=rgb, gloss=gloss*(1-mask), wet=wet*(1-mask), alpha=np.maximum.reduce([head, ear, mask]), hair=mask, sheen=band*mask*(st not in (*_SMOOTH, 'curly')), back=back, tint=tint)
