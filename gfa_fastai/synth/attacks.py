@@ -12,7 +12,7 @@ from .faces import skin_colour, value_noise
 __all__ = ['OVER', 'CAMERA', 'FLAT', 'INKS', 'ANGLES', 'PATTERNS', 'IN_PRINT', 'IN_REPLAY', 'PRINTERS', 'SCREENS', 'FINE',
            'COARSE', 'expose', 'mosaic', 'demosaic', 'noisy', 'develop', 'jpeg', 'unjpeg', 'take_photo', 'frame_grid',
            'to_medium', 'from_medium', 'dot_gain', 'separate', 'yule_nielsen', 'profile', 'compensate', 'halftone',
-           'print_sheet', 'subpixels', 'show_screen', 'room_colour', 'present', 'cut_eyes']
+           'print_sheet', 'subpixels', 'show_screen', 'room_colour', 'flat_light', 'present', 'cut_eyes']
 
 # %% ../../nbs/21_attacks.ipynb #91cdf162
 OVER = 2  # light comes at this times the sensor's resolution
@@ -261,13 +261,21 @@ def show_screen(
     "Show a picture on a screen and look at it."
     (H, W), (h, w) = size, picture.shape[:2]; s, t = to_medium(g, *frame_grid(H, W)); on = lambda k: strength.get(k, 0)
     s, t = (np.ascontiguousarray(np.broadcast_to(o, (H, W)), dtype=F) for o in (s, t))
-    L = np.power(cv2.remap(picture, s*F(h)+F((w-1)/2), t*F(h)+F((h-1)/2), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), F(2.2))
+    def at(im, s, t): return cv2.remap(im, s*F(len(im))+F((im.shape[1]-1)/2), t*F(len(im))+F((len(im)-1)/2), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    kind = 'moire' if on('moire') >= on('subpixel') else 'subpixel'
+    lo, hi = FINE if kind == 'moire' else COARSE
+    pitch = lo+(hi-lo)*(rng.uniform(*device['pitch'])-.8)/.55            # in sensor pixels
+    K, L = F(H/OVER*g['scale']/pitch), at(picture, s, t)                 # K: pixels of the screen in the unit of s and t
+    if on(kind):
+        column, row, start = s*K, t*K, F(rng.uniform())                  # a screen shows one colour over each of its pixels
+        small = cv2.resize(picture, (round(K*w/h), round(K)), interpolation=cv2.INTER_AREA)
+        L += F(on(kind))*(at(small, (np.floor(column+start+F(1/6))+F(1/3)-start)/K, np.round(row)/K)-L)
+    L = np.power(np.clip(L, 0, 1), F(2.2))
     grey = F(on('gamut')*device['desaturate']*1.4); L = cv2.transform(L, np.eye(3)*(1-grey)+grey*np.array([.3, .59, .11]))
     L *= (np.array([.86, 1., 1.32])**(on('gamut')*device['white'])).astype(F); beta = F(on('black_lift')*device['black']*1.6); L = beta+(1-beta)*L
-    kind = 'moire' if on('moire') >= on('subpixel') else 'subpixel'; q = rng.uniform(*device['pitch'])
     if on(kind):
-        lo, hi = FINE if kind == 'moire' else COARSE; pitch = lo+(hi-lo)*(q-.8)/.55                                     # in sensor pixels
-        mask = subpixels(s*F(H/OVER*g['scale']/pitch)+F(rng.uniform()), 1/pitch/OVER, psf=.3*OVER*.5); rows = 1+F(.25*np.sinc(1/pitch/OVER))*np.cos(t*F(2*np.pi*H/OVER*g['scale']/pitch))
+        mask = subpixels(column+start, 1/pitch/OVER, psf=.3*OVER*.5)
+        rows = 1+F(.25*np.sinc(1/pitch/OVER))*np.cos(row*F(2*np.pi))
         L *= 1+F(on(kind))*(mask*rows[..., None]-1)
     if on('banding'): L *= (1+F(.06*on('banding'))*np.sin(F(2*np.pi)*(frame_grid(H, W)[1]*F(rng.uniform(3, 9))+F(phase))))[..., None]
     return np.maximum(L, 0)
@@ -293,6 +301,30 @@ def _spot(x, y, rng, exponent):
 # %% ../../nbs/21_attacks.ipynb #482e676e
 def room_colour(light): return (np.asarray(light['sky'][0])*.7+np.asarray(light['lights'][0][1])*.5).astype(F)
 
+def flat_light(
+    light:dict, # of a session
+    size, # (rows, columns) of the frame
+    exponent:float=20., # of the sheen: 20 matt, 400 glossy
+    distance:float=2.5, # of lamps and camera, in heights of the frame
+) -> tuple: # (rows, columns, 3) light on the sheet, mean 1; (rows, columns, 1) the sheen
+    "What lamps at a finite distance do to something flat. Both are smooth: few points are enough."
+    H, W = size
+    x, y = frame_grid(24, round(24*W/H))
+    on_it = np.zeros((24, x.size, 3), F)+(np.asarray(light['sky'][0], F)+np.asarray(light['sky'][1], F))*F(.5)
+    sheen = np.zeros((24, x.size), F)
+    eye = np.sqrt(x*x+y*y+F(distance**2))
+    for towards, colour in light['lights']:
+        lx, ly, lz = np.asarray(towards)/np.linalg.norm(towards)*distance
+        if lz <= 0: continue                                              # a lamp behind the sheet
+        dx, dy = F(lx)-x, F(ly)-y
+        r = np.sqrt(dx*dx+dy*dy+F(lz*lz))
+        cos = F(lz)/r
+        on_it += (cos*F(distance**2)/(r*r))[..., None]*np.asarray(colour, F)
+        hx, hy, hz = dx/r-x/eye, dy/r-y/eye, cos+F(distance)/eye          # half way between lamp and camera
+        sheen += np.power(hz/np.sqrt(hx*hx+hy*hy+hz*hz), F(exponent))
+    on_it /= on_it.mean((0, 1))
+    return cv2.resize(on_it, (W, H), interpolation=cv2.INTER_CUBIC), cv2.resize(sheen, (W, H), interpolation=cv2.INTER_CUBIC)[..., None]
+
 def present(
     kind:str, # 'print', 'warped', 'cut' or 'replay'
     picture, # (h, w, 3) encoded picture of the victim
@@ -312,8 +344,12 @@ def present(
     if paper:
         key = np.asarray(light['lights'][0][0]); out = print_sheet(picture, g, strength, device, rng, size)*F(.88)
         if on('paper_texture'): out *= np.exp(value_noise(rng, size, 12, 6, .85)*F(3.2*device['fibre']*on('paper_texture')))[..., None]
-        slope = F(g['bend'])*s; out *= colour*(1+F(.25*on('flat_shading')*np.sign(key[0]))*x+F(1.3*key[0])*slope-F(.3)*slope*slope)[..., None]
+        slope = F(g['bend'])*s; out *= colour*(1+F(1.3*key[0])*slope-F(.3)*slope*slope)[..., None]
     else: out = show_screen(picture, g, strength, device, rng, size, phase)
+    if on('flat_shading'):
+        f, (on_it, sheen) = on('flat_shading'), flat_light(light, size)
+        if paper: out *= 1+F(f)*(on_it-1)                                 # a screen makes its own light
+        out += sheen*(colour*F(f*(.14 if paper else .07)))
     if on('gloss'): out += (_spot(x, y, rng, device['gloss'])*F(on('gloss')*rng.uniform(.35, .8)))[..., None]*(colour if paper else colour*F(.6))
     rim, body = (device.get('bezel', .035), np.array([.012]*3)*colour if not paper else .85*colour)
     def inside(ds): return np.clip((a+ds-np.abs(s))*edge+1, 0, 1)*np.clip((b+ds-np.abs(t))*edge+1, 0, 1)
