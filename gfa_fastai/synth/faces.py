@@ -87,7 +87,7 @@ def value_noise(
         if n > max(shape): break
         grid = rng.standard_normal([max(2, round(n*s/max(shape)))+1 for s in shape]).astype(F)
         out += F(amp)*cv2.resize(grid, shape[::-1], interpolation=cv2.INTER_CUBIC); power += amp**2; amp *= fall
-    return out/F(power**.5)
+    return out/F(max(power, 1e-9)**.5)  # where nothing fits: zero
 
 def _gauss(x, x0, s): return np.exp(-.5*((x-x0)/s)**2).astype(F)
 def _edge(x, width):
