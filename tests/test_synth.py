@@ -1,7 +1,7 @@
 "SynthPAD: faces, attacks, benchmark."
 import numpy as np, pytest
 from gfa_fastai.synth.faces import (EVEN, NEUTRAL, ROOMS, STYLES, draw_clothes, draw_expression, draw_light, draw_room, face_height, identity, render_scene,
-                                    rotation, skin_colour, surface_normals)
+                                    rotation, skin_colour, surface_normals, value_noise, _ACROSS, _ALONG, _strand_noise)
 from gfa_fastai.frames import detect_face
 
 def picture(seed, size=96, turn=.08, **fixed):
@@ -21,6 +21,27 @@ def test_every_style_renders(style):
         im, depth, (x, y, w, h) = picture(s, 64, style=style, beard=['none', 'full', 'goatee'][s], glasses=['round', 'square', 'thin'][s])
         assert im.shape == (64, 64, 3) and im.dtype == np.float32 and np.isfinite(im).all() and im.min() >= 0
         assert 0 <= depth.min() and depth.max() <= 1 and depth[int(y+h/2), int(x+w/2)] > .3
+
+@pytest.mark.parametrize('size', [32, 64, 160])
+@pytest.mark.parametrize('beard', ['stubble', 'moustache', 'goatee', 'full'])
+def test_beards_at_every_size(beard, size):
+    "Nothing undefined where details are too fine for the picture; darker than bare skin; the same at all sizes."
+    def face(b): return render_scene(identity(8, beard=b, eu=3., melanin=.3, glasses='none'), NEUTRAL, rotation(0, 0, 0), (size*.5, size*.45), .235*size, EVEN, np.full((size, size, 3), .3, np.float32), draw_clothes(np.random.default_rng(0)))[0]
+    bare, grown = face('none'), face(beard); assert np.isfinite(grown).all()
+    a, b = (slice(int(size*(.45+.235*lo)), int(size*(.45+.235*hi))) for lo,hi in ((-.6, .5), (.7, 1.5))); mid = slice(int(size*.40), int(size*.6))
+    darker = 1-grown[b, mid].mean()/bare[b, mid].mean()
+    assert np.abs(grown[a]-bare[a]).max() < .05 and darker > .03
+    if size == 160: assert abs(darker-(1-cv2_small(grown)[24:31, 16:24].mean()/cv2_small(bare)[24:31, 16:24].mean())) < .15
+
+def cv2_small(x): return x.reshape(40, 4, 40, 4, 3).mean((1, 3))
+
+def test_strands_are_the_same_seen_finer():
+    coarse, fine = (_strand_noise(np.random.default_rng(4), P) for P in (20, 120))
+    assert np.corrcoef(coarse.ravel(), fine.ravel())[0, 1] > .5 and fine.var() > coarse.var()
+    across, along = np.abs(np.diff(fine, axis=1)).mean()*_ACROSS, np.abs(np.diff(fine, axis=0)).mean()*_ALONG; assert across > 10*along  # per half head width
+
+def test_noise_that_does_not_fit_is_zero():
+    assert not value_noise(np.random.default_rng(0), (8, 8), 60).any()
 
 def test_every_identity_has_a_head():
     for s in range(2000): assert np.isfinite(face_height(identity(s), NEUTRAL, 6)[0]).all()
@@ -61,7 +82,7 @@ def test_rooms_differ():
 
 # --- attacks and cameras
 
-from gfa_fastai.synth.attacks import (ANGLES, CAMERA, FLAT, IN_PRINT, IN_REPLAY, INKS, OVER, PATTERNS, PRINTERS, SCREENS, compensate, demosaic, dot_gain, from_medium, frame_grid, halftone, jpeg,
+from gfa_fastai.synth.attacks import (ANGLES, CAMERA, COARSE, FINE, FLAT, IN_PRINT, IN_REPLAY, INKS, OVER, PATTERNS, PRINTERS, SCREENS, compensate, demosaic, dot_gain, flat_light, from_medium, frame_grid, halftone, jpeg,
                                       mosaic, noisy, present, print_sheet, profile, show_screen, subpixels, take_photo, to_medium, unjpeg, yule_nielsen)
 EXACT = dict(CAMERA, worse=0., flare=(0, 0), noise=(1e-5, 1e-4), quality=(98, 98))
 
@@ -96,14 +117,64 @@ def test_beat_of_a_monochrome_sensor(pitch):
     peak = np.abs(np.fft.rfft(seen-seen.mean())).argmax()/2048
     assert abs(peak-abs(1/pitch-round(1/pitch))) < 2e-3
 
-@pytest.mark.parametrize('scale', [1., 1.03])
-def test_moire_follows_pitch_and_scale_through_the_camera(scale):
-    "Red pixels are two apart: |f - round(2f)/2| in cycles per sensor pixel."
-    n, g = 128, dict(FLAT, scale=scale); dev = dict(SCREENS['phone'], pitch=(1.1, 1.1))
-    light = show_screen(np.full((n, n, 3), .7, np.float32), g, dict(moire=1.), dev, np.random.default_rng(0), (n*OVER, n*OVER))
+@pytest.mark.parametrize('scale', [.97, 1., 1.03])
+@pytest.mark.parametrize('pattern, q', [('moire', .8), ('moire', .95), ('moire', 1.1), ('moire', 1.2), ('subpixel', .8), ('subpixel', .9), ('subpixel', 1.1)])
+def test_moire_follows_pitch_and_scale_through_the_camera(pattern, q, scale):
+    "Red pixels are two apart: |f - round(2f)/2| in cycles per sensor pixel. The pitch is what the sensor sees: a larger screen with as many pixels per sensor pixel beats alike."
+    n, g = 128, dict(FLAT, scale=scale); dev = dict(SCREENS['phone'], pitch=(q, q))
+    light = show_screen(np.full((n, n, 3), .7, np.float32), g, {pattern: 1.}, dev, np.random.default_rng(0), (n*OVER, n*OVER))
     red = take_photo(light, dict(EXACT, sharp=0., awb=(0, 0)), np.random.default_rng(1))[0][n//2, 4:-4, 0]
-    f = 1/(1.6+.35*(1.1-.8)/.55); x = np.abs(np.fft.rfft((red-red.mean())*np.hanning(len(red)), 4096)); x[:120] = 0
+    lo, hi = FINE if pattern == 'moire' else COARSE
+    f = 1/(lo+(hi-lo)*(q-.8)/.55); x = np.abs(np.fft.rfft((red-red.mean())*np.hanning(len(red)), 4096)); x[:100] = 0
     assert abs(x[:1024].argmax()/4096-abs(f-round(2*f)/2)) < .01
+
+def test_a_screen_that_comes_nearer_changes_its_beat():
+    "Five per cent of pitch move the beat by what the formula says, many times more than five per cent."
+    def beat(pitch):
+        seen = subpixels(((np.arange(4096)+.5)/pitch).astype(np.float32)[None], 1/pitch, terms=1)[0, ::2, 0]    # red pixels: every other one
+        return np.abs(np.fft.rfft((seen-seen.mean())*np.hanning(len(seen)))).argmax()/4096
+    near, far = beat(1.9), beat(1.9*1.05); said = [abs(1/p-round(2/p)/2) for p in (1.9, 1.9*1.05)]
+    assert abs(near-said[0]) < 1e-3 and abs(far-said[1]) < 1e-3 and near/max(far, 1e-3) > 5
+
+def test_a_turned_screen_turns_its_beat_more():
+    n, angle, dev = 128, .05, dict(SCREENS['phone'], pitch=(1.1, 1.1))
+    light = show_screen(np.full((n, n, 3), .7, np.float32), dict(FLAT, angle=angle), dict(moire=1.), dev, np.random.default_rng(0), (n*OVER, n*OVER))
+    red = take_photo(light, dict(EXACT, sharp=0., awb=(0, 0)), np.random.default_rng(1))[0][..., 0]
+    x = np.abs(np.fft.fft2((red-red.mean())*np.outer(np.hanning(n), np.hanning(n)), (512, 512))); at = np.abs(np.fft.fftfreq(512))
+    x[(at[:, None] > .25) | (at[None] > .25) | (np.hypot(at[:, None], at[None]) < .02)] = 0
+    i, j = np.unravel_index(x.argmax(), x.shape); f = 1/(FINE[0]+(FINE[1]-FINE[0])*.3/.55); want = [abs(k-round(2*k)/2) for k in (f*np.sin(angle), f*np.cos(angle))]
+    assert abs(at[i]-want[0]) < .01 and abs(at[j]-want[1]) < .01 and want[0]/want[1] > 5*np.tan(angle)
+
+def test_a_screen_has_its_own_pixels():
+    "Details below its pitch are averaged, in encoded values, as software scales pictures."
+    rng, n = np.random.default_rng(0), 64; fine = np.clip(.5+.2*rng.standard_normal((n*OVER, n*OVER, 1)), 0, 1).astype(np.float32).repeat(3, -1)
+    def shown(x): return show_screen(fine, FLAT, dict(moire=x), SCREENS['phone'], np.random.default_rng(1), (n*OVER, n*OVER))
+    plain, own = shown(0.), shown(1.)
+    grey = [a.mean(-1).std() for a in (plain, own)]
+    assert grey[1] < .7*grey[0] and abs(own.mean()/fine.mean()**2.2-1) < .05
+
+def test_light_on_something_flat():
+    "Against the formula at single points; mean one; the brighter side is the lamp's."
+    light, D = dict(lights=[((.6, -.3, .8), np.array([.5, .6, .7]))], sky=(np.full(3, .2), np.full(3, .1))), 2.5
+    lit, sheen = flat_light(light, (60, 80), distance=D)
+    lamp = np.array([.6, -.3, .8]); lamp *= D/np.linalg.norm(lamp); y, x = np.mgrid[:60, :80]; x, y = (x+.5)/60-2/3, (y+.5)/60-.5
+    to = lamp-np.stack([x, y, 0*x], -1); r = np.linalg.norm(to, axis=-1)
+    want = .15+(D*D/r**2*lamp[2]/r)[..., None]*[.5, .6, .7]; want /= want.mean((0, 1))
+    eye = np.array([0, 0, D])-np.stack([x, y, 0*x], -1); h = to/r[..., None]+eye/np.linalg.norm(eye, axis=-1)[..., None]
+    assert np.abs(lit-want).max() < .02 and np.abs(sheen[..., 0]-(h[..., 2]/np.linalg.norm(h, axis=-1))**20).max() < .03
+    assert lit[:, 60:].mean() > lit[:, :20].mean() and abs(lit.mean()-1) < 1e-3
+    behind = flat_light(dict(light, lights=[((.6, 0, -.8), np.ones(3))]), (60, 80)); assert np.ptp(behind[0]) < 1e-4 and behind[1].max() == 0
+
+def test_shading_of_a_sheet_does_not_follow_the_face():
+    "A lamp goes from left to right: the cheeks of the living change, those on paper hardly."
+    p, room, n = identity(2, glasses='none'), np.full((128, 128, 3), .2, np.float32), 128
+    def lamp(x): return dict(lights=[((x, -.3, .7), np.full(3, .7))], sky=(np.full(3, .3), np.full(3, .2)))
+    def live(light): return render_scene(p, NEUTRAL, rotation(0, 0, 0), (64, 58), 30, light, room, draw_clothes(np.random.default_rng(0)))[0]
+    def ratio(x): x = x.mean(-1)[66:82]; return np.log(x[:, 46:60].mean()/x[:, 68:82].mean())
+    photo = np.clip(live(EVEN), 0, 1)**(1/2.2)
+    def paper(light): return present('print', photo.astype(np.float32), FLAT, dict(flat_shading=1.), PRINTERS['inkjet'], light, room, np.random.default_rng(0))
+    alive, flat = (abs(ratio(f(lamp(.8)))-ratio(f(lamp(-.8)))) for f in (live, paper))
+    assert flat < alive/3
 
 def test_geometry_is_undone():
     rng = np.random.default_rng(0)
