@@ -44,15 +44,15 @@ _DEVICES = dict(  # for prints, for replays
 
 _STRENGTH = pd.DataFrame(dict(
     #               webcam laptop phone  slr
-    moire=         [.95,   .60,   .25,   .25],
-    subpixel=      [.03,   .03,   .03,   .75],
-    halftone=      [.25,   .95,   .60,   .25],
-    gamut=         [.95,   .60,   .25,   .25],
-    black_lift=    [.15,   .95,   .60,   .15],
-    gloss=         [.10,   .10,   .95,   .60],
-    banding=       [.15,   .95,   .60,   .15],
-    paper_texture= [.60,   .25,   .25,   .95],
-    bend=          [.20,   .20,   .95,   .60],
+    moire=         [.95,   .15,   .70,   .15],
+    subpixel=      [.03,   .03,   .03,   .55],
+    halftone=      [.70,   .95,   .15,   .15],
+    gamut=         [.90,   .15,   .15,   .15],
+    black_lift=    [.15,   .90,   .60,   .10],
+    gloss=         [.10,   .10,   .95,   .15],
+    banding=       [.15,   .95,   .60,   .10],
+    paper_texture= [.15,   .15,   .80,   .95],
+    bend=          [.20,   .20,   .95,   .20],
     double_blur=   [.16,   .16,   .16,   .16],
     flat_shading=  [.40,   .40,   .40,   .40]), index=DOMAIN_NAMES)
 
