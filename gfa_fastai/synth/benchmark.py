@@ -33,6 +33,8 @@ _STYLES = dict(
                sharp=.75, quality=90, target=.60, hard=.65, focus=1.2, unit=.255),
     slr=dict(cast_r=1.02, cast_b=.97, blur=.37, shot=4e-4, read=2e-3, gamma=2.2, curve=.24, colour=1.06,
              sharp=.25, quality=93, target=.58, hard=.50, focus=1.5, unit=.245))
+
+# %% ../../nbs/22_benchmark.ipynb #7b41b622
 _CAM = ('cast_r', 'cast_b', 'blur', 'shot', 'read', 'gamma', 'curve', 'colour', 'sharp', 'quality', 'target')  # those of the camera
 DOMAIN_NAMES = tuple(_STYLES)
 
@@ -42,6 +44,7 @@ _DEVICES = dict(  # for prints, for replays
     phone=(('inkjet', 'photo'), ('phone', 'tablet')),
     slr=(('inkjet', 'laser'), ('tablet', 'phone')))
 
+# %% ../../nbs/22_benchmark.ipynb #f7cc1bf1
 _STRENGTH = pd.DataFrame(dict(
     #               webcam laptop phone  slr
     moire=         [.95,   .15,   .70,   .15],
@@ -162,6 +165,7 @@ def _draw_strengths(kind, table, patterns, rng):
     if kind == 'warped' and 'bend' in patterns: out['bend'] = round(float(rng.uniform(.7, 1)), 3)
     return out
 
+# %% ../../nbs/22_benchmark.ipynb #614aac37
 def _geometry(kind, strength, rng, context):
     "How the medium is held."
     if not context: return dict(FLAT, bend=strength['bend']*rng.choice([-1, 1]))
@@ -171,6 +175,7 @@ def _geometry(kind, strength, rng, context):
     bend = strength['bend']*(1.3 if kind == 'warped' else .9)*rng.choice([-1, 1])
     return dict(scale=scale, shift=shift, angle=angle, tilt=tilt, bend=bend)
 
+# %% ../../nbs/22_benchmark.ipynb #b3cd87df
 def _tremble(g, rng):
     "A geometry a moment later: no hand is still."
     shift = tuple(np.asarray(g['shift'])+rng.normal(0, .008, 2))
@@ -209,6 +214,7 @@ def _medium_box(box, g, size):
     px, py = px*h+w/2, py*h+h/2
     return float(px.min()), float(py.min()), float(np.ptp(px)), float(np.ptp(py))
 
+# %% ../../nbs/22_benchmark.ipynb #362806d9
 def _let_eyes_through(print_light, box, g, who, light, room, rng):
     "Holes in a print at the eyes, and somebody alive behind them."
     h, w = room.shape[:2]
@@ -267,6 +273,7 @@ def _plan(rng, p):
     kinds = ['']*p['live']+prints[:p['prints']]+['replay']*p['replays']
     return [(kind, 1+(turn+i) % 3) for i,kind in enumerate(kinds)]
 
+# %% ../../nbs/22_benchmark.ipynb #ff77e35f
 def _write(path, data):
     "Write a file under a temporary name, then rename it."
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -340,6 +347,7 @@ def _face_in(path, cascade):
     found = cascade.detectMultiScale(grey, 1.1, 5, minSize=(smallest, smallest))
     return tuple(int(o) for o in max(found, key=lambda b: b[2]*b[3])) if len(found) else None
 
+# %% ../../nbs/22_benchmark.ipynb #40e09bbf
 def _people(folder, needed):
     "Photographs with a face, per person: a folder each, or a file each where there are no folders."
     folder, cascade = Path(folder), _cascade()
@@ -356,7 +364,6 @@ def _people(folder, needed):
         if photos: people.append(photos)
     return people, len(groups)
 
-# %% ../../nbs/22_benchmark.ipynb #a1e66bde
 class _Photograph:
     "Real photographs in the place of a rendered person: linear light around the face."
     def __init__(self, photos): self.photos = photos
@@ -431,6 +438,7 @@ def _job(c, domain, k, split, photos):
         _write(part, json.dumps(rows).encode())
     return domain, k, rows
 
+# %% ../../nbs/22_benchmark.ipynb #d6b08c4a
 def _part(root, part):
     "Rows of a finished person, or None where a file is missing or damaged."
     root = Path(root)
@@ -440,6 +448,7 @@ def _part(root, part):
         return rows if images and all((root/r['depth']).stat().st_size for r in rows if r['depth']) else None
     except (OSError, ValueError, KeyError): return None
 
+# %% ../../nbs/22_benchmark.ipynb #3d37bdea
 def _claim(root, config):
     "Make the folder ours, or say why not."
     manifest, another = root/'manifest.json', 'Choose another folder, or delete that one.'
@@ -541,6 +550,7 @@ def _rooted(df, root):
     df.attrs['root'] = str(root)
     return df
 
+# %% ../../nbs/22_benchmark.ipynb #55ef7b26
 def load_synthpad(
     root, # a folder that make_synthpad has filled
 ) -> pd.DataFrame: # samples table; raises ValueError where the dataset is not complete
