@@ -83,7 +83,7 @@ def read_folder(
     df['frame'] = df.groupby('video').cumcount()
     return validate_samples(df)
 
-# %% ../nbs/30_datasets.ipynb #3fc2cbee
+# %% ../nbs/30_datasets.ipynb #31bfa349
 _EXTRAS = dict(pai_name='', device='', session='', quality='', protocol='', annotation='', annotation_format='', rotate=0, max_frames=None)
 
 def _table(rows, dataset):
@@ -92,7 +92,7 @@ def _table(rows, dataset):
     df['subject'] = dataset + '-' + df.pop('who')
     df['label'] = ['attack' if p else 'live' for p in df['pai']]
     df['path'] = df['path'].astype(str)
-    df['max_frames'] = df['max_frames'].astype('Int64')
+    df['max_frames'] = df['max_frames'].astype(float)   # (whole numbers, or missing)
     return validate_samples(df.sort_values('video', kind='stable'))
 
 # %% ../nbs/30_datasets.ipynb #e0128aa1
