@@ -83,8 +83,16 @@ def read_folder(
     df['frame'] = df.groupby('video').cumcount()
     return validate_samples(df)
 
-# %% ../nbs/30_datasets.ipynb #31bfa349
+# %% ../nbs/30_datasets.ipynb #12df2738
 _EXTRAS = dict(pai_name='', device='', session='', quality='', protocol='', annotation='', annotation_format='', rotate=0, max_frames=None)
+
+def _place(row, root, split, **more):
+    "A row with its split, and its path below the root as the name of the video."
+    return dict(row, split=split, video=row['path'].relative_to(root).as_posix(), **more)
+
+def _annotation(path, format):
+    "The columns for a file of boxes, empty where there is none."
+    return dict(annotation=str(path), annotation_format=format) if path and path.is_file() else {}
 
 def _table(rows, dataset):
     "Samples table of videos; `who` names the person within the dataset."
@@ -116,7 +124,7 @@ def _casia_clip(stem, qualities):
     kind, quality = (n-1, 2) if hr else divmod(n-1, 2)
     return f'{who}/{"HR_" if hr else ""}{n}', dict(who=who, pai=_CASIA[kind], pai_name=_CASIA_NAMES[kind], quality=qualities[quality])
 
-# %% ../nbs/30_datasets.ipynb #e0dff993
+# %% ../nbs/30_datasets.ipynb #bc407b6f
 def read_casia_fasd(
     root, # folder with train_release and test_release, or one that holds it
     dev:float=.2, # share of the training people for development
@@ -125,13 +133,16 @@ def read_casia_fasd(
     allow_missing:bool=False, # leave out missing videos, with a warning
 ) -> pd.DataFrame: # samples table, a row per video; raises FileNotFoundError or ValueError
     "Read CASIA-FASD: 240 videos of 20 people for training, 360 of 30 for testing."
-    root, rows, clips = find_root(root, ['train_release', 'test_release'], 'CASIA-FASD'), [], [*'12345678', 'HR_1', 'HR_2', 'HR_3', 'HR_4']
     if len(qualities) != 3: raise ValueError(f'qualities is {qualities!r}; it names three: of odd clips, even clips and HR clips.')
-    found = {s: scan_videos(sub_folder(root, f'{s}_release'), lambda stem: _casia_clip(stem, qualities), 'CASIA-FASD') for s in ('train', 'test')}
+    root = find_root(root, ['train_release', 'test_release'], 'CASIA-FASD')
+    def clip(stem): return _casia_clip(stem, qualities)
+    found = {s: scan_videos(sub_folder(root, f'{s}_release'), clip, 'CASIA-FASD') for s in ('train', 'test')}
+    clips, rows = [*'12345678', 'HR_1', 'HR_2', 'HR_3', 'HR_4'], []
     for split,people in (('train', 20), ('test', 30)):
         wanted = {f'{k}/{c}': f'{split}_release' for k in range(1, people+1) for c in clips}
         for r in choose_listed(found[split], wanted, 'CASIA-FASD', allow_missing):
-            rows.append(dict(r, split=split, who=f'{split}-{int(r["who"]):02d}', video=r['path'].relative_to(root).as_posix()))
+            r['who'] = f'{split}-{int(r["who"]):02d}'
+            rows.append(_place(r, root, split))
     return _with_dev(_table(rows, 'casia_fasd'), dev, seed)
 
 # %% ../nbs/30_datasets.ipynb #37bdefb1
@@ -148,7 +159,7 @@ REPLAY_PROTOCOLS = dict(
 _REPLAY_REAL = r'(?:.*/)?real/client(\d+)_session(\d+)_webcam_(authenticate|enroll)_(controlled|adverse)(?:_\d+)?'
 _REPLAY_ATTACK = r'(?:.*/)?attack/(fixed|hand)/attack_(print|mobile|highdef)_client(\d+)_session(\d+)_(?:highdef|mobile)_(photo|video)_(controlled|adverse)'
 
-# %% ../nbs/30_datasets.ipynb #4e4c16a0
+# %% ../nbs/30_datasets.ipynb #87761a71
 def _replay_clip(stem):
     "Key and columns of a Replay-Attack video, from its path below train, devel or test; None for an enrolment."
     if '_enroll_' in stem or 'enroll/' in stem: return None
@@ -158,7 +169,8 @@ def _replay_clip(stem):
     else:
         who, session, _, light = match_name(_REPLAY_REAL, stem, 'real/clientNNN_sessionNN_webcam_authenticate_LIGHT_TAKE')
         support = device = medium = pai = ''
-    return _replay_key(stem), dict(who=f'client{who}', pai=pai, pai_name=f'{device}_{medium}' if pai else '', device='webcam', session=session, light=light, support=support)
+    name = f'{device}_{medium}' if pai else ''
+    return _replay_key(stem), dict(who=f'client{who}', pai=pai, pai_name=name, device='webcam', session=session, light=light, support=support)
 
 def _replay_key(stem):
     "From `real/` or `attack/` on, the rest of the path left away."
@@ -178,10 +190,16 @@ def _replay_lists(folder, protocol, group):
 
 def _replay_rule(found, protocol):
     "The same from the names; raises ValueError for a protocol without a rule."
-    if (rule := REPLAY_PROTOCOLS[protocol]) is None: raise ValueError(f'Replay-Attack: protocol {protocol!r} has no rule, and there is no folder protocols. Restore it.')
-    return {k: 'by its name' for k,r in found.items() if not r['pai'] or rule(*r['pai_name'].split('_'))}
+    if REPLAY_PROTOCOLS[protocol] is None:
+        raise ValueError(f'Replay-Attack: protocol {protocol!r} has no rule, and there is no folder protocols. Restore it.')
+    return {k: 'by its name' for k,r in found.items() if _in_replay(r, protocol)}
 
-# %% ../nbs/30_datasets.ipynb #473a9cfd
+def _in_replay(row, protocol):
+    "Whether a video belongs to a protocol by its name; live ones belong to all."
+    rule = REPLAY_PROTOCOLS[protocol]
+    return not row['pai'] or (rule is not None and rule(*row['pai_name'].split('_')))
+
+# %% ../nbs/30_datasets.ipynb #cd0064e4
 def read_replay_attack(
     root, # folder with train, devel and test, or one that holds it
     protocol:str='grandtest', # a key of REPLAY_PROTOCOLS
@@ -193,18 +211,14 @@ def read_replay_attack(
     lists, boxes = sub_folder(root, 'protocols'), sub_folder(root, 'face-locations')
     if lists is None: warnings.warn(f'Replay-Attack: no folder protocols in {root}; protocol {protocol} is derived from the names.', stacklevel=2)
     for group,split in zip(('train', 'devel', 'test'), ('train', 'dev', 'test')):
-        found = scan_videos(folder := sub_folder(root, group), _replay_clip, 'Replay-Attack')
+        folder = sub_folder(root, group)
+        found = scan_videos(folder, _replay_clip, 'Replay-Attack')
         wanted = _replay_lists(lists, protocol, group) if lists else _replay_rule(found, protocol)
-        rule = REPLAY_PROTOCOLS[protocol]
-        spare = {k for k,r in found.items() if r['pai'] and not (rule and rule(*r['pai_name'].split('_')))}
+        spare = {k for k,r in found.items() if not _in_replay(r, protocol)}
         for r in choose_listed(found, wanted, 'Replay-Attack', allow_missing, spare):
             face = boxes and (boxes/group/r['path'].relative_to(folder)).with_suffix('.face')
-            rows.append(dict(r, split=split, video=r['path'].relative_to(root).as_posix(), protocol=protocol, **_annotation(face, 'replay')))
+            rows.append(_place(r, root, split, protocol=protocol, **_annotation(face, 'replay')))
     return _table(rows, 'replay_attack')
-
-def _annotation(path, format):
-    "The columns for a file of boxes, empty where there is none."
-    return dict(annotation=str(path), annotation_format=format) if path and path.is_file() else {}
 
 # %% ../nbs/30_datasets.ipynb #5c332df7
 _UPSIDE_DOWN = {3, 5, 6, 7, 8, 9}
@@ -222,7 +236,7 @@ def _msu_clip(stem):
     return _msu_key(who, device, name), dict(who=f'client{who:03d}', pai=pai, pai_name=name, device=device, quality='SD',
                                              rotate=180 if label == 'real' and device == 'android' and who in _UPSIDE_DOWN else 0)
 
-# %% ../nbs/30_datasets.ipynb #429fd5ca
+# %% ../nbs/30_datasets.ipynb #3793502e
 def _msu_people(root, split):
     "Number of a person -> where it is listed; the lists lie beside or above the videos; raises FileNotFoundError or ValueError."
     name = f'{split}_sub_list.txt'
@@ -240,14 +254,16 @@ def read_msu_mfsd(
     allow_missing:bool=False, # leave out missing videos, with a warning
 ) -> pd.DataFrame: # samples table, a row per video; raises FileNotFoundError or ValueError
     "Read MSU-MFSD: 120 videos of 15 people for training, 160 of 20 for testing."
-    root, rows, spare = find_root(root, ['real', 'attack'], 'MSU-MFSD'), [], set()
+    root, rows, wanted = find_root(root, ['real', 'attack'], 'MSU-MFSD'), [], {}
     found = {k: r for part in ('real', 'attack') for k,r in scan_videos(sub_folder(root, part), _msu_clip, 'MSU-MFSD').items()}
     people = {split: _msu_people(root, split) for split in ('train', 'test')}
-    if both := set(people['train']) & set(people['test']): raise ValueError(f'MSU-MFSD: client {min(both)} is listed for training and for testing. Correct one of the lists.')
-    wanted = {_msu_key(n, d, a): (split, f'client {n}, {where}') for split,p in people.items() for n,where in p.items() for d in ('android', 'laptop') for a in _MSU_NAMES}
-    for r in choose_listed(found, {k: where for k,(_,where) in wanted.items()}, 'MSU-MFSD', allow_missing):
-        split = 'train' if int(r['who'][-3:]) in people['train'] else 'test'
-        rows.append(dict(r, split=split, video=r['path'].relative_to(root).as_posix(), **_annotation(r['path'].with_suffix('.face'), 'msu')))
+    if both := set(people['train']) & set(people['test']):
+        raise ValueError(f'MSU-MFSD: client {min(both)} is listed for training and for testing. Correct one of the lists.')
+    for n,where in {**people['train'], **people['test']}.items():
+        wanted.update({_msu_key(n, device, name): f'client {n}, {where}' for device in ('android', 'laptop') for name in _MSU_NAMES})
+    for r in choose_listed(found, wanted, 'MSU-MFSD', allow_missing):
+        split = 'train' if int(r['who'].removeprefix('client')) in people['train'] else 'test'
+        rows.append(_place(r, root, split, **_annotation(r['path'].with_suffix('.face'), 'msu')))
     return _with_dev(_table(rows, 'msu_mfsd'), dev, seed)
 
 # %% ../nbs/30_datasets.ipynb #af9fcfe8
@@ -264,14 +280,15 @@ def in_oulu(
     if protocol in (2, 4) and instrument not in ((1, 3, 5) if split == 'test' else (1, 2, 4)): return False
     return protocol not in (3, 4) or (phone == fold) == (split == 'test')
 
-# %% ../nbs/30_datasets.ipynb #632a76df
+# %% ../nbs/30_datasets.ipynb #bb24fd46
 _OULU_USERS = dict(train=range(1, 21), dev=range(21, 36), test=range(36, 56))
 _OULU_LABELS = {'+1': (1,), '1': (1,), '-1': (2, 3, 4, 5), '-2': (4, 5)}
 
 def _oulu_clip(stem, split):
     "Key and columns of an OULU video, from its file name."
     phone, session, user, f = match_name(r'(?:.*/)?([1-6])_([1-3])_(\d\d)_([1-5])', stem, 'P_S_UU_F: phone 1 to 6, session 1 to 3, user, 1 to 5')
-    if int(user) not in (users := _OULU_USERS[split]): raise ValueError(f'expected a user {users[0]:02d} to {users[-1]} for {split}')
+    users = _OULU_USERS[split]
+    if int(user) not in users: raise ValueError(f'expected a user {users[0]:02d} to {users[-1]} for {split}')
     pai, name = ('', '') if f == '1' else ('print', f'print {int(f)-1}') if f in '23' else ('replay', f'replay {int(f)-3}')
     return f'{phone}_{session}_{user}_{f}', dict(who=user, pai=pai, pai_name=name, device=f'phone {phone}', session=session)
 
@@ -287,7 +304,7 @@ def _oulu_list(path, split):
         note_line(wanted, key, path, number)
     return wanted
 
-# %% ../nbs/30_datasets.ipynb #ffda8a94
+# %% ../nbs/30_datasets.ipynb #3900147a
 def _fold(name, protocol, fold, folds):
     "Protocol and fold as numbers; `folds` is protocol -> how many it has; raises ValueError."
     if protocol is None: return None, None
@@ -295,7 +312,8 @@ def _fold(name, protocol, fold, folds):
     protocol, fold = number(protocol), number(fold)
     if protocol not in folds: raise ValueError(f'{name}: protocol {protocol!r} is not known, choose one of {", ".join(map(str, folds))}, or None for all videos.')
     n = folds[protocol]
-    if n > 1 and fold not in range(1, n+1): raise ValueError(f'{name}: protocol {protocol} has {n} folds and fold is {fold!r}. Read each with fold=1 to {n}, and report mean and standard deviation.')
+    if n > 1 and fold not in range(1, n+1): raise ValueError(f'{name}: protocol {protocol} has {n} folds and fold is {fold!r}. '
+                                                             f'Read each with fold=1 to {n}, and report mean and standard deviation.')
     if n == 1 and fold not in (None, 1): raise ValueError(f'{name}: protocol {protocol} has no folds, and fold is {fold!r}. Leave it out.')
     return protocol, fold if n > 1 else None
 
@@ -319,7 +337,7 @@ def read_oulu_npu(
         file = f'Protocol_{protocol}/{split.title()}{f"_{fold}" if fold else ""}.txt'
         wanted = _oulu_list(find_list(lists, file), split) if lists and protocol else by_rule
         for r in choose_listed(found, wanted, 'OULU-NPU', allow_missing, spare=set(every)-set(by_rule)):
-            rows.append(dict(r, split=split, video=r['path'].relative_to(root).as_posix(), protocol=_protocol_name(protocol, fold), **_annotation(r['path'].with_suffix('.txt'), 'oulu')))
+            rows.append(_place(r, root, split, protocol=_protocol_name(protocol, fold), **_annotation(r['path'].with_suffix('.txt'), 'oulu')))
     return _table(rows, 'oulu_npu')
 
 # %% ../nbs/30_datasets.ipynb #2e0c4003
@@ -347,7 +365,7 @@ def _siw_clip(stem):
     pai = ['', 'print', 'replay'][int(kind)-1]
     return f'{who}-{sensor}-{kind}-{medium}-{session}', dict(who=who, pai=pai, pai_name=f'{pai} {medium}' if pai else '', device=_SIW_SENSORS[sensor], session=session)
 
-# %% ../nbs/30_datasets.ipynb #40f807b2
+# %% ../nbs/30_datasets.ipynb #08be1da8
 def read_siw(
     root, # folder with Train and Test, or one that holds it
     protocol:int|None=1, # 1 to 3, or None for all videos
@@ -361,8 +379,9 @@ def read_siw(
     root, rows = find_root(root, ['Train/live', 'Train/spoof', 'Test/live', 'Test/spoof'], 'SiW'), []
     for split in ('train', 'test'):
         for r in scan_videos(sub_folder(root, split), _siw_clip, 'SiW').values():
-            if not in_siw(protocol, fold, split == 'test', r['pai'], int(r['pai_name'][-1:] or 0)): continue
-            rows.append(dict(r, split=split, video=r['path'].relative_to(root).as_posix(), protocol=_protocol_name(protocol, fold), **_annotation(r['path'].with_suffix('.face'), 'siw')))
+            medium = int(r['pai_name'][-1:] or 0)
+            if not in_siw(protocol, fold, split == 'test', r['pai'], medium): continue
+            rows.append(_place(r, root, split, protocol=_protocol_name(protocol, fold), **_annotation(r['path'].with_suffix('.face'), 'siw')))
     if not rows: raise ValueError(f'SiW: no videos ({", ".join(sorted(VIDEOS))}) in {root}. Check that the archive was unpacked.')
     rows += _siw_legacy(legacy, {r['who']: r['split'] for r in rows}, rows[0]['protocol'])
     df = _with_dev(_table(rows, 'siw'), dev, seed)
@@ -374,23 +393,29 @@ def _siw_legacy(folder, people, protocol):
     if folder is None: return []
     if not Path(folder).is_dir(): raise FileNotFoundError(f'SiW: no folder of legacy photographs at {folder}. Check the path.')
     by = {p.stem[:3]: p for p in walk_files(Path(folder), IMAGES)}
-    if without := sorted(set(people)-set(by)): raise ValueError(f'SiW: {len(without)} of {len(people)} people have no photograph in {folder}, the first is {without[0]}: expected names as {without[0]}.jpg.')
+    if without := sorted(set(people)-set(by)):
+        raise ValueError(f'SiW: {len(without)} of {len(people)} people have no photograph in {folder}, the first is {without[0]}: expected names as {without[0]}.jpg.')
     return [dict(who=w, pai='', split=s, role='gallery', video=f'legacy/{by[w].name}', path=by[w], protocol=protocol) for w,s in people.items()]
 
-# %% ../nbs/30_datasets.ipynb #dedd8b40
+# %% ../nbs/30_datasets.ipynb #146dfbda
 def _lfw_lists(path):
     "Pairs ((name, i), (name, j), where) in folds, each of same and different pairs; raises ValueError or FileNotFoundError."
     folds, header = [], None
     for number,line in read_lines(path):
         t = line.split()
-        if number == 1 and len(t) < 3 and all(o.isdigit() for o in t): header = [1]*(2-len(t)) + [int(o) for o in t]; continue
-        if not (len(t) in (3, 4) and t[1].isdigit() and t[-1].isdigit()): raise ValueError(f'{path}, line {number}: {line!r} is no pair; expected "name i j" or "name1 i name2 j". Correct the line.')
+        if number == 1 and len(t) < 3 and all(o.isdigit() for o in t):
+            header = [1]*(2-len(t)) + [int(o) for o in t]
+            continue
+        if not (len(t) in (3, 4) and t[1].isdigit() and t[-1].isdigit()):
+            raise ValueError(f'{path}, line {number}: {line!r} is no pair; expected "name i j" or "name1 i name2 j". Correct the line.')
         same = len(t) == 3
         if not folds or (same and folds[-1][1]): folds.append(([], []))
-        folds[-1][0 if same else 1].append(((t[0], int(t[1])), (t[0] if same else t[2], int(t[-1])), f'{path.name}, line {number}'))
+        pair = (t[0], int(t[1])), (t[0] if same else t[2], int(t[-1])), f'{path.name}, line {number}'
+        folds[-1][0 if same else 1].append(pair)
     sizes = [(len(a), len(b)) for a,b in folds]
     if header and sizes != [(header[1], header[1])]*header[0]:
-        raise ValueError(f'{path}: its first line says {header[0]} fold(s) of {header[1]} and {header[1]} pairs, but it holds {len(folds)}, of {sizes[:3]}... Is it cut off?')
+        raise ValueError(f'{path}: its first line says {header[0]} fold(s) of {header[1]} and {header[1]} pairs, but it holds {len(folds)}, '
+                         f'the last of {" and ".join(map(str, sizes[-1])) if sizes else "none"}. Is it cut off?')
     return folds
 
 def _lfw_folder(root, first):
@@ -399,7 +424,7 @@ def _lfw_folder(root, first):
         if (folder/first).is_file(): return folder
     raise FileNotFoundError(f'LFW: no {first} in {root}, nor in a folder lfw* in it. Give the folder with a sub-folder for each person.')
 
-# %% ../nbs/30_datasets.ipynb #542443f9
+# %% ../nbs/30_datasets.ipynb #c6746613
 def read_lfw_pairs(
     root, # folder with a sub-folder for each person, or one that holds it
     pairs='pairs.txt', # name of the list, in the root or beside the images; or its path
@@ -407,13 +432,15 @@ def read_lfw_pairs(
 ) -> pd.DataFrame: # a row per pair: fold (from 1), same, name_1, name_2, path_1, path_2; raises FileNotFoundError or ValueError
     "Read the pairs of LFW."
     root = Path(root)
-    places = [Path(pairs), root/pairs, root.parent/pairs, *sorted(root.glob(f'lfw*/{pairs}'))]
+    places = [Path(pairs), root/pairs, root.parent/pairs, *sorted(root.glob(f'lfw*/{pairs}'))] if not Path(pairs).is_absolute() else [Path(pairs)]
     path = next((p for p in places if p.is_file()), root/pairs)
     def image(name, i): return f'{name}/{name}_{i:04d}.jpg'
-    rows = [dict(fold=k, same=same, a=a, b=b, where=where) for k,(s,d) in enumerate(_lfw_lists(path), 1) for same,part in ((True, s), (False, d)) for a,b,where in part]
+    rows = [dict(fold=k, same=same, a=a, b=b, where=where) for k,fold in enumerate(_lfw_lists(path), 1) for same,part in zip((True, False), fold) for a,b,where in part]
     if not rows: raise ValueError(f'{path} lists no pairs. Restore it.')
-    folder = _lfw_folder(root, image(*rows[0]['a']))
-    df = pd.DataFrame(rows).assign(name_1=lambda d: d['a'].str[0], name_2=lambda d: d['b'].str[0], path_1=lambda d: [str(folder/image(*a)) for a in d['a']], path_2=lambda d: [str(folder/image(*b)) for b in d['b']])
+    folder, df = _lfw_folder(root, image(*rows[0]['a'])), pd.DataFrame(rows)
+    for k,column in (('1', 'a'), ('2', 'b')):
+        df[f'name_{k}'] = df[column].str[0]
+        df[f'path_{k}'] = [str(folder/image(*o)) for o in df[column]]
     there = {p: os.path.isfile(p) for p in {*df['path_1'], *df['path_2']}}
     bad = ~(df['path_1'].map(there) & df['path_2'].map(there))
     if bad.any():
@@ -423,7 +450,7 @@ def read_lfw_pairs(
         warnings.warn(f'{text}; they are left out.', stacklevel=2)
     return df[~bad].reset_index(drop=True)[['fold', 'same', 'name_1', 'name_2', 'path_1', 'path_2']]
 
-# %% ../nbs/30_datasets.ipynb #21dd9dfd
+# %% ../nbs/30_datasets.ipynb #c9552d5b
 BOX_FORMATS = ('replay', 'msu', 'oulu', 'siw')
 
 def _from_corners(left, top, right, bottom): return left, top, right-left, bottom-top
@@ -452,14 +479,15 @@ def read_boxes(
     boxes = {}
     for number,line in read_lines(path):
         try: frame, box = _box_line(line, format, number)
-        except (ValueError, OverflowError) as e: raise ValueError(f'{path}, line {number}: {line[:80]!r} is no line of format {format}: {e}. Correct it, or remove the file: the face is looked for then.') from None
+        except (ValueError, OverflowError) as e:
+            raise ValueError(f'{path}, line {number}: {line[:80]!r} is no line of format {format}: {e}. Correct it, or remove the file: the face is looked for then.') from None
         if not (box[2] > 0 and box[3] > 0 and all(abs(v) < 1e6 for v in box)): continue   # (also false where a number is missing)
         box = tuple(float(v) for v in box)
         if boxes.get(frame, box) != box: raise ValueError(f'{path}, line {number}: frame {frame} stands in it twice, with different boxes. Remove one of the lines.')
         boxes[frame] = box
     return boxes
 
-# %% ../nbs/30_datasets.ipynb #cb1c69b3
+# %% ../nbs/30_datasets.ipynb #a6a46728
 _PEOPLE = dict(casia_fasd=(20, 30), replay_attack=(15, 15, 20), msu_mfsd=(15, 20), oulu_npu=(20, 15, 20), siw=(90, 75))
 _SIW = dict(train={'': 714, 'print': 339, 'replay': (360, 360, 359, 285)}, test={'': 599, 'print': 314, 'replay': (300, 300, 298, 250)})
 
@@ -473,14 +501,16 @@ def _siw_counts(protocol, fold):
 
 def _oulu_counts(protocol, fold):
     "Videos of OULU-NPU by PAI: for training, development and testing."
-    def one(split, instruments): return len(_OULU_USERS[split])*sum(in_oulu(protocol, fold, split, p, s, f) for p in range(1, 7) for s in (1, 2, 3) for f in instruments)
-    return [{pai: one(split, fs) for pai,fs in (('', (1,)), ('print', (2, 3)), ('replay', (4, 5)))} for split in SPLITS]
+    def each(split, instruments): return sum(in_oulu(protocol, fold, split, p, s, f) for p in range(1, 7) for s in (1, 2, 3) for f in instruments)
+    kinds = {'': (1,), 'print': (2, 3), 'replay': (4, 5)}
+    return [{pai: len(users)*each(split, kinds[pai]) for pai in kinds} for split,users in _OULU_USERS.items()]
 
 def _replay_counts(protocol):
     "Videos of Replay-Attack by PAI: for training, development and testing; None for smalltest."
     if (rule := REPLAY_PROTOCOLS[protocol]) is None: return None
-    def one(people): return {'': 4*people, 'print': 4*people*rule('print', 'photo'), 'replay': 4*people*sum(rule(d, m) for d in ('mobile', 'highdef') for m in ('photo', 'video'))}
-    return [one(n) for n in _PEOPLE['replay_attack']]
+    screens = sum(rule(d, m) for d in ('mobile', 'highdef') for m in ('photo', 'video'))
+    each = {'': 4, 'print': 4*rule('print', 'photo'), 'replay': 4*screens}   # videos of a person
+    return [{pai: n*people for pai,n in each.items()} for people in _PEOPLE['replay_attack']]
 
 def official_counts(
     dataset:str, # as 'casia_fasd'
