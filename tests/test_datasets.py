@@ -9,6 +9,7 @@ import pytest
 
 from gfa_fastai.datasets import (ATTACK_NAMES, LIVE_NAMES, READERS, REPLAY_PROTOCOLS, SPLIT_NAMES, dataset_summary, in_oulu, official_counts, read_boxes, read_casia_fasd,
                                  read_folder, read_lfw_pairs, read_msu_mfsd, read_oulu_npu, read_replay_attack, read_siw)
+from gfa_fastai.frames import extract_frames
 from gfa_fastai.samples import load_samples, sample_counts, save_samples, split_by_subject, validate_samples
 from miniature import FACE, MSU, make_casia, make_folder, make_lfw, make_msu, make_oulu, make_replay, make_siw, oulu_protocols
 
@@ -591,3 +592,17 @@ def test_miniature_videos_are_videos(trees):
         real = [p for p in trees(name).rglob('*') if p.suffix in ('.avi', '.mov', '.mp4') and p.stat().st_size]
         assert len(real) == 2
         for p in real: assert cv2.VideoCapture(str(p)).get(cv2.CAP_PROP_FRAME_COUNT) == 6
+
+# --- on to frames
+
+@pytest.mark.parametrize('name,read', [('replay', read_replay_attack), ('msu', read_msu_mfsd), ('oulu', read_oulu_npu), ('siw', read_siw), ('casia', read_casia_fasd)])
+def test_from_tree_to_frames(trees, tmp_path, name, read):
+    "The real videos of a tree: decoded, upright, with the face where the annotation says."
+    root = make_msu(tmp_path/'msu', dict(train=[3, 5, 7], test=[1]), videos=2) if name == 'msu' else trees(name)
+    df = read(root)
+    df = df[[Path(p).stat().st_size > 0 for p in df.path]]
+    frames = extract_frames(df, tmp_path/'cache', size=48, margin=0, spread=3, progress=False)
+    assert len(df) in (1, 2) and len(frames) == 3*len(df) and not frames.attrs['skipped']
+    if name == 'msu': assert df['rotate'].max() == 180
+    if name != 'casia': assert frames.box.map(lambda b: b == pytest.approx(FACE, abs=1e-6)).all() and set(frames.face) <= {'box', 'tracked'}
+    for p in frames.frame_path: assert cv2.imread(p)[:4, :4].mean() > 200 > cv2.imread(p)[-4:, -4:].mean()   # the white corner is at the top left
