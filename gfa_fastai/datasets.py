@@ -145,7 +145,7 @@ def read_casia_fasd(
             rows.append(_place(r, root, split))
     return _with_dev(_table(rows, 'casia_fasd'), dev, seed)
 
-# %% ../nbs/30_datasets.ipynb #37bdefb1
+# %% ../nbs/30_datasets.ipynb #5a6a2111
 REPLAY_PROTOCOLS = dict(
     grandtest=lambda device, medium: True,
     print=lambda device, medium: device == 'print',
@@ -156,10 +156,10 @@ REPLAY_PROTOCOLS = dict(
     digitalphoto=lambda device, medium: medium == 'photo' and device != 'print',
     smalltest=None)  # no rule is known: it needs its lists
 
+# %% ../nbs/30_datasets.ipynb #8dcfd578
 _REPLAY_REAL = r'(?:.*/)?real/client(\d+)_session(\d+)_webcam_(authenticate|enroll)_(controlled|adverse)(?:_\d+)?'
 _REPLAY_ATTACK = r'(?:.*/)?attack/(fixed|hand)/attack_(print|mobile|highdef)_client(\d+)_session(\d+)_(?:highdef|mobile)_(photo|video)_(controlled|adverse)'
 
-# %% ../nbs/30_datasets.ipynb #87761a71
 def _replay_clip(stem):
     "Key and columns of a Replay-Attack video, from its path below train, devel or test; None for an enrolment."
     if '_enroll_' in stem or 'enroll/' in stem: return None
