@@ -272,12 +272,13 @@ def _species_table(videos, test, threshold, frame_threshold, n, seed):
                           frames=frames[name], auc=r.loc['auc', 'value'])
     return pd.DataFrame(rows).T.astype(dict(subjects=int, videos=int)).rename_axis('species')
 
-# %% ../nbs/60_evaluation.ipynb #b8513726
+# %% ../nbs/60_evaluation.ipynb #8c856bbf
 def _grouped(tables, species):
     "Checked tables with the species of attacks renamed; ValueError for one that is nowhere."
-    there = {p for t in tables if t is not None for p in t.loc[t['label'] == 'attack', 'pai']}
-    if unknown := sorted(set(species or ()) - there): raise ValueError(f'species: no attack is of {", ".join(unknown)}; there are {", ".join(sorted(there))}')
-    return [t if t is None or not species else t.assign(pai=t['pai'].where(t['label'] == 'live', t['pai'].replace(species))) for t in tables]
+    if not species: return tables
+    there = {p for t in tables if t is not None for p in t.loc[t['label'] == 'attack', 'pai'].unique()}
+    if unknown := sorted(set(species) - there): raise ValueError(f'species: no attack is of {", ".join(unknown)}; there are {", ".join(sorted(there))}')
+    return [t if t is None else t.assign(pai=t['pai'].where(t['label'] == 'live', t['pai'].replace(species))) for t in tables]
 
 def _notes(test, counts, how, chosen_on, species):
     "Sentences that must stand beside the numbers."
@@ -286,9 +287,9 @@ def _notes(test, counts, how, chosen_on, species):
     if min(people) < MIN_SUBJECTS: notes.append(f'No interval is given for a rate on which fewer than {MIN_SUBJECTS} people bear: {people[0]} test subject(s) with live videos, '
                                                 f'{people[1]} with attacks. People are resampled, not frames.')
     if test['dataset'].nunique() > 1: notes.append(f'Pooled over the datasets {", ".join(sorted(test["dataset"].unique()))}.')
-    there = set(test.loc[test['label'] == 'attack', 'pai'])
+    there = set(test.loc[test['label'] == 'attack', 'pai'].unique())
     if 'unspecified' in there: notes.append("Some attacks name no species; they are taken for one, 'unspecified'.")
-    if chosen_on is not None and (unseen := there - set(chosen_on['pai'])): notes.append(f'Species of the test that the rows of the threshold never had: {", ".join(sorted(unseen))}.')
+    if chosen_on is not None and (unseen := there - set(chosen_on['pai'].unique())): notes.append(f'Species of the test that the rows of the threshold never had: {", ".join(sorted(unseen))}.')
     if species: notes.append('Species were grouped: ' + ', '.join(f'{k} into {v}' for k,v in sorted(species.items())) + '.')
     if len(test) == counts['live_videos'] + counts['attack_videos']: notes.append('One frame for each video: frame level and video level are the same.')
     return notes

@@ -12,7 +12,7 @@ from .samples import LABELS, SPLITS
 __all__ = ['OULU_FOLDS', 'list_protocols', 'protocol_samples', 'evaluate_protocols', 'protocols_table', 'evaluate_folds',
            'oulu_table']
 
-# %% ../nbs/64_protocols.ipynb #b025adda
+# %% ../nbs/64_protocols.ipynb #128c794c
 def list_protocols(
     samples:pd.DataFrame, # samples table of one or more datasets, with splits
 ) -> pd.DataFrame: # a row per pair: train, test, kind ('intra' or 'cross'), people in train, dev and test, live and attack videos of the test
@@ -23,7 +23,7 @@ def list_protocols(
     sources, targets = people.index[people['train'] > 0], people.index[people['test'] > 0]
     rows = [dict(train=a, test=b, kind='intra' if a == b else 'cross', train_people=people.loc[a, 'train'], dev_people=people.loc[a, 'dev'],
                  test_people=people.loc[b, 'test'], live=videos.loc[b, 'live'], attack=videos.loc[b, 'attack']) for a in sources for b in targets]
-    if not rows: raise ValueError(f'samples: no dataset of {", ".join(people.index)} has train rows and none another has test rows. Run split_by_subject on it.')
+    if not rows: raise ValueError(f'samples: train rows in {", ".join(sources) or "no dataset"}, test rows in {", ".join(targets) or "no dataset"}. A test needs both: run split_by_subject.')
     return pd.DataFrame(rows)
 
 # %% ../nbs/64_protocols.ipynb #63915672
@@ -43,7 +43,7 @@ def protocol_samples(
             raise ValueError(f'samples: split {split!r} of {of} has no {" and no ".join(sorted(lacks))} rows. Run split_by_subject on it, or choose another dataset.')
     return rows
 
-# %% ../nbs/64_protocols.ipynb #411b74b4
+# %% ../nbs/64_protocols.ipynb #bcebcfa2
 def evaluate_protocols(
     scores:dict, # training dataset (or a tuple of them) -> scores of that network on the dev and test rows of every dataset
     threshold_from='source', # the same convention for all
@@ -56,6 +56,7 @@ def evaluate_protocols(
         names, table = [train] if isinstance(train, str) else list(train), validate_scores(table)
         if missing := set(names) - set(table['dataset']): raise ValueError(f'scores of the network trained on {" + ".join(names)}: no rows of {", ".join(sorted(missing))}, which the threshold needs')
         source, tests = table[table['dataset'].isin(names)], table[table['split'] == 'test']
+        if tests.empty: raise ValueError(f'scores of the network trained on {" + ".join(names)}: no rows of split test. Score the test people, too.')
         for test in sorted(tests['dataset'].unique()):
             report = evaluate_scores(table[table['dataset'] == test], threshold_from, source, **kwargs)
             rows.append(dict(train=' + '.join(names), test=test, kind='intra' if [test] == names else 'cross', report=report))
