@@ -130,7 +130,7 @@ def _complete(df, path, split, dataset):
     if split is None and len(found) != 1: raise ValueError('scores: it does not say which split its rows belong to. Name the file for it, as scores_dev or scores_test, add a column split, or pass split=.')
     return df.assign(split=split or found.pop())
 
-# %% ../nbs/60_evaluation.ipynb #b95f0fcf
+# %% ../nbs/60_evaluation.ipynb #9cc2ec54
 def _four_columns(text):
     "Scores from lines `claimed_id real_id label score`; blank lines and those that begin with # are skipped."
     rows = [(i, l.split()) for i,l in enumerate(text.splitlines(), 1) if l.strip() and not l.startswith('#')]
@@ -150,8 +150,8 @@ def save_four_column(
         if df[c].nunique() > 1: raise ValueError(f'scores: {df[c].nunique()} values of {c} ({", ".join(sorted(df[c].unique()))}), and four columns do not hold it. Write a file for each.')
     for c in ('subject', 'pai', 'video'): _refuse(df, df[c].str.contains(r'\s|^#', regex=True), f'white space or a leading # in {c}, which four columns cannot hold')
     attack = df['label'] == 'attack'
-    _refuse(df, attack & df['pai'].isin(df['subject']), 'a species that is also a person')
     real = df['pai'].replace('unspecified', 'attack').where(attack, df['subject'])
+    _refuse(df, attack & real.isin(df['subject']), 'a species that is also the name of a person')
     _write(path, ''.join(f'{c} {r} {v} {float(s)!r}\n' for c,r,v,s in zip(df['subject'], real, df['video'], df['score'])))
 
 # %% ../nbs/60_evaluation.ipynb #d61a3132
@@ -298,7 +298,8 @@ def _notes(test, counts, how, chosen_on, species):
 def percent(value, low=np.nan, high=np.nan) -> str:
     "A rate in percent, with its interval where it has one."
     if pd.isna(value): return '-'
-    return f'{100*value:.1f}' if pd.isna(low) else f'{100*value:.1f} [{100*low:.1f}, {100*high:.1f}]'
+    v, l, h = (f'{round(100*x, 1) + 0:.1f}' for x in (value, low, high))   # + 0: no -0.0
+    return v if pd.isna(low) else f'{v} [{l}, {h}]'
 
 def report_markdown(
     report:Report, # from evaluate_scores
@@ -307,7 +308,7 @@ def report_markdown(
     c, s = report.counts, report.species
     table = pd.DataFrame({'rate (%)': [NAMES[k] for k in report.rates.index], 'videos': [percent(*v) for v in report.rates[['value', 'low', 'high']].to_numpy()],
                           'frames': report.rates['frames'].map(percent).to_list()})
-    species = pd.DataFrame({'species': s.index.str.replace('|', '/'), 'people': s['subjects'].to_list(), 'videos': s['videos'].to_list(),
+    species = pd.DataFrame({'species': s.index.str.replace('|', '\\|'), 'people': s['subjects'].to_list(), 'videos': s['videos'].to_list(),
                             'APCER (%)': [percent(*v) for v in s[['apcer', 'low', 'high']].to_numpy()], 'frames': s['frames'].map(percent).to_list(), 'AUC (%)': s['auc'].map(percent).to_list()})
     head = f'Threshold {report.threshold:.4g}, {report.origin}. {c["subjects"]} test subjects, {c["live_videos"]} live and {c["attack_videos"]} attack videos, {c["frames"]} frames.'
     return '\n\n'.join([head, *(t.to_markdown(index=False, disable_numparse=True) for t in (table, species)), '\* at its own threshold, chosen on the test scores. ' + ' '.join(report.notes)])
@@ -363,7 +364,7 @@ def plot_expected(
     ax.legend(frameon=False, fontsize=8)
     return ax
 
-# %% ../nbs/60_evaluation.ipynb #af88a7c1
+# %% ../nbs/60_evaluation.ipynb #f345f7bf
 def report_figure(
     report:Report, # from evaluate_scores
     scores:pd.DataFrame, # the scores it was made from
@@ -371,11 +372,13 @@ def report_figure(
 ): # matplotlib figure
     "ROC, DET, score histograms with the threshold, and expected performance where there are development rows."
     import matplotlib.pyplot as plt
+    scores = validate_scores(scores)
     test = scores[scores['split'] == 'test']
     videos = video_scores(test, report.how)
     attack, live = _classes(videos, "split 'test'")
     fig, axs = plt.subplots(2, 2, figsize=(8.6, 7.8), layout='constrained')
-    curves = {'videos': (attack, live)} | ({} if len(test) == len(videos) else {'frames': _classes(test, "split 'test'")})
+    curves = {'frames' if report.how == 'frame' else 'videos': (attack, live)}
+    if len(test) > len(videos): curves['frames'] = _classes(test, "split 'test'")
     plot_roc(curves, axs[0, 0]).plot(100*report.far, 100*(1-report.frr), 'ko', ms=5, clip_on=False)
     _det_point(plot_det(curves, axs[0, 1]), report)
     odds = min(attack.min(), live.min()) >= 0 and max(attack.max(), live.max()) <= 1 and 0 < report.threshold < 1

@@ -172,7 +172,7 @@ def test_report_is_plain_data():
     assert r._repr_markdown_() == report_markdown(r)
 
 def test_percent():
-    assert percent(.1234) == '12.3' and percent(np.nan) == '-' and percent(.1, .05, .2) == '10.0 [5.0, 20.0]'
+    assert percent(-.0004) == '0.0' and percent(.1234) == '12.3' and percent(np.nan) == '-' and percent(.1, .05, .2) == '10.0 [5.0, 20.0]'
 
 def test_compare_thresholds():
     new, old = table(1, 'new'), table(2, 'old')
@@ -241,6 +241,8 @@ def test_report_figure(make):
     for ax in fig.axes: assert ax.get_title() and ax.get_xlabel() and '(%' in ax.get_ylabel()
     fig = report_figure(evaluate_scores(new, 'test', n=20), new[new.split == 'test'])
     assert not fig.axes[3].axison
+    by_frame = report_figure(evaluate_scores(new, how='frame', n=20), new.drop(columns='pai'))
+    assert [t.get_text().split(',')[0] for t in by_frame.axes[0].get_legend().texts] == ['frames']
     perfect = new.assign(score=np.where(new.label == 'live', .9, .1))
     report_figure(evaluate_scores(perfect, n=20), perfect).canvas.draw()
     assert plot_expected({'a': (new[new.split == 'dev'], new[new.split == 'test'])}).get_title()
@@ -254,7 +256,7 @@ def test_page():
     page = page_html('a < b & c', report_markdown(r), {'curves "here"': fig})
     assert '<script' not in page and '<title>a &lt; b &amp; c</title>' in page and 'alt="curves &quot;here&quot;"' in page
     assert page.count('<table>') == 2 and page.count('<img') == 1 and 'http' not in page and not plt.fignum_exists(fig.number)
-    assert '>a/b</td>' in page
+    assert '>a|b</td>' in page
     assert '<img' not in page_html('none', 'text')
 
 def test_the_score_side_does_without_torch(tmp_path):
@@ -290,7 +292,8 @@ def test_four_columns_round_trip(tmp_path):
 @pytest.mark.parametrize('change, message', [
     (lambda d: d, '2 values of split'), (lambda d: pd.concat([d, d.assign(dataset='e')]).query("split == 'dev'"), '2 values of dataset'),
     (lambda d: d[d.split == 'dev'].assign(subject='a b'), 'white space .* in subject'), (lambda d: d[d.split == 'dev'].assign(video='#' + d.video), 'in video'),
-    (lambda d: d[d.split == 'dev'].replace({'pai': {'print': 'd001'}}), 'a species that is also a person')])
+    (lambda d: d[d.split == 'dev'].replace({'pai': {'print': 'd001'}}), 'a species that is also the name of a person'),
+    (lambda d: d[d.split == 'dev'].assign(pai='').replace({'subject': {'d001': 'attack'}}), 'a species that is also the name')])
 def test_four_columns_that_cannot_hold_it(change, message, tmp_path):
     with pytest.raises(ValueError, match=message): save_four_column(change(table()), tmp_path/'s.txt')
     assert not list(tmp_path.iterdir())
