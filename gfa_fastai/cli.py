@@ -151,35 +151,53 @@ def gfa_score(argv=None):
 # %% ../nbs/90_cli.ipynb #efe37f72
 @command
 def gfa_evaluate(argv=None):
-    "Error rates of a table of scores (CSV: dataset, split, subject, video, frame, label, pai, score)."
-    from gfa_fastai.evaluation import HOW, compare_thresholds, evaluate_scores, load_scores, report_markdown, thresholds_table
+    "Error rates of anybody's scores, from CSV or four-column text."
+    from gfa_fastai.evaluation import HOW, load_scores
     from gfa_fastai.samples import writable_folder
-    p = new_parser('gfa_evaluate', 'Error rates of a table of scores (CSV: dataset, split, subject, video, frame, label, pai, score). A higher score means more live; rows of split test are judged.')
-    p.add_argument('scores', nargs='+', help='CSV files, taken together')
+    p = new_parser('gfa_evaluate', 'Error rates of anybody\'s scores. CSV with the header dataset, split, subject, video, frame, label, pai, score, or four columns '
+                   '(claimed_id real_id label score). A higher score means more live; rows of split test are judged. A file without a column split is named for it, as scores_dev.txt.')
+    p.add_argument('scores', nargs='+', help='score files, taken together')
     p.add_argument('--threshold', default='dev', help="'dev': EER of the dev rows; 'source': EER of the dev rows in --source; 'test': EER of the test rows, optimistic; or a number")
-    p.add_argument('--source', nargs='+', help='CSV files of scores on the training dataset')
-    p.add_argument('--video', default='mean', choices=(*HOW, 'frame'), help="score of a video from those of its frames; 'frame' judges frames")
+    p.add_argument('--source', nargs='+', help='score files on the training dataset')
+    p.add_argument('--video', default='mean', choices=(*HOW, 'frame'), help="score of a video from those of its frames; 'logodds' takes the mean of their log odds, 'frame' judges frames")
+    p.add_argument('--species', type=_pairs, help='attack species that count as one, as print1=print,print2=print (default: each by itself)')
+    p.add_argument('--against', nargs='+', help='score files of a second system on the same test videos: the difference is given, too')
+    p.add_argument('--against-source', nargs='+', help='score files of the second system on the training dataset, for --threshold source')
+    p.add_argument('--resamples', type=_positive, default=1000, help='bootstrap resamples of the test people')
     p.add_argument('--seed', type=int, default=0, help='of the bootstrap over people')
     p.add_argument('--json', help='write the numbers there, too')
-    p.add_argument('--html', help='write the report there, too')
+    p.add_argument('--html', help='write the report with its figures there, too: one page that needs no other file')
     a = p.parse_args(argv)
-    threshold = a.threshold if a.threshold in ('dev', 'source', 'test') else _number(a.threshold)
-    if threshold == 'source' and not a.source: raise ValueError('--threshold source needs --source, the scores on the training dataset')
+    a.threshold = a.threshold if a.threshold in ('dev', 'source', 'test') else _number(a.threshold)
+    for needs in ['source'] + ['against_source']*bool(a.against):
+        if a.threshold == 'source' and not getattr(a, needs): raise ValueError(f'--threshold source needs --{needs.replace("_", "-")}, the scores on the training dataset')
     for path in filter(None, (a.json, a.html)): writable_folder(Path(path).parent)
-    scores, source = load_scores(*a.scores), load_scores(*a.source) if a.source else None
-    report = evaluate_scores(scores, threshold, source, a.video, seed=a.seed)
-    every = thresholds_table(compare_thresholds(scores, source, how=a.video, seed=a.seed)).to_markdown(disable_numparse=True)
-    text = f'{report_markdown(report)}\n\nThe same scores at every threshold that these tables can give:\n\n{every}'
-    print(text)
-    _save(a, report, f'# Error rates of {", ".join(Path(s).name for s in a.scores)}\n\n{text}\n')
+    tables = {k: load_scores(*v) if (v := getattr(a, k)) else None for k in ('scores', 'source', 'against', 'against_source')}
+    _judge(a, **tables)
 
 # %% ../nbs/90_cli.ipynb #f38b6627
 def _number(text):
     try: return float(text)
     except ValueError: raise ValueError(f"--threshold {text!r} is neither dev, source, test nor a number") from None
 
-def _save(a, report, text):
-    "Write the report where the user asked for it."
-    from gfa_fastai.reproduce import to_html
-    for path,content in ((a.json, lambda: json.dumps(report.to_dict(), indent=1)), (a.html, lambda: to_html(text, Path('.')))):
-        if path: Path(path).write_text(content(), encoding='utf-8'); print(f'\nwritten: {path}')
+def _pairs(text):
+    pairs = [o.split('=') for o in _names(text)]
+    if any(len(o) != 2 or not all(o) for o in pairs): raise argparse.ArgumentTypeError(f'{text} is not of the form print1=print,print2=print')
+    return {k.strip(): v.strip() for k,v in pairs}
+
+def _judge(a, scores, source, against, against_source):
+    "Print the report that `gfa_evaluate` was asked for, and write it."
+    from gfa_fastai import __version__
+    from gfa_fastai.evaluation import (_write, compare_systems, compare_thresholds, difference_markdown, evaluate_scores, page_html, report_figure, report_markdown, thresholds_table)
+    how = dict(how=a.video, n=a.resamples, seed=a.seed, species=a.species)
+    report = evaluate_scores(scores, a.threshold, source, **how)
+    difference = None if against is None else compare_systems(scores, against, a.threshold, source, against_source, **how)
+    every = thresholds_table(compare_thresholds(scores, source, **how)).to_markdown(disable_numparse=True)
+    parts = [report_markdown(report), '## Every threshold', 'The same scores at every threshold that these tables can give:', every]
+    if against is not None: parts += ['## Against the second system', difference_markdown(difference)]
+    parts += [f'Intervals: 95 %, {a.resamples} resamples of the test people, seed {a.seed}. Made by gfa_fastai {__version__} from {", ".join(Path(s).name for s in a.scores)}.']
+    print('\n\n'.join(parts))
+    content = dict(report.to_dict(), difference=None if difference is None else difference.astype(object).where(difference.notna(), None).to_dict('index'))
+    if a.json: _write(a.json, json.dumps(content, indent=1))
+    if a.html: _write(a.html, page_html(f'Error rates of {", ".join(Path(s).name for s in a.scores)}', '\n\n'.join(parts), {'ROC, DET, scores and expected performance': report_figure(report, scores, source)}))
+    for path in filter(None, (a.json, a.html)): print(f'\nwritten: {path}')

@@ -261,6 +261,54 @@ def test_evaluate_conventions(whole, capsys):
     assert status == 2 and '--source' in said
     assert run(capsys, 'gfa_evaluate', s, '--threshold', 'source', '--source', s)[0] == 0
 
+def scores_of(seed, people=14):
+    "Scores by nobody's network: half of the people in dev, half in test."
+    rng = np.random.default_rng(seed)
+    rows = [('d', 'dev' if s < people//2 else 'test', f'{s:03d}', f'{s}-{pai}{v}', f, 'attack' if pai else 'live', pai, 3*rng.normal(0 if pai else 1))
+            for s in range(people) for pai in ('', 'print1', 'print2', 'video') for v in range(2) for f in range(2)]
+    return pd.DataFrame(rows, columns=['dataset', 'split', 'subject', 'video', 'frame', 'label', 'pai', 'score'])
+
+def test_evaluate_anybodys_scores(tmp_path):
+    "Development and test files, in CSV and in four columns, make the same page; PyTorch is not asked for."
+    from gfa_fastai.evaluation import evaluate_scores, save_four_column
+    df, pages = scores_of(0), []
+    for ext in ('csv', 'txt'):
+        for split in ('dev', 'test'):
+            rows, path = df[df.split == split], tmp_path/f'scores_{split}.{ext}'
+            if ext == 'csv': rows.drop(columns=['split', 'dataset']).to_csv(path, index=False)
+            else: save_four_column(rows, path)
+        code = 'import sys; from gfa_fastai.cli import gfa_evaluate; s = gfa_evaluate(sys.argv[1:]); sys.exit(s or 3*bool({"torch", "fastai"} & set(sys.modules)))'
+        args = [tmp_path/f'scores_dev.{ext}', tmp_path/f'scores_test.{ext}', '--threshold', 'dev', '--html', tmp_path/ext/'report.html', '--json', tmp_path/ext/'r.json']
+        done = subprocess.run([sys.executable, '-c', code, *map(str, args)], env={**os.environ, 'PYTHONPATH': str(ROOT)}, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        pages.append((tmp_path/ext/'report.html').read_text(encoding='utf-8').replace('.txt', '.csv'))
+    assert pages[0] == pages[1] and pages[0].count('<img') == 1 and 'http' not in pages[0] and 'BPCER20' in pages[0]
+    got, want = json.loads((tmp_path/'csv'/'r.json').read_text()), evaluate_scores(df.assign(dataset='scores')).to_dict()
+    assert got == json.loads(json.dumps(want)) | dict(difference=None)
+    assert not [p for p in tmp_path.rglob('*.part')]
+
+def test_evaluate_options(tmp_path, capsys):
+    a, b = scores_of(0), scores_of(1)
+    for name,df in dict(a=a, b=b, fewer=b[b.subject != '013'], nan=a.assign(score=a.score.where(a.index != 3)), twice=pd.concat([a, a[-2:]]), attacks=a[a.label == 'attack'], column=a.drop(columns='label'),
+                        p=a.assign(score=1/(1+np.exp(-a.score)))).items(): df.to_csv(tmp_path/f'{name}.csv', index=False)
+    def evaluate(name, *args): return run(capsys, 'gfa_evaluate', tmp_path/f'{name}.csv', '--resamples', 20, *args)
+    status, said = evaluate('a', '--species', 'print1=print, print2=print')
+    assert status == 0 and '| print     | 7 ' in said and 'print1 into print' in said and '20 resamples' in said
+    status, said = evaluate('a', '--against', tmp_path/'b.csv', '--json', tmp_path/'r.json')
+    assert status == 0 and 'Against the second system' in said and set(json.loads((tmp_path/'r.json').read_text())['difference']['hter']) == {'value', 'low', 'high'}
+    assert evaluate('p', '--video', 'logodds')[0] == 0
+    for name,args,words in (('a', ['--video', 'logodds'], 'no probabilities'), ('a', ['--against', tmp_path/'fewer.csv'], 'in one table only'), ('nan', [], '1 of 224 rows have a score that is NaN'),
+                            ('twice', [], '2 of 226 rows have a frame that is there already'), ('attacks', [], 'no live rows'), ('column', [], 'column(s) label missing'),
+                            ('a', ['--species', 'mask=print'], 'no attack is of mask'), ('a', ['--threshold', 'nan'], 'NaN'), ('a', ['--threshold', 'low'], 'neither dev'),
+                            ('a', ['--threshold', 'source', '--source', tmp_path/'a.csv', '--against', tmp_path/'b.csv'], '--against-source')):
+        status, said = evaluate(name, *args)
+        assert status == 2 and words in said and len(said.strip().splitlines()) == 1, said
+    status, said = evaluate('a', '--threshold', 'source', '--source', tmp_path/'a.csv', '--against', tmp_path/'b.csv', '--against-source', tmp_path/'b.csv')
+    assert status == 0 and 'source-dev' in said
+    for bad in ('print1', '=print', 'print1=', 'a=b=c'):
+        with pytest.raises(SystemExit): evaluate('a', '--species', bad)
+        assert 'print1=print' in capsys.readouterr().err
+
 @pytest.mark.parametrize('args, words', [
     (['gfa_evaluate', 'none.csv'], 'no scores at none.csv'), (['gfa_score', 'none.safetensors', '.', '--out', 's.csv'], 'no model at none.safetensors')])
 def test_missing_files(args, words, tmp_path, monkeypatch, capsys):
