@@ -139,7 +139,7 @@ def _locate(image, box, margin, find=detect_face):
     if (found := find(image)) is not None: return found, 'detected'
     return _fallback(image, margin), 'fallback'
 
-# %% ../nbs/31_frames.ipynb #ab9d9e77
+# %% ../nbs/31_frames.ipynb #44048d59
 def _sha1(data): return hashlib.sha1(data).hexdigest()
 
 def _content(path):
@@ -165,6 +165,7 @@ def _write(path, data):
     tmp.write_bytes(data)
     tmp.replace(path)
 
+# %% ../nbs/31_frames.ipynb #900ff641
 def _write_png(path, image, **text) -> str:
     "Write a PNG with text fields and a checksum of its pixels; the hash of the file. Raises OSError."
     info, data = PngImagePlugin.PngInfo(), io.BytesIO()
