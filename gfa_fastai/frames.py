@@ -312,7 +312,7 @@ def track_box(
     t = (frame-a)/(b-a) if b > a else 0
     return tuple((1-t)*p + t*q for p,q in zip(boxes[a], boxes[b]))
 
-# %% ../nbs/31_frames.ipynb #49a80b20
+# %% ../nbs/31_frames.ipynb #cf305b75
 _KEEP = 64e6  # bytes of decoded frames that a video may keep in memory
 
 def _annotations(path, form):
@@ -331,7 +331,6 @@ def _box_of(given, notes, annotated, i, image):
     notes['without'] = notes.get('without', 0) + 1
     return track_box(notes['on'], i), 'tracked'
 
-# %% ../nbs/31_frames.ipynb #c591afc6
 def _take(path, wanted, rotate, to_end, known, find, smooth, write, margin):
     "Write the wanted frames of a video: an entry of the index per frame, and what `video_frames` says about it."
     about, made, faces, kept, full = {}, {}, {}, {}, False
@@ -460,22 +459,27 @@ def _limit(v):
     if not (float(v) >= 1 and float(v).is_integer()): raise ValueError
     return int(float(v))
 
-# %% ../nbs/31_frames.ipynb #10051cfd
-def _jobs(df, choose) -> list:
-    "What is to be made for each row, in a form that says which rows are the same work: (path, arguments)."
+# %% ../nbs/31_frames.ipynb #ca491d40
+def _jobs(df, choose) -> tuple:
+    "What is to be done, each piece once, as (path, arguments); and for each row the number of its piece."
     rotate, limit = _column(df, 'rotate', 0, _rotation), _column(df, 'max_frames', None, _limit)
     marks, forms = (_column(df, c, '', str) for c in ('annotation', 'annotation_format'))
-    same, jobs = df.groupby(['path', *(['flip'] if 'flip' in df else [])]).indices, []
-    rows = {k: tuple(r) for r in same.values() for k in r}
-    for k,(path,box) in enumerate(zip(df['path'], df['box'])):
-        if not _is_video(path):
-            if marks[k]: raise ValueError(f'samples: an image has an annotation file: row {k} ({path}). Put its box into the column box; annotation is for videos.')
-            jobs.append((path, (('box', box), ('rotate', rotate[k])))); continue
+    paths, boxes, frames = (df[c].tolist() for c in ('path', 'box', 'frame'))
+    todo, which = {}, [0]*len(df)
+    def add(rows, **args):
+        n = todo.setdefault((paths[rows[0]], tuple(args.items())), len(todo))
+        for r in rows: which[r] = n
+    same = df.groupby(['path', *(['flip'] if 'flip' in df else [])]).indices.values()
+    for rows in sorted((r.tolist() for r in same), key=lambda r: r[0]):
+        k = rows[0]
+        if not _is_video(paths[k]):
+            if marks[k]: raise ValueError(f'samples: an image has an annotation file: row {k} ({paths[k]}). Put its box into the column box; annotation is for videos.')
+            for r in rows: add([r], box=boxes[r], rotate=rotate[r])
+            continue
         args = dict(rotate=rotate[k], annotation=marks[k], annotation_format=forms[k])
-        if len(rows[k]) > 1: args.update(only=tuple(int(f) for f in df['frame'].iloc[list(rows[k])]), given=tuple((int(df['frame'].iloc[r]), df['box'].iloc[r]) for r in rows[k] if df['box'].iloc[r]))
-        else: args.update(choose, first=min([n for n in (choose['first'], limit[k]) if n], default=None), given=((None, box),) if box else ())
-        jobs.append((path, tuple(args.items())))
-    return jobs
+        if len(rows) > 1: add(rows, **args, only=tuple(frames[r] for r in rows), given=tuple((frames[r], boxes[r]) for r in rows if boxes[r]))
+        else: add(rows, **args, **dict(choose, first=min([n for n in (choose['first'], limit[k]) if n], default=None)), given=((None, boxes[k]),) if boxes[k] else ())
+    return list(todo), which
 
 # %% ../nbs/31_frames.ipynb #3477cf16
 ORIGINS = ('box', 'detected', 'tracked', 'fallback')  # of a face
@@ -503,10 +507,9 @@ def frames_summary(
     what = f'{len(frames)} frames, of {videos} videos' if videos else f'{len(frames)} images'
     return f'{what}: face given by the table in {n.get("box", 0)}, detected in {n.get("detected", 0)}{tracked}, not found in {n.get("fallback", 0)}{by_class}{skipped}.{noted}'
 
-# %% ../nbs/31_frames.ipynb #9f00274b
-def _make_all(jobs, make, workers, progress) -> dict:
-    "Do each piece of work once, in parallel: what came of it, or the reason why nothing did."
-    todo = list(dict.fromkeys(jobs))
+# %% ../nbs/31_frames.ipynb #e5cbe8ef
+def _make_all(todo, make, workers, progress) -> list:
+    "Do each piece of work, in parallel: what came of it, or the reason why nothing did."
     def one(job):
         try: return make(*job)
         except ValueError as e: return str(e)
@@ -514,28 +517,34 @@ def _make_all(jobs, make, workers, progress) -> dict:
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
     try:
         with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-            return dict(zip(todo, tqdm(pool.map(one, todo), total=len(todo), desc='frames', disable=not progress)))
+            return list(tqdm(pool.map(one, todo), total=len(todo), desc='frames', disable=not progress))
     finally: cv2.utils.logging.setLogLevel(level)
 
-def _expand(df, jobs, done, skipped, videos, margin):
-    "The table of frames: a row per image, and per frame of a video."
-    rows, made = [], []
-    for k,job in enumerate(jobs):
-        if isinstance(done[job], str): continue
-        only = dict(job[1]).get('only')
-        for m in done[job][0]:
-            if only is None or m['frame'] == df['frame'].iloc[k]: rows.append(k); made.append(m)
-    lost = [k for k,job in enumerate(jobs) if isinstance(done[job], str)]
+def _expand(df, todo, which, done, margin):
+    "The table of frames: a row per image, and per frame of a video; its `attrs` say how it went."
+    rows, made, by_frame, numbers = [], [], {}, df['frame'].tolist()
+    lost = [k for k,n in enumerate(which) if isinstance(done[n], str)]
+    for k,n in enumerate(which):
+        if isinstance(done[n], str): continue
+        these = done[n][0]
+        if 'only' in dict(todo[n][1]):                                           # a row for each frame
+            if n not in by_frame: by_frame[n] = {m['frame']: m for m in these}
+            these = [by_frame[n][numbers[k]]]
+        rows += [k]*len(these)
+        made += these
     out = df.iloc[rows].reset_index(drop=True)
     out['frame'] = [m.get('frame', f) for m,f in zip(made, out['frame'])]
     out = out.assign(**{c: pd.Series([m[c] for m in made], dtype=object if c == 'box' else None) for c in ('frame_path', 'face_path', 'box', 'face')})
-    origin = [m['face'] for r in done.values() if not isinstance(r, str) for m in r[0]]
+    good = [r for r in done if not isinstance(r, str)]
+    skipped = [(path, r) for (path,_),r in zip(todo, done) if isinstance(r, str)]
+    notes = [(path, note) for (path,_),r in zip(todo, done) if not isinstance(r, str) for note in r[1]]
+    origin, videos = [m['face'] for r in good for m in r[0]], sum(_is_video(path) for path,_ in todo)
     counts = dict(images=len(origin)+len(skipped), skipped=len(skipped), **{k: origin.count(k) for k in ORIGINS if videos or k != 'tracked'})
-    notes = [(job[0], note) for job,r in done.items() if not isinstance(r, str) for note in r[1]]
-    out.attrs.update(margin=margin, skipped=skipped, counts=dict(counts, **(dict(videos=videos) if videos else {})), skipped_rows=[(df['dataset'].iloc[k], df['label'].iloc[k]) for k in lost], notes=notes)
+    if videos: counts['videos'] = videos
+    out.attrs.update(margin=margin, skipped=skipped, counts=counts, notes=notes, skipped_rows=[(df['dataset'].iloc[k], df['label'].iloc[k]) for k in lost])
     return out
 
-# %% ../nbs/31_frames.ipynb #7de3f6b6
+# %% ../nbs/31_frames.ipynb #1151c59d
 def extract_frames(
     samples:pd.DataFrame, # samples table; of videos, also `rotate`, `max_frames`, `annotation` and `annotation_format` count
     cache, # folder for the pictures
@@ -559,9 +568,8 @@ def extract_frames(
         args = dict(args)
         if not _is_video(path): return [prepare(path, cache=cache, size=size, margin=margin, border=border or 'replicate', detector=found, **args)], []
         return prepare_video(path, cache, size, margin, smooth=smooth, border=border or 'reflect', detector=found, **dict(args, given=dict(args['given'])))
-    jobs = _jobs(df, choose)
-    done = _make_all(jobs, make, workers, progress)
-    skipped = [(job[0], r) for job,r in done.items() if isinstance(r, str)]
-    videos = sum(_is_video(path) for path,_ in done)
-    _check_skipped(skipped, len(done), max_bad, 'images' if not videos else 'videos' if videos == len(done) else 'files')
-    return _expand(df, jobs, done, skipped, videos, margin)
+    todo, which = _jobs(df, choose)
+    done = _make_all(todo, make, workers, progress)
+    bad, videos = [(path, r) for (path,_),r in zip(todo, done) if isinstance(r, str)], sum(_is_video(path) for path,_ in todo)
+    _check_skipped(bad, len(todo), max_bad, 'images' if not videos else 'videos' if videos == len(todo) else 'files')
+    return _expand(df, todo, which, done, margin)
