@@ -502,7 +502,7 @@ def fit(self:FDA,
     last = pd.DataFrame(terms.rows[-max(1, steps//10):]).mean()
     self.net.eval()
     self.terms = pd.DataFrame(terms.rows)
-    self.info.update(steps=rounds*per_round, bs=bs, lr=lr, images=len(images), unusable=len(draws.bad), lambdas=loss.lambdas, content=float(last['content']), domain=float(last['domain']), domain_before=domain_before)
+    self.info.update(steps=rounds*per_round, bs=bs, lr=lr, images=len(images), unusable=len(draws.bad), lambdas=list(loss.lambdas), content=float(last['content']), domain=float(last['domain']), domain_before=domain_before)
     if checkpoint is not None: Path(checkpoint).unlink(missing_ok=True)
     self.seconds = round(time.time()-start, 1)
     return self
