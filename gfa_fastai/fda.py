@@ -25,7 +25,7 @@ from .samples import writable_folder
 from .vgg import IMAGENET_MEAN, IMAGENET_STD, VGG16_BLOCKS, init_conv, load_trunk, read_weights, vgg16_trunk, _conv_layers, _layer_names
 
 # %% auto #0
-__all__ = ['VGG19_BLOCKS', 'LOSS_ARCHS', 'NORMS', 'GAIN', 'FDA_PRESETS', 'LossNetwork', 'content_loss', 'gram_matrix',
+__all__ = ['VGG19_BLOCKS', 'LOSS_ARCHS', 'NORMS', 'GAIN', 'FDA_PRESETS', 'ROUND', 'LossNetwork', 'content_loss', 'gram_matrix',
            'domain_loss', 'TransformNet', 'tv_loss', 'FDALoss', 'ShowTransfer', 'fda_learner', 'choose_target', 'FDA',
            'mean_grams', 'gram_gap']
 
@@ -435,6 +435,8 @@ class FDA(Adapter):
         return self.net(x)
 
 # %% ../nbs/41_fda.ipynb #fdc7c9c3
+ROUND = 250  # steps between checkpoints
+
 def _fda_loss(self, draws):
     "The loss of an FDA that has its target; raises ValueError."
     p, phi = FDA_PRESETS[self.preset], LossNetwork(**(dict(arch=FDA_PRESETS[self.preset]['arch']) | self.loss_network)).to(self.device)
@@ -487,7 +489,7 @@ def fit(self:FDA,
         i = choose_target(images, phi, FDA_PRESETS[self.preset]['layers'])
         self.target = _shrink(_as_array(images[i]), self.size)
         self.info.update(target=f'medoid in feature statistics, image {i} of {len(images)}', chosen=Path(images[i]).name if isinstance(images[i], (str, Path)) else i)
-    rounds = max(1, round(steps/250)); per_round = math.ceil(steps/rounds)
+    rounds = max(1, round(steps/ROUND)); per_round = math.ceil(steps/rounds)
     draws = _Draws(images, self.size, per_round*bs, self.seed)
     loss = _fda_loss(self, draws)
     domain_before = float(np.mean([_untouched(loss, draws, i) for i in range(0, min(16, len(draws)), 4)]))
