@@ -4,7 +4,8 @@ Images per second at 256x256 and 720x480, one image at a time, of the transform 
 here with PyTorch's own layers: reflection padding, nearest neighbour and 3x3, InstanceNorm), of TransformNet in both of its
 forms, and of LightFDA. All in one run, on the same images, in turns. The first two rows and the third are one function:
 their largest difference is printed, so their divergence to any target is equal. Whether LightFDA's is, depends on the fit:
-chapter 42 measures it. Times depend on the machine, the threads and on who else is using it; compare within one table."""
+chapter 42 measures it. Times depend on the machine, the threads and on who else is using it; compare within one table.
+With one thread on a CPU it is processor time, which others at work on the machine disturb less."""
 import argparse
 import platform
 import resource
@@ -38,14 +39,14 @@ def same_weights(net, theirs):
     for a,b in zip(parts(net), parts(theirs), strict=True):
         b.weight.data.copy_(a.weight.data); b.bias.data.copy_(a.bias.data)
 
-def clock(forms, x, rounds):
+def clock(forms, x, rounds, now):
     "Median seconds of each form, in turns."
     seen = {k: [] for k in forms}
     with torch.inference_mode():
         for r in range(rounds+1):
             for k,f in forms.items():
-                t = time.perf_counter(); f(x)
-                if r: seen[k].append(time.perf_counter() - t)  # the first round warms up
+                t = now(); f(x)
+                if r: seen[k].append(now() - t)  # the first round warms up
     return {k: median(v) for k,v in seen.items()}
 
 def fit_step(net, size, bs=4, steps=3):
@@ -74,9 +75,10 @@ def main():
     def wait(f): return (lambda x: (f(x), torch.cuda.synchronize())[0]) if a.device == 'cuda' else f
     for m in (fast, slow, theirs, light): m.to(a.device)
     forms = {'common PyTorch network': wait(other), 'TransformNet, as written': wait(slow), 'TransformNet': wait(fast), 'LightFDA': wait(light)}
-    print(f'float32, {a.threads} thread(s), {a.device}, torch {torch.__version__}, {platform.machine()}; images/s, median of {a.rounds}')
+    now = time.process_time if a.device == 'cpu' and a.threads == 1 else time.perf_counter
+    print(f'float32, {a.threads} thread(s), {a.device}, torch {torch.__version__}, {platform.machine()}; images per second of {"processor" if now is time.process_time else "wall-clock"} time, median of {a.rounds}')
     print(f'{"":26}{"256x256":>10}{"times":>8}{"720x480":>10}{"times":>8}')
-    took = {s: clock(forms, torch.rand(1, 3, *s, device=a.device), a.rounds) for s in ((256, 256), (480, 720))}
+    took = {s: clock(forms, torch.rand(1, 3, *s, device=a.device), a.rounds, now) for s in ((256, 256), (480, 720))}
     for k in forms:
         print(f'{k:26}' + ''.join(f'{1/t[k]:10.2f}{t["common PyTorch network"]/t[k]:8.2f}' for t in took.values()))
     x = torch.rand(1, 3, 256, 256, device=a.device)
