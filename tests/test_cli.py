@@ -11,7 +11,7 @@ from gfa_fastai import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 PHOTOS = ROOT.parent/'shared'/'data'/'nuaa_small'
-COMMANDS = 'gfa_reproduce', 'gfa_synth', 'gfa_train', 'gfa_score', 'gfa_evaluate'
+COMMANDS = 'gfa_reproduce', 'gfa_synth', 'gfa_train', 'gfa_score', 'gfa_transfer', 'gfa_evaluate'
 TINY = ['--preset', 'tiny', '--steps', '4']
 
 def shell(command, *args, **kwargs):
@@ -308,6 +308,70 @@ def test_evaluate_options(tmp_path, capsys):
     for bad in ('print1', '=print', 'print1=', 'a=b=c'):
         with pytest.raises(SystemExit): evaluate('a', '--species', bad)
         assert 'print1=print' in capsys.readouterr().err
+
+# -- transfer
+
+def target(tmp_path):
+    cv2.imwrite(str(tmp_path/'target.png'), np.random.default_rng(7).integers(120, 250, (40, 50, 3), dtype=np.uint8))
+    return tmp_path/'target.png'
+
+QUICK = ['--steps', 4, '--size', 32, '--width', .125]
+
+@pytest.mark.parametrize('method', ['fda', 'light', 'adain', 'colour', 'fourier', 'recompress', 'identity'])
+def test_transfer_of_a_folder(method, folder, tmp_path, capsys):
+    args = ['gfa_transfer', folder, '--target', target(tmp_path), '--method', method, '--out', tmp_path/'out', *QUICK]
+    status, said = run(capsys, *args)
+    assert status == 0 and '96 files' in said, said
+    names = {p.relative_to(tmp_path/'out').with_suffix('') for p in (tmp_path/'out').rglob('*.png')}
+    assert names == {p.relative_to(folder).with_suffix('') for p in folder.rglob('*.jpg')}
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path/'out').rglob('*.png')}
+    assert run(capsys, *args)[0] == 0 and before == {p: p.stat().st_mtime_ns for p in (tmp_path/'out').rglob('*.png')}     # nothing is made twice
+    if method in ('fda', 'light', 'adain'):
+        status, said = run(capsys, 'gfa_transfer', folder/'live', '--model', tmp_path/'out'/'method.safetensors', '--out', tmp_path/'again', '--codec', 'jpeg')
+        assert status == 0 and len(list((tmp_path/'again').rglob('*.jpg'))) == 32
+
+def test_transfer_says_what_it_skipped(folder, tmp_path, capsys):
+    (folder/'live'/'0000'/'0.jpg').write_bytes(b'no picture')
+    (folder/'notes.txt').write_text('passed over')
+    (folder/'clip.mp4').write_bytes(b'no video')
+    status, said = run(capsys, 'gfa_transfer', folder, tmp_path/'nowhere', '--target', target(tmp_path), '--method', 'colour', '--out', tmp_path/'out')
+    assert status == 0 and '95 files' in said and 'notes' not in said
+    for words in '0.jpg: not a readable image', 'clip.mp4: not a readable video', 'nowhere: the file does not exist': assert words in said, said
+
+def test_transfer_of_a_video(tmp_path, capsys):
+    from gfa_fastai.adapt import video_frames
+    writer = cv2.VideoWriter(str(tmp_path/'in.avi'), cv2.VideoWriter_fourcc(*'MJPG'), 12, (64, 48))
+    for i in range(10): writer.write(np.full((48, 64, 3), 20*i, np.uint8))
+    writer.release()
+    status, said = run(capsys, 'gfa_transfer', tmp_path/'in.avi', '--target', target(tmp_path), '--out', tmp_path/'out', *QUICK)
+    assert status == 0 and 'fitted on 10 images' in said, said
+    frames = list(video_frames(tmp_path/'out'/'in.mp4'))
+    assert len(frames) == 10 and frames[0].shape == (48, 64, 3) and not list((tmp_path/'out').glob('.*part*'))
+    stamp = (tmp_path/'out'/'in.mp4').stat().st_mtime_ns
+    assert run(capsys, 'gfa_transfer', tmp_path/'in.avi', '--target', target(tmp_path), '--out', tmp_path/'out', *QUICK)[0] == 0
+    assert (tmp_path/'out'/'in.mp4').stat().st_mtime_ns == stamp
+
+def test_transfer_killed_in_the_middle_of_a_folder(folder, tmp_path):
+    from gfa_fastai.adapter import read_result
+    for s in range(150): picture(folder/'live'/'more'/f'{s}.jpg', s, (320, 240))
+    args = ['gfa_transfer', folder, '--target', target(tmp_path), '--out', tmp_path/'out', *QUICK]
+    p = shell(*args)
+    when(lambda: len(list((tmp_path/'out').rglob('*.png'))) > 20, p); p.kill(); p.communicate(timeout=60)
+    kept = {f: (f.stat().st_mtime_ns, f.read_bytes()) for f in (tmp_path/'out').rglob('*.png') if read_result(f)}
+    assert 20 < len(kept) < 246
+    p = shell(*args)
+    said = p.communicate(timeout=300)
+    assert p.returncode == 0 and '246 files' in said[0], said
+    done = list((tmp_path/'out').rglob('*.png'))
+    assert len(done) == 246 and all(read_result(f) for f in done) and all(f.read_bytes() == b for f,(_,b) in kept.items())
+    assert sum(f.stat().st_mtime_ns != t for f,(t,_) in kept.items()) < 8             # at most the batch that was interrupted
+
+def test_transfer_refuses(folder, tmp_path, capsys):
+    for args,words in (([folder, '--target', folder], 'is a folder, and one image is needed'), ([folder, '--target', tmp_path/'none.png'], 'none.png: the file does not exist'),
+                       ([folder, '--method', 'colour'], 'method colour needs a target image'), ([tmp_path/'none'], 'no image and no video'), ([folder, '--model', tmp_path/'none.safetensors'], 'no saved adaptation'),
+                       ([folder, '--target', target(tmp_path), '--method', 'recompress', '--out', tmp_path/'target.png'], 'cannot write to the folder')):
+        status, said = run(capsys, 'gfa_transfer', *args, *([] if '--out' in args else ['--out', tmp_path/'out']))
+        assert status == 2 and words in said and 'Traceback' not in said, said
 
 @pytest.mark.parametrize('args, words', [
     (['gfa_evaluate', 'none.csv'], 'no scores at none.csv'), (['gfa_score', 'none.safetensors', '.', '--out', 's.csv'], 'no model at none.safetensors')])
