@@ -47,17 +47,17 @@ _DEVICES = dict(  # for prints, for replays
 # %% ../../nbs/22_benchmark.ipynb #f7cc1bf1
 _STRENGTH = pd.DataFrame(dict(
     #               webcam laptop phone  slr
-    moire=         [.95,   .15,   .70,   .15],
+    moire=         [.95,   .10,   .10,   .10],
     subpixel=      [.03,   .03,   .03,   .55],
-    halftone=      [.70,   .95,   .15,   .15],
-    gamut=         [.90,   .15,   .15,   .15],
-    black_lift=    [.15,   .90,   .60,   .10],
-    gloss=         [.10,   .10,   .95,   .15],
-    banding=       [.15,   .95,   .60,   .10],
-    paper_texture= [.15,   .15,   .80,   .95],
-    bend=          [.20,   .20,   .95,   .20],
-    double_blur=   [.16,   .16,   .16,   .16],
-    flat_shading=  [.40,   .40,   .40,   .40]), index=DOMAIN_NAMES)
+    halftone=      [.70,   .95,   .10,   .10],
+    gamut=         [.90,   .10,   .10,   .10],
+    black_lift=    [.10,   .90,   .80,   .10],
+    gloss=         [.10,   .10,   .95,   .10],
+    banding=       [.10,   .95,   .90,   .10],
+    paper_texture= [.10,   .10,   .80,   .95],
+    bend=          [.15,   .15,   .95,   .15],
+    double_blur=   [.10,   .10,   .10,   .10],
+    flat_shading=  [.30,   .30,   .30,   .30]), index=DOMAIN_NAMES)
 
 # %% ../../nbs/22_benchmark.ipynb #f47e3980
 def domain_style(
@@ -261,7 +261,7 @@ class _Attack:
 _FULL_SIZES = dict(webcam=(240, 320), laptop=(480, 640), phone=(640, 360), slr=(480, 720))
 SYNTHPAD_PRESETS = dict(
     tiny=dict(size=48, subjects=(8, 4, 4), frames=1, live=2, prints=2, replays=2),
-    quick=dict(size=64, subjects=(100, 15, 20), frames=1, live=3, prints=3, replays=3),
+    quick=dict(size=64, subjects=(140, 15, 25), frames=1, live=3, prints=3, replays=3),
     standard=dict(size=64, subjects=(200, 25, 40), frames=1, live=3, prints=3, replays=3),
     full=dict(size=_FULL_SIZES, subjects=(30, 10, 20), frames=2, live=3, prints=3, replays=3))
 
