@@ -12,6 +12,7 @@ from PIL import Image, ImageOps, PngImagePlugin
 from tqdm import tqdm
 from . import datasets
 from .samples import validate_samples, writable_folder, _box
+from .trees import VIDEOS
 
 # %% auto #0
 __all__ = ['MIN_SIDE', 'BORDERS', 'REACH', 'ORIGINS', 'read_image', 'detect_face', 'yunet_face', 'crop_face', 'prepare',
@@ -215,9 +216,7 @@ def prepare(
     return dict(frame_path=str(frame), face_path=str(face), box=known[0], face=known[1])
 
 # %% ../nbs/31_frames.ipynb #01308340
-_VIDEOS = {'.avi', '.mov', '.mp4', '.m4v', '.mkv', '.webm'}
-
-def _is_video(path): return Path(path).suffix.lower() in _VIDEOS
+def _is_video(path): return Path(path).suffix.lower() in VIDEOS
 
 @contextlib.contextmanager
 def _plain_name(path):
