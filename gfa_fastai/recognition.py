@@ -187,7 +187,7 @@ class Verification:
         rates = ', '.join(f'{k} {v:.3f}' for k,v in self.rates.items())
         return f'{len(self.pairs)} pairs, {len(self.folds)} folds: accuracy {100*self.accuracy:.2f} ± {100*self.error:.2f} % (standard error over folds){inside}. Folds pooled: {rates}. {" ".join(self.notes)}'
 
-# %% ../nbs/62_recognition.ipynb #c547070d
+# %% ../nbs/62_recognition.ipynb #34fe995a
 FARS = (.1, .01, .001)
 PAIR_COLUMNS = ['path_a', 'path_b', 'same', 'fold']
 
@@ -204,7 +204,7 @@ def _check_pairs(pairs, need):
     pairs['same'] = pairs['same'].astype(bool)
     kinds = pairs.groupby('fold')['same'].nunique()
     if len(kinds) < 2: raise ValueError(f'pairs: {len(kinds)} fold; the threshold comes from other folds, so at least 2 are needed (LFW has 10).')
-    if (kinds < 2).any(): raise ValueError(f'pairs: fold {kinds.index[kinds < 2][0]!r} has pairs of one kind only; an accuracy needs pairs of the same person and of two.')
+    if (kinds < 2).any(): raise ValueError(f'pairs: fold {kinds.index[kinds < 2][0]} has pairs of one kind only; an accuracy needs pairs of the same person and of two.')
     return pairs
 
 def _rates(impostor, genuine, fars=FARS):

@@ -252,7 +252,7 @@ def test_several_enrolment_photos_are_averaged(photos):
     df = photos.assign(role=['gallery' if v.endswith(('-0', '-1')) else 'probe' for v in photos.video])
     s, = gallery_scores(colours, df, metric='l2')
     e = embed(colours, df[df.role == 'gallery'].face_path.tolist()).reshape(6, 2, 3).mean(1)
-    np.testing.assert_allclose(s.similarity, similarity(embed(colours, df[df.role == 'probe'].face_path.tolist()), e, 'l2', True), rtol=1e-6)
+    np.testing.assert_allclose(s.similarity, similarity(embed(colours, df[df.role == 'probe'].face_path.tolist()), e, 'l2', True), rtol=1e-4)
 
 def test_pick_gallery(photos):
     df = photos.assign(role='probe', video=[v.replace('-1', '-0') for v in photos.video], frame=[i % 4 for i in range(24)])
