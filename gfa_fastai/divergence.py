@@ -88,7 +88,10 @@ def merge_batch(
     delta, total = mb - mean, (n + nb).clamp(min=1)[:,None]
     return n + nb, mean + delta*nb[:,None]/total, m2 + m2b + delta**2*n[:,None]*nb[:,None]/total
 
-# %% ../nbs/61_divergence.ipynb #46456031
+# %% ../nbs/61_divergence.ipynb #7b5e571c
+def _is_vgg16(m): return isinstance(m, nn.Sequential) and len(m) == 31 and all(isinstance(m[i], nn.Conv2d) for k,i in LAYER_NAMES.items() if k[:4] == 'conv')
+
+# %% ../nbs/61_divergence.ipynb #4b04c214
 def find_layers(
     net:nn.Module, # a VGG16 trunk, anything that has one as `trunk` or `features`, or any other network
     layers=None, # names: of a VGG16 as 'relu3_1' or 'conv3_1', of others as named_modules() has them; None: see above
@@ -101,8 +104,6 @@ def find_layers(
     if bad := [k for k in layers if k not in known]: raise ValueError(f'no layer {bad[0]!r} in this network; there are {", ".join(list(known)[:40])}')
     if not layers: raise ValueError('no layers: this network has no convolution. Name some, see named_modules().')
     return {k: known[k] for k in layers}
-
-def _is_vgg16(m): return isinstance(m, nn.Sequential) and len(m) == 31 and all(isinstance(m[i], nn.Conv2d) for k,i in LAYER_NAMES.items() if k[:4] == 'conv')
 
 @contextmanager
 def channel_hooks(
@@ -120,7 +121,7 @@ def channel_hooks(
     finally:
         for h in handles: h.remove()
 
-# %% ../nbs/61_divergence.ipynb #da45bad0
+# %% ../nbs/61_divergence.ipynb #f0d209a2
 def _picture(item, size):
     "An image file, an (H, W, 3) uint8 array or a PIL image as an array; ValueError says what is wrong."
     name = str(item) if isinstance(item, (str, Path)) else 'an image'
@@ -160,7 +161,7 @@ def _runner(net, mean, std):
     mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (mean, std))
     return lambda x: net((x-mean)/std)
 
-# %% ../nbs/61_divergence.ipynb #9685a2ff
+# %% ../nbs/61_divergence.ipynb #f506e775
 def picture_batches(
     images, # (N, 3, H, W) tensor, uint8 or floats in 0..1; or a list of files, (H, W, 3) uint8 arrays or PIL images
     bs:int=64, # images at a time
@@ -183,7 +184,7 @@ def picture_batches(
             yield x if x.is_floating_point() else x.float()/255
             bar.update(len(x))
 
-# %% ../nbs/61_divergence.ipynb #1d72e235
+# %% ../nbs/61_divergence.ipynb #975bb686
 @dataclass
 class ChannelStats:
     "What one pass leaves of a domain: count, mean and squared deviations of each channel in each group."
@@ -198,7 +199,7 @@ class ChannelStats:
 
 BLOCKS = 16  # random groups, where people are not known
 
-# %% ../nbs/61_divergence.ipynb #b760d149
+# %% ../nbs/61_divergence.ipynb #f80ee8f1
 @torch.inference_mode()
 def channel_stats(
     net:nn.Module, # a trunk, a GFACNN, or any network of images; it runs where its weights are
@@ -233,7 +234,7 @@ def channel_stats(
     _check_finite(m, modules, means, names)
     return ChannelStats(_slices(modules, means), names, n, m, m2, by, tuple(x.shape[2:]), torch.finfo(f.dtype).eps)
 
-# %% ../nbs/61_divergence.ipynb #c552479d
+# %% ../nbs/61_divergence.ipynb #bf6845db
 def _groups(images, people, seed):
     "Group of each image (as a tensor), names of the groups, and what they are."
     N = len(images)
@@ -256,7 +257,7 @@ def _check_finite(mean, modules, means, names):
         bad = ~np.isfinite(mean[:, s]).all(1)
         if bad.any(): raise ValueError(f'layer {k}: NaN or infinite features, first in the images of {names[int(bad.argmax())]!r}: the weights or these images are damaged')
 
-# %% ../nbs/61_divergence.ipynb #ef803619
+# %% ../nbs/61_divergence.ipynb #9c49f57e
 def pool_groups(
     stats:ChannelStats, # from channel_stats
     member=None, # (R, G) which groups each of R pools takes, 0 or 1; None: one pool of all
@@ -269,7 +270,7 @@ def pool_groups(
     mean, var = centre + shift, np.maximum(0, (member@stats.m2 + weight@off**2)/n[:,None] - shift**2)
     return n, mean, np.concatenate([_silence(mean[:, s], var[:, s], stats.eps) for s in stats.layers.values()], 1)
 
-# %% ../nbs/61_divergence.ipynb #f7592e5e
+# %% ../nbs/61_divergence.ipynb #c371936e
 def effective_images(
     stats:ChannelStats, # from channel_stats, with people as groups
 ) -> np.ndarray: # (C,) between the number of people and of images; NaN where people are not known or the channel is silent
@@ -284,7 +285,7 @@ def effective_images(
     with np.errstate(invalid='ignore'): rho = np.clip((between-within)/(between+(n0-1)*within), 0, 1)
     return N/(1+(k-1)*rho)
 
-# %% ../nbs/61_divergence.ipynb #22ddfc9b
+# %% ../nbs/61_divergence.ipynb #7fe0d8bd
 def divergence_table(
     a:ChannelStats, # domain A, from channel_stats
     b:ChannelStats, # domain B, same network, layers and size of images
@@ -307,7 +308,7 @@ def divergence_table(
     out.attrs.update(images=(int(a.n.sum()), int(b.n.sum())), groups=(len(a.groups), len(b.groups)), halves=a.by if a.by == b.by else 'mixed', size=a.size)
     return out
 
-# %% ../nbs/61_divergence.ipynb #710e3c85
+# %% ../nbs/61_divergence.ipynb #5630413f
 def _centres(d):
     "Mean over the finite channels, and median over all that are not silent in both domains."
     alive = d[~np.isnan(d)]
@@ -331,7 +332,7 @@ def _two_halves(stats, rng):
     _, mean, var = pool_groups(stats, [order < G//2, (order >= G//2) & (order < G//2*2)])
     return (mean[0], var[0]), (mean[1], var[1])
 
-# %% ../nbs/61_divergence.ipynb #4c11897d
+# %% ../nbs/61_divergence.ipynb #1d7b0633
 def feature_divergence(
     net:nn.Module, # a trunk, a GFACNN, or any network of images
     images_a, # domain A: tensor, files, pictures, or a samples table (its face crops)
@@ -366,7 +367,7 @@ def plot_divergence(
     ax.legend(frameon=False, fontsize=8)
     return ax
 
-# %% ../nbs/61_divergence.ipynb #38081d23
+# %% ../nbs/61_divergence.ipynb #c83e6517
 def kernel_mmd(
     a, # (N, C) features of domain A, a row for each image
     b, # (M, C) of domain B
@@ -400,7 +401,7 @@ def domain_distances(
     kl = _centres(np.asarray(symmetric_kl(a, b)))
     return pd.Series(dict(kl=kl[0], kl_median=kl[1], mmd=kernel_mmd(a, b), frechet=frechet_distance(a, b), coral=coral_distance(a, b)))
 
-# %% ../nbs/61_divergence.ipynb #fe669993
+# %% ../nbs/61_divergence.ipynb #442029e1
 @torch.inference_mode()
 def channel_means(
     net:nn.Module, # as for channel_stats

@@ -22,9 +22,10 @@ __all__ = ['LAYERS', 'METRICS', 'FARS', 'PAIR_COLUMNS', 'embed', 'similarity', '
            'accuracy_threshold', 'tar_at_far', 'people_interval', 'Verification', 'verify_pairs', 'crop_pairs',
            'pick_gallery', 'GalleryScores', 'gallery_scores', 'gallery_table', 'gallery_probe']
 
-# %% ../nbs/62_recognition.ipynb #f512667c
+# %% ../nbs/62_recognition.ipynb #fe002979
 LAYERS = ('fc2', 'fc1', 'trunk', 'logits')
 
+# %% ../nbs/62_recognition.ipynb #d07ba671
 def _embedder(model, layer):
     "A function of images in 0..1 that gives a row for each."
     if not isinstance(model, GFACNN):
@@ -36,7 +37,7 @@ def _embedder(model, layer):
     if layer == 'fc1': return lambda x: model.id_head[:2](model.features(x))
     return lambda x: model.identify(x)[0 if layer == 'logits' else 1]
 
-# %% ../nbs/62_recognition.ipynb #0fc8ee27
+# %% ../nbs/62_recognition.ipynb #ee85026a
 @torch.inference_mode()
 def embed(
     model, # a GFACNN; or any module or function from (B, 3, H, W) RGB in 0..1 to (B, D), which normalises by itself
@@ -66,9 +67,10 @@ def embed(
     if bad.any(): raise ValueError(f'embed: {bad.sum()} of {len(out)} embeddings are NaN or infinite, the first is of image {bad.argmax()}: the weights or these images are damaged')
     return out
 
-# %% ../nbs/62_recognition.ipynb #2af9dc97
+# %% ../nbs/62_recognition.ipynb #5f7b8991
 METRICS = ('cosine', 'l2')
 
+# %% ../nbs/62_recognition.ipynb #0bf0ed90
 def similarity(
     a, # (N, D) embeddings
     b, # (N, D): row i against row i; or with `all_pairs` (M, D)
@@ -83,7 +85,7 @@ def similarity(
         return (a@b.T if all_pairs else (a*b).sum(1)).numpy()
     return -(torch.cdist(a, b) if all_pairs else (a-b).norm(dim=1)).numpy()
 
-# %% ../nbs/62_recognition.ipynb #41cc234f
+# %% ../nbs/62_recognition.ipynb #c99cb580
 class IdentityLoss(GFALoss):
     "L_id alone; the other terms are computed and logged, and have no weight."
     def __init__(self,
@@ -113,7 +115,7 @@ def recognition_learner(
     learn.settings = dict(learn.settings, live_only=str(live_only))
     return learn
 
-# %% ../nbs/62_recognition.ipynb #5787a818
+# %% ../nbs/62_recognition.ipynb #a14651d5
 def accuracy_threshold(
     impostor, # (N,) similarities of different people
     genuine, # (M,) similarities of the same person
@@ -126,7 +128,7 @@ def accuracy_threshold(
     best = np.flatnonzero(wrong == wrong.min())
     return float(t[best[len(best)//2]])
 
-# %% ../nbs/62_recognition.ipynb #118bf360
+# %% ../nbs/62_recognition.ipynb #a90ffb55
 def tar_at_far(
     impostor, # (N,) similarities of different people
     genuine, # (M,) similarities of the same person
@@ -139,7 +141,7 @@ def tar_at_far(
     t = apcer_threshold(impostor, far, None, genuine)
     return float(np.mean(genuine >= t)), t
 
-# %% ../nbs/62_recognition.ipynb #8438bae1
+# %% ../nbs/62_recognition.ipynb #ea560a1a
 def people_interval(
     value, # (N,) of each pair: 1 for a right decision, or any number
     a, # (N,) who is on the one side
@@ -165,7 +167,7 @@ def people_interval(
         means.append(np.concatenate(part))
     return tuple(np.nanquantile(np.mean(means, 0), [(1-level)/2, (1+level)/2]).tolist())
 
-# %% ../nbs/62_recognition.ipynb #779f4f58
+# %% ../nbs/62_recognition.ipynb #7c7d718a
 @dataclass(repr=False)
 class Verification:
     "What `verify_pairs` found."
@@ -187,10 +189,11 @@ class Verification:
         rates = ', '.join(f'{k} {v:.3f}' for k,v in self.rates.items())
         return f'{len(self.pairs)} pairs, {len(self.folds)} folds: accuracy {100*self.accuracy:.2f} ± {100*self.error:.2f} % (standard error over folds){inside}. Folds pooled: {rates}. {" ".join(self.notes)}'
 
-# %% ../nbs/62_recognition.ipynb #34fe995a
+# %% ../nbs/62_recognition.ipynb #ad08bacb
 FARS = (.1, .01, .001)
 PAIR_COLUMNS = ['path_a', 'path_b', 'same', 'fold']
 
+# %% ../nbs/62_recognition.ipynb #50c53189
 def _check_pairs(pairs, need):
     "A copy with `same` as bool; ValueError says what is wrong with which row."
     if not isinstance(pairs, pd.DataFrame): raise ValueError(f'pairs: expected a pandas DataFrame, got {type(pairs).__name__}. read_lfw_pairs makes one.')
@@ -207,11 +210,12 @@ def _check_pairs(pairs, need):
     if (kinds < 2).any(): raise ValueError(f'pairs: fold {kinds.index[kinds < 2][0]} has pairs of one kind only; an accuracy needs pairs of the same person and of two.')
     return pairs
 
+# %% ../nbs/62_recognition.ipynb #675a31f2
 def _rates(impostor, genuine, fars=FARS):
     "AUC, EER and TARs as a Series."
     return pd.Series(dict(auc=auc(impostor, genuine), eer=eer(impostor, genuine), **{f'tar@{f:g}': tar_at_far(impostor, genuine, f)[0] for f in fars}))
 
-# %% ../nbs/62_recognition.ipynb #3d68d3f9
+# %% ../nbs/62_recognition.ipynb #cf9a998a
 def verify_pairs(
     model, # as for embed; None where the table has a column `similarity`
     pairs:pd.DataFrame, # path_a, path_b, same, fold; with subject_a and subject_b there are intervals
@@ -240,7 +244,7 @@ def verify_pairs(
     notes = [f'FAR {", ".join(few)}: fewer than one of {(~same).sum()} impostor pairs, no TAR is given.']*bool(few) + ['People are not named, so there is no interval over them.']*(not people)
     return Verification(folds['accuracy'].mean(), folds['accuracy'].std(ddof=1)/len(folds)**.5, interval, folds, _rates(score[~same], score[same], fars), pairs, notes)
 
-# %% ../nbs/62_recognition.ipynb #8f10654f
+# %% ../nbs/62_recognition.ipynb #dbf75f26
 def crop_pairs(
     pairs:pd.DataFrame, # pairs table of whole photos
     cache, # folder for the crops
@@ -257,7 +261,7 @@ def crop_pairs(
     out.attrs['fallback'] = sum(m['face'] == 'fallback' for m in made.values())
     return out
 
-# %% ../nbs/62_recognition.ipynb #c854a1ec
+# %% ../nbs/62_recognition.ipynb #c6d2c3f8
 def pick_gallery(
     samples:pd.DataFrame, # samples table
 ) -> pd.DataFrame: # the first live frame of each person as 'gallery'; other frames of its recording are left out
@@ -270,7 +274,7 @@ def pick_gallery(
     out = samples[~samples['video'].isin(first['video']) | samples.index.isin(first.index)]
     return out.assign(role=np.where(out.index.isin(first.index), 'gallery', 'probe')).reset_index(drop=True)
 
-# %% ../nbs/62_recognition.ipynb #929a4728
+# %% ../nbs/62_recognition.ipynb #ed1fe495
 @dataclass
 class GalleryScores:
     "Probes of one dataset against its gallery."
@@ -293,7 +297,7 @@ class GalleryScores:
         s, same = self.similarity[self.kind(name)], self.same()[self.kind(name)]
         return s[~same], s[same]
 
-# %% ../nbs/62_recognition.ipynb #c58209b9
+# %% ../nbs/62_recognition.ipynb #f7300622
 def gallery_scores(
     model, # as for embed
     samples:pd.DataFrame, # samples table with face_path, and rows of role 'gallery'
@@ -315,6 +319,7 @@ def gallery_scores(
         out.append(GalleryScores(name, p.reset_index(drop=True), list(enrolled.index), similarity(e[p.index], enrolled.to_numpy(), metric, True)))
     return out
 
+# %% ../nbs/62_recognition.ipynb #a85451f1
 def _check_gallery(df):
     "ValueError where a dataset has no gallery, fewer than two people, or probes of people who are not enrolled."
     for name,d in df.groupby('dataset', sort=False):
@@ -324,7 +329,7 @@ def _check_gallery(df):
         if not len(probes): raise ValueError(f'dataset {name!r} has no probes')
         if lost := sorted(set(probes['subject']) - enrolled): raise ValueError(f'dataset {name!r}: {len(lost)} people have probes but no gallery photo, the first is {lost[0]!r}: enrol them (pick_gallery), or leave them out')
 
-# %% ../nbs/62_recognition.ipynb #806e7ec5
+# %% ../nbs/62_recognition.ipynb #44838544
 def gallery_table(
     scores:list, # from gallery_scores
     fars:tuple=FARS, # where to give the TAR
@@ -341,7 +346,7 @@ def gallery_table(
             if s.kind(kind).any(): rows[s.dataset, kind] = _probe_row(s, kind, strict, fars, folds, n, seed)
     return pd.DataFrame(rows).T.rename_axis(['dataset', 'probes']).astype(dict(people=int, images=int))
 
-# %% ../nbs/62_recognition.ipynb #36b39d34
+# %% ../nbs/62_recognition.ipynb #9a8f7ee6
 def _probe_row(s, kind, strict, fars, folds, n, seed):
     "One row of gallery_table."
     keep, same = s.kind(kind), s.same()[s.kind(kind)]
@@ -368,7 +373,7 @@ def _fold_decisions(sim, same, who, people, folds, seed):
         right[of_probe == f] = (sim[of_probe == f] >= t) == same[of_probe == f]
     return right
 
-# %% ../nbs/62_recognition.ipynb #d79ff327
+# %% ../nbs/62_recognition.ipynb #423fe13e
 def gallery_probe(
     model, # as for embed
     samples:pd.DataFrame, # samples table with face_path, and rows of role 'gallery'
