@@ -14,13 +14,14 @@ from torch import nn, Tensor
 from tqdm import tqdm
 from .adapter import CODECS, Adapter, load_adapter, run_files, _as_array, _as_tensor, _file_sha, _image_list, _outcome
 from .fda import FDA, LossNetwork, choose_target, content_loss, _Draws, _full, _no_autocast, _padded
+from .frames import video_frames
 from .samples import writable_folder
 
 # %% auto #0
 __all__ = ['SIMPLE', 'FITTED', 'IMAGE_NAMES', 'VIDEO_NAMES', 'Identity', 'Recompress', 'ColourMatch', 'fourier_swap',
            'FourierSwap', 'adain', 'AdaIN', 'slice_grid', 'GridNet', 'LightFDA', 'spatial_means', 'domain_gap',
            'texture_energy', 'no_painted_texture', 'equal_divergence', 'drift', 'make_adapter', 'find_media',
-           'video_frames', 'transfer_media']
+           'clip_frames', 'transfer_media']
 
 # %% ../nbs/42_adapt.ipynb #22b86ecf
 class Identity(Adapter):
@@ -380,23 +381,17 @@ def find_media(
     return images, videos, skipped
 
 # %% ../nbs/42_adapt.ipynb #00a90a49
-def video_frames(
+def clip_frames(
     path, # video file
     most:int|None=None, # so many, evenly taken; None: all
 ): # yields (H, W, 3) uint8; raises ValueError
     "The frames of a video."
-    video = cv2.VideoCapture(str(path))
-    n, i, given = int(video.get(cv2.CAP_PROP_FRAME_COUNT)), 0, 0
-    wanted = None if most is None or n <= 0 else set(np.linspace(0, n-1, min(most, n)).round().astype(int).tolist())
-    try:
-        while video.grab():
-            if wanted is None or i in wanted:
-                ok, frame = video.retrieve()
-                if not ok: break
-                yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB); given += 1
-            i += 1
-    finally: video.release()
-    if not given: raise ValueError('not a readable video: no frame can be decoded')
+    about, wanted = {}, None
+    if most:
+        for _ in video_frames(path, (), about=about): pass  # the header alone
+        if n := about['promised']: wanted = sorted(set(np.linspace(0, n-1, min(most, n)).round().astype(int).tolist()))
+    yield from (frame for _,frame in video_frames(path, wanted))
+
 
 # %% ../nbs/42_adapt.ipynb #139814a5
 def _transfer_video(adapter, source, result, key, bs, bar):
@@ -410,7 +405,7 @@ def _transfer_video(adapter, source, result, key, bs, bar):
         for y in adapter.run(batch): writer.write(cv2.cvtColor(y, cv2.COLOR_RGB2BGR))
         batch.clear()
     try:
-        for frame in video_frames(source):
+        for frame in clip_frames(source):
             if writer is None:
                 writer = cv2.VideoWriter(str(part), cv2.VideoWriter_fourcc(*'mp4v'), fps, frame.shape[1::-1])
                 if not writer.isOpened(): raise OSError(f'cannot write the video {result}: OpenCV has no encoder for it here, or the disk is full')

@@ -207,7 +207,7 @@ def _judge(a, scores, source, against, against_source):
 @command
 def gfa_transfer(argv=None):
     "Give images, folders and videos the look of a target image."
-    from gfa_fastai.adapt import FITTED, SIMPLE, find_media, make_adapter, transfer_media, video_frames
+    from gfa_fastai.adapt import FITTED, SIMPLE, find_media, make_adapter, transfer_media, clip_frames
     from gfa_fastai.adapter import CODECS, load_adapter
     p = new_parser('gfa_transfer', 'Give images, folders and videos the look of a target image. Stopped and started again with the same --out, it goes on where it was.')
     p.add_argument('paths', nargs='+', help='images, videos, and folders that are searched through')
@@ -225,7 +225,7 @@ def gfa_transfer(argv=None):
     a = p.parse_args(argv)
     images, videos, wrong = find_media(a.fit_on or a.paths, a.out)
     if not images and not videos: raise ValueError('no image and no video: ' + ('; '.join(f'{f}: {why}' for f,why in wrong[:5]) or f'{", ".join(a.fit_on or a.paths)} has none'))
-    adapter = load_adapter(a.model) if a.model else _adapter(a, images, videos, make_adapter, video_frames)
+    adapter = load_adapter(a.model) if a.model else _adapter(a, images, videos, make_adapter, clip_frames)
     made, skipped = transfer_media(adapter, a.paths, a.out, a.codec, a.quality)
     print(f'{len(made)} files by {type(adapter).__name__}: {a.out}')
     for f,why in skipped[:10]: print(f'skipped: {f}: {why}')
@@ -233,12 +233,12 @@ def gfa_transfer(argv=None):
     if not made: raise ValueError('nothing could be transferred')
 
 # %% ../nbs/90_cli.ipynb #0308c188
-def _adapter(a, images, videos, make_adapter, video_frames):
+def _adapter(a, images, videos, make_adapter, clip_frames):
     "The method that gfa_transfer was asked for, fitted where it has to be."
     from gfa_fastai.adapt import FITTED
     if a.method not in FITTED: return make_adapter(a.method, a.target)
     def frames(v):
-        try: return list(video_frames(v, 16))
+        try: return list(clip_frames(v, 16))
         except ValueError: return []                            # reported when it is to be transferred
     fit_on = [f for f,_ in images] + [im for v,_ in videos for im in frames(v)]
     kw = dict(width=a.width) if a.method == 'fda' else {}

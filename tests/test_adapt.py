@@ -11,7 +11,7 @@ from PIL import Image
 
 from gfa_fastai import adapt
 from gfa_fastai.adapt import (FITTED, SIMPLE, AdaIN, ColourMatch, FourierSwap, GridNet, Identity, LightFDA, Recompress, adain, domain_gap, drift,
-                              equal_divergence, find_media, fourier_swap, make_adapter, no_painted_texture, slice_grid, texture_energy, transfer_media, video_frames)
+                              equal_divergence, find_media, fourier_swap, make_adapter, no_painted_texture, slice_grid, texture_energy, transfer_media, clip_frames)
 from gfa_fastai.adapter import load_adapter
 from gfa_fastai.fda import LossNetwork
 
@@ -145,8 +145,9 @@ def test_videos(tmp_path):
     writer = cv2.VideoWriter(str(tmp_path/'v.avi'), cv2.VideoWriter_fourcc(*'MJPG'), 15, (48, 32))
     for i in range(9): writer.write(np.full((32, 48, 3), 25*i, np.uint8))
     writer.release()
-    assert len(list(video_frames(tmp_path/'v.avi'))) == 9 and len(list(video_frames(tmp_path/'v.avi', 4))) == 4
+    assert len(list(clip_frames(tmp_path/'v.avi'))) == 9 and len(list(clip_frames(tmp_path/'v.avi', 4))) == 4
     made, skipped = transfer_media(Identity(), [tmp_path/'v.avi'], tmp_path/'out', bs=4, progress=False)
-    assert not skipped and [round(f.mean()/25) for f in video_frames(made[0])] == list(range(9))
+    assert not skipped and [round(f.mean()/25) for f in clip_frames(made[0])] == list(range(9))
     (tmp_path/'bad.mp4').write_bytes(b'x'*2000)
-    assert transfer_media(Identity(), [tmp_path/'bad.mp4'], tmp_path/'out', progress=False) == ([], [(str(tmp_path/'bad.mp4'), 'not a readable video: no frame can be decoded')])
+    made, [(path, why)] = transfer_media(Identity(), [tmp_path/'bad.mp4'], tmp_path/'out', progress=False)
+    assert not made and path == str(tmp_path/'bad.mp4') and 'not a readable video' in why

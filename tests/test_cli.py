@@ -339,13 +339,13 @@ def test_transfer_says_what_it_skipped(folder, tmp_path, capsys):
     for words in '0.jpg: not a readable image', 'clip.mp4: not a readable video', 'nowhere: the file does not exist': assert words in said, said
 
 def test_transfer_of_a_video(tmp_path, capsys):
-    from gfa_fastai.adapt import video_frames
+    from gfa_fastai.adapt import clip_frames
     writer = cv2.VideoWriter(str(tmp_path/'in.avi'), cv2.VideoWriter_fourcc(*'MJPG'), 12, (64, 48))
     for i in range(10): writer.write(np.full((48, 64, 3), 20*i, np.uint8))
     writer.release()
     status, said = run(capsys, 'gfa_transfer', tmp_path/'in.avi', '--target', target(tmp_path), '--out', tmp_path/'out', *QUICK)
     assert status == 0 and 'fitted on 10 images' in said, said
-    frames = list(video_frames(tmp_path/'out'/'in.mp4'))
+    frames = list(clip_frames(tmp_path/'out'/'in.mp4'))
     assert len(frames) == 10 and frames[0].shape == (48, 64, 3) and not list((tmp_path/'out').glob('.*part*'))
     stamp = (tmp_path/'out'/'in.mp4').stat().st_mtime_ns
     assert run(capsys, 'gfa_transfer', tmp_path/'in.avi', '--target', target(tmp_path), '--out', tmp_path/'out', *QUICK)[0] == 0
