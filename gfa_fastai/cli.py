@@ -54,10 +54,14 @@ def _share(text):
 
 def _data_arguments(p):
     "The arguments that say how a folder is read."
-    from gfa_fastai.reproduce import READERS
-    p.add_argument('--dataset', default='folder', choices=READERS, help='how the data is read; folder: ROOT/[train|dev|test/](live|attack)/[SPECIES/]PERSON/IMAGE')
-    p.add_argument('--video-pattern', help='regular expression; its group in a file name is the recording (default: each image is one)')
-    p.add_argument('--subject-pattern', help='regular expression; its group in a file name is the person (default: the last folder is)')
+    from gfa_fastai.datasets import READERS
+    p.add_argument('--dataset', default='folder', choices=READERS, help='how the data is read: as a published dataset, or as folder: ROOT/[train|dev|test/](live|attack)/[SPECIES/]PERSON/FILE')
+    p.add_argument('--protocol', help='of replay_attack, oulu_npu or siw: a name, a number, or all (default: grandtest, 1, 1)')
+    p.add_argument('--fold', type=_positive, help='of a protocol of oulu_npu or siw that has several')
+    p.add_argument('--allow-missing', action='store_true', help='leave out videos of a published dataset that are not there, with a warning')
+    p.add_argument('--spread', type=_positive, help="frames taken from each video, evenly spread (default: the preset's, or the model's)")
+    p.add_argument('--video-pattern', help='of folder: regular expression; its group in a file name is the recording (default: each image is one)')
+    p.add_argument('--subject-pattern', help='of folder: regular expression; its group in a file name is the person (default: the last folder is)')
     p.add_argument('--test-subjects', type=_names, help='people for testing, as 0012,0014 (default: as the folders say, or drawn by a seed)')
     p.add_argument('--max-bad', type=_share, default=.01, help='share of the images that may be unusable; they are skipped and counted')
     p.add_argument('--dev-subjects', type=_names, help='people for the threshold (default: as the folders say, or drawn by a seed)')
@@ -70,8 +74,9 @@ def _training_arguments(p):
 
 def _data_settings(a):
     "The same arguments for run_settings."
-    names = dict(video_pattern=a.video_pattern, subject_pattern=a.subject_pattern)
-    return dict(dataset=a.dataset, test_subjects=a.test_subjects, dev_subjects=a.dev_subjects, max_bad=a.max_bad, **{k: v for k,v in names.items() if v})
+    reader = {k: v for k in ('video_pattern', 'subject_pattern', 'protocol', 'fold', 'allow_missing') if (v := getattr(a, k))}
+    if p := reader.get('protocol'): reader['protocol'] = None if p == 'all' else int(p) if p.isdecimal() else p
+    return dict(dataset=a.dataset, test_subjects=a.test_subjects, dev_subjects=a.dev_subjects, max_bad=a.max_bad, spread=a.spread, **reader)
 
 # %% ../nbs/90_cli.ipynb #c3ea8f59
 @command

@@ -4,12 +4,12 @@
 
 # %% ../nbs/80_reproduce.ipynb #08214eea
 from __future__ import annotations
-import base64, hashlib, json, math, os, platform, re, tempfile, time
+import base64, hashlib, inspect, json, math, os, platform, re, tempfile, time
 from pathlib import Path
 import numpy as np, pandas as pd
 from scipy import stats
 import gfa_fastai
-from .datasets import read_folder
+from .datasets import READERS
 from .evaluation import compare_systems, compare_thresholds, find_threshold, load_scores, percent, save_scores, score_samples, video_scores
 from .frames import extract_frames, frames_summary
 from .metrics import LINES, PALETTE, plot_det, plot_roc, plot_scores
@@ -17,7 +17,7 @@ from .samples import _named, check_classes, sample_counts, save_samples, split_b
 from .synth.benchmark import DOMAIN_NAMES, SYNTHPAD_VERSION, make_synthpad
 
 # %% auto #0
-__all__ = ['PRESETS', 'READERS', 'GUESSING', 'ARM', 'DRAWN', 'READING', 'HISTOGRAMS', 'CSS', 'run_settings', 'code_hash',
+__all__ = ['PRESETS', 'GUESSING', 'ARM', 'DRAWN', 'READING', 'HISTOGRAMS', 'CSS', 'run_settings', 'check_reader', 'code_hash',
            'has_begun', 'open_run', 'read_data', 'run_samples', 'run_frames', 'list_arms', 'arm_learner', 'train_arm',
            'run_arm', 'judge', 'over_seeds', 'what_learned', 'learning_words', 'headline_table', 'paired_table',
            'difference_table', 'conventions_table', 'species_table', 'training_table', 'curves_figure',
@@ -26,38 +26,48 @@ __all__ = ['PRESETS', 'READERS', 'GUESSING', 'ARM', 'DRAWN', 'READING', 'HISTOGR
 
 # %% ../nbs/80_reproduce.ipynb #e8bd4961
 PRESETS = dict(
-    tiny    =dict(size=48,  width=.125, bs=16, steps=30,   seeds=1, train=['webcam', 'phone'], domains=['webcam', 'phone']),
-    quick   =dict(size=64,  width=.25,  bs=32, steps=400,  seeds=1, train=['webcam', 'phone'], domains=[*DOMAIN_NAMES]),
-    standard=dict(size=64,  width=.25,  bs=32, steps=2000, seeds=5, train=['webcam', 'phone'], domains=[*DOMAIN_NAMES]),
-    full    =dict(size=224, width=1.,   bs=32, steps=8000, seeds=1, train=['webcam', 'phone'], domains=[*DOMAIN_NAMES]))
-READERS = dict(folder=read_folder)  # name of a dataset -> its reader
+    tiny    =dict(size=48,  width=.125, bs=16, steps=30,   seeds=1, spread=2,  train=['webcam', 'phone'], domains=['webcam', 'phone']),
+    quick   =dict(size=64,  width=.25,  bs=32, steps=400,  seeds=1, spread=4,  train=['webcam', 'phone'], domains=[*DOMAIN_NAMES]),
+    standard=dict(size=64,  width=.25,  bs=32, steps=2000, seeds=5, spread=10, train=['webcam', 'phone'], domains=[*DOMAIN_NAMES]),
+    full    =dict(size=224, width=1.,   bs=32, steps=8000, seeds=1, spread=25, train=['webcam', 'phone'], domains=[*DOMAIN_NAMES]))
 
 # %% ../nbs/80_reproduce.ipynb #d328aa8f
 def run_settings(
     preset:str='quick', # a key of PRESETS
     data=None, # root of a dataset; None: SynthPAD
-    dataset:str='folder', # a key of READERS: how `data` is read
+    dataset:str='folder', # a key of READERS (chapter 30): how `data` is read
     test_subjects=None, # names of the people for testing; None: as the dataset says, or drawn
     dev_subjects=None, # names of the people for development (thresholds)
     steps:int=None, # training steps of each network, rounded up to whole epochs; None: the preset's
     bs:int=None, # batch size; None: the preset's
     seeds:int=None, # trainings of each arm; None: the preset's
+    spread:int=None, # frames taken from each video; None: the preset's
     precision:str='fp32', # 'fp32', 'bf16' or 'fp16'
     max_bad:float=.01, # share of the images that may be unusable
-    **reader # further arguments of the reader, as video_pattern
+    **reader # further arguments of the reader, as video_pattern or protocol
 ) -> dict: # plain values only; raises ValueError or FileNotFoundError
     "Everything that decides what comes out of a run."
     if preset not in PRESETS: raise ValueError(f'preset {preset!r} is not known, choose one of {", ".join(PRESETS)}')
-    if dataset not in READERS: raise ValueError(f'dataset {dataset!r} is not known, choose one of {", ".join(READERS)}')
+    check_reader(dataset, reader)
     if data is not None and not Path(data).is_dir(): raise FileNotFoundError(f'no folder at {data}: check the path of the data')
     if data is None and (test_subjects or dev_subjects): raise ValueError('test and dev subjects are chosen for your own data only: give its folder, too')
+    if data is None and (reader or dataset != 'folder'): raise ValueError(f'{", ".join(reader) or f"dataset {dataset}"} is said, and no folder of data: give its folder, too (--data)')
     s = dict(PRESETS[preset], preset=preset, synthpad=None if data else SYNTHPAD_VERSION, data=data and str(Path(data).resolve()), dataset=dataset, precision=precision, margin=.3, max_bad=max_bad,
              test_subjects=test_subjects, dev_subjects=dev_subjects, reader=reader, code=code_hash())
-    for k,v in dict(steps=steps, bs=bs, seeds=seeds).items():
+    for k,v in dict(steps=steps, bs=bs, seeds=seeds, spread=spread).items():
         if v is not None and v < 1: raise ValueError(f'{k} is {v}: give 1 or more')
         if v is not None: s[k] = int(v)
     if data: s.update(train=None, domains=None)
     return json.loads(json.dumps(s))
+
+def check_reader(
+    dataset:str, # a key of READERS
+    reader:dict, # arguments for it
+):
+    "Whether a dataset's reader is there and takes these arguments; ValueError."
+    if dataset not in READERS: raise ValueError(f'dataset {dataset!r} is not known, choose one of {", ".join(READERS)}')
+    takes = list(inspect.signature(READERS[dataset]).parameters)[1:]
+    if wrong := [k for k in reader if k not in takes]: raise ValueError(f'dataset {dataset} takes no {" and no ".join(wrong)}: leave it out ({dataset} takes {", ".join(takes)})')
 
 def code_hash() -> str:
     "Hash of this library's modules: results of other code are other results."
@@ -103,6 +113,7 @@ def read_data(
     **reader # further arguments of the reader
 ) -> pd.DataFrame: # samples table; a folder gives its name to the dataset
     "Read a dataset."
+    check_reader(dataset, reader)
     if dataset == 'folder': reader = dict(dataset=Path(data).resolve().name) | reader
     return READERS[dataset](data, **reader)
 
@@ -133,7 +144,7 @@ def run_frames(
     changed = old.exists() and has_begun(out) and old.read_bytes() != new.read_bytes()
     (new.unlink() if changed else new.replace(old))
     if changed: raise ValueError(f'the data has changed since the training in {out} began. Choose another folder with --out.')
-    frames = extract_frames(df, out/'cache', settings['size'], settings['margin'], settings['max_bad'], progress)
+    frames = extract_frames(df, out/'cache', settings['size'], settings['margin'], settings['max_bad'], progress, spread=settings['spread'])
     check_classes(frames)
     notes = dict(frames.attrs['counts'], summary=frames_summary(frames), skipped_images=[[os.path.basename(p), why] for p,why in frames.attrs['skipped']])
     return frames, notes
@@ -184,7 +195,7 @@ def train_arm(
     terms_table(learn).to_csv(folder/'terms.csv')
     dev = score_samples(learn, frames[(frames['dataset'] == arm['train']) & (frames['split'] == 'dev')], progress=False)
     info = dict(arm, epochs=n_epoch, steps=len(learn.terms), dev_eer=[e[-1] for e in epochs], device=str(learn.dls.device), seconds=round(time.time()-start, 1),
-                parameters=sum(p.numel() for p in learn.model.parameters()), fc_dim=learn.model.config['fc_dim'], size=settings['size'], margin=settings['margin'],
+                parameters=sum(p.numel() for p in learn.model.parameters()), fc_dim=learn.model.config['fc_dim'], size=settings['size'], margin=settings['margin'], spread=settings['spread'],
                 threshold=find_threshold(dev, 'dev')[0], people=list(learn.dls.vocab))
     path = save_model(learn.model, folder/'model.safetensors', **info)
     (folder/'checkpoint.pt').unlink(missing_ok=True)
@@ -440,7 +451,9 @@ def data_words(
 ) -> str:
     "What the data is, and what went wrong with it."
     skipped = [f'`{name}`: {why}' for name,why in notes['skipped_images']]
-    lines = [DRAWN if settings['data'] is None else f'Dataset `{Path(settings["data"]).name}`, read as `{settings["dataset"]}`.']
+    how = ''.join(f', {k} {v}' for k,v in settings['reader'].items())
+    lines = [DRAWN if settings['data'] is None else f'Dataset `{Path(settings["data"]).name}`, read as `{settings["dataset"]}`{how}.']
+    if 'videos' in notes: lines.append(f'At most {settings["spread"]} frames of each video, evenly spread.')
     lines.append(notes['summary'] + (' Faces are looked for with OpenCV\'s frontal cascade.' if notes['detected'] + notes['fallback'] else ''))
     if skipped: lines.append('Skipped: ' + '; '.join(skipped[:5]) + (f'; and {len(skipped)-5} more' if len(skipped) > 5 else '') + '.')
     return ' '.join(lines)
@@ -543,7 +556,7 @@ def reproduce(
     preset:str='quick', # a key of PRESETS
     out='runs/quick', # run folder
     progress:bool=True, # show bars
-    **kwargs # for run_settings: data, dataset, test_subjects, dev_subjects, steps, bs, seeds, precision
+    **kwargs # for run_settings: data, dataset, test_subjects, dev_subjects, steps, bs, seeds, spread, precision
 ) -> dict: # judged, paired, learned, scores, report (its path); raises ValueError or FileNotFoundError
     "The main job: from images to a report. Started again in the same folder, it goes on where it was."
     from tqdm import tqdm
@@ -591,10 +604,11 @@ def score_folder(
     test_subjects=None, # names: only these are test people
     dev_subjects=None, # names: these are development people
     max_bad:float=.01, # share of the images that may be unusable
+    spread:int=None, # frames taken from each video; None: as many as for the model's training
     progress:bool=True, # show bars
     **reader # further arguments of the reader
 ) -> pd.DataFrame: # scores table; `attrs`: `skipped` images, `known` names of training people among the test people; raises ValueError or FileNotFoundError
-    "Score a folder of images with a saved model."
+    "Score a folder of images or videos with a saved model."
     from gfa_fastai.learner import default_device
     from gfa_fastai.model import load_model
     net, meta = load_model(model)
@@ -604,7 +618,7 @@ def score_folder(
     test, dev = _named(test_subjects, people, 'test_subjects'), _named(dev_subjects, people, 'dev_subjects')
     if test or dev or set(df['split']) == {'train'}:
         df['split'] = np.select([df['subject'].isin(dev or ()), df['subject'].isin(test or people)], ['dev', 'test'], 'train')
-    frames = extract_frames(df, cache or Path(out).parent/'cache', meta['size'], meta['margin'], max_bad, progress)
+    frames = extract_frames(df, cache or Path(out).parent/'cache', meta['size'], meta['margin'], max_bad, progress, spread=spread or meta.get('spread'))
     scores = score_samples(net.to(default_device()), frames, progress=progress)
     save_scores(scores, out)
     known = sorted(set(scores.loc[scores['split'] == 'test', 'subject']) & set(meta.get('people', ())))

@@ -221,6 +221,53 @@ def test_split_folders_without_a_development_set(folder, tmp_path, capsys):
     df = pd.read_csv(tmp_path/'run'/'samples.csv', dtype=str).groupby('split').subject.unique()
     assert sorted(df['test']) == ['0000', '0001', '0002'] and len(df['dev']) >= 1 and not set(df['dev']) & set(df['train'])
 
+# -- published datasets
+
+@pytest.fixture(scope='module')
+def msu(tmp_path_factory):
+    "A miniature of MSU-MFSD: 12 people, all of their 96 videos are real ones."
+    from miniature import make_msu
+    return make_msu(tmp_path_factory.mktemp('data')/'msu', dict(train=[2, 3, 5, 6, 7, 8, 9, 11], test=[1, 13, 14, 23]), videos=96)
+
+def test_published_dataset(msu, tmp_path, capsys):
+    "From a tree of videos to the report; the model remembers how many frames of a video it was trained on."
+    status, said = run(capsys, 'gfa_reproduce', *TINY, '--data', msu, '--dataset', 'msu_mfsd', '--out', tmp_path/'run')
+    assert status == 0 and 'msu_mfsd → msu_mfsd' in said, said
+    frames = pd.DataFrame(json.loads((tmp_path/'run'/'results.json').read_text())['counts'])
+    assert frames.groupby('split').subjects.max().to_dict() == dict(train=6, dev=2, test=4) and frames.videos.sum() == 96 and frames.images.sum() == 2*96
+    text = (tmp_path/'run'/'report.md').read_text(encoding='utf-8')
+    for words in '192 frames, of 96 videos: face given by the table in 192', 'At most 2 frames of each video', 'read as `msu_mfsd`': assert words in text, words
+    model = tmp_path/'run'/'arms'/'msu_mfsd-tpc_on-seed0'/'model.safetensors'
+    for more,n in ((), 192), (('--spread', 1), 96):
+        status, said = run(capsys, 'gfa_score', model, msu, '--dataset', 'msu_mfsd', '--out', tmp_path/'s.csv', *more)
+        assert status == 0 and f'{n} images of 12 people' in said, said
+
+def test_train_on_a_published_dataset(msu, tmp_path, capsys):
+    "With missing videos, if that is asked for."
+    root = shutil.copytree(msu, tmp_path/'msu')
+    next(root.rglob('real_client014_laptop*.mov')).unlink()
+    args = ['gfa_train', root, '--dataset', 'msu_mfsd', '--out', tmp_path/'m', *TINY, '--spread', 3]
+    status, said = run(capsys, *args)
+    assert status == 2 and 'client014' in said, said
+    with pytest.warns(UserWarning, match='1 of'): status, said = run(capsys, *args, '--allow-missing')
+    assert status == 0, said
+    scores = pd.read_csv(tmp_path/'m'/'scores.csv')
+    assert (scores.groupby('video').size() == 3).all() and scores.video.nunique() == 6*8-1
+
+@pytest.mark.parametrize('args, words', [
+    (['--dataset', 'msu_mfsd', '--video-pattern', '(x)'], 'dataset msu_mfsd takes no video_pattern: leave it out (msu_mfsd takes dev, seed, allow_missing)'),
+    (['--dataset', 'casia_fasd', '--protocol', '1', '--fold', '2'], 'takes no protocol and no fold'), (['--protocol', '1'], 'dataset folder takes no protocol'),
+    (['--dataset', 'oulu_npu', '--protocol', '3'], 'protocol 3 has 6 folds'), (['--dataset', 'oulu_npu', '--protocol', 'all'], 'Train_files'),
+    (['--dataset', 'siw', '--allow-missing'], 'dataset siw takes no allow_missing'), (['--dataset', 'replay_attack', '--protocol', 'all'], 'is not known, choose one of grandtest')])
+def test_options_that_a_dataset_does_not_take(args, words, tmp_path, capsys):
+    for command in (['gfa_reproduce', '--data', tmp_path], ['gfa_train', tmp_path]):
+        status, said = run(capsys, *command, *TINY, *args, '--out', tmp_path/'run')
+        assert status == 2 and words in said and 'Traceback' not in said, said
+
+def test_a_dataset_without_its_folder(tmp_path, capsys):
+    status, said = run(capsys, 'gfa_reproduce', *TINY, '--dataset', 'siw', '--out', tmp_path/'run')
+    assert status == 2 and 'dataset siw is said, and no folder of data' in said
+
 # -- train, score, evaluate
 
 def test_train_score_evaluate(folder, tmp_path, capsys):
@@ -386,7 +433,7 @@ def test_help(command, capsys):
     said = capsys.readouterr().out
     assert e.value.code == 0 and command in said and 'None' not in said
 
-@pytest.mark.parametrize('args', [['--max-bad', '2'], ['--preset', 'huge'], ['--steps', '0'], ['--seeds', '-1'], ['--precision', 'int8'], ['--dataset', 'unknown']])
+@pytest.mark.parametrize('args', [['--max-bad', '2'], ['--preset', 'huge'], ['--steps', '0'], ['--seeds', '-1'], ['--precision', 'int8'], ['--dataset', 'unknown'], ['--spread', '0']])
 def test_bad_arguments(args, capsys):
     with pytest.raises(SystemExit) as e: cli.gfa_reproduce(args)
     assert e.value.code == 2 and 'usage' in capsys.readouterr().err
