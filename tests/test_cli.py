@@ -108,7 +108,8 @@ def test_killed_and_started_again(whole, tmp_path):
 @pytest.mark.skipif(os.name == 'nt', reason='POSIX signals')
 def test_ctrl_c(whole, tmp_path):
     out = tmp_path/'run'
-    p = shell('gfa_reproduce', *TINY, '--out', out)
+    listen = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts deaf to it, and so do its children
+    p = shell('gfa_reproduce', *TINY, '--out', out, preexec_fn=listen)
     when(lambda: (out/'scores').exists(), p); p.send_signal(signal.SIGINT)
     err = p.communicate(timeout=60)[1]
     assert p.returncode == 130 and 'the same command goes on from there' in err and 'Traceback' not in err
