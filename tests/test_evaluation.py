@@ -9,17 +9,8 @@ import pytest
 from gfa_fastai.evaluation import (CONVENTIONS, HOW, NAMES, SCORE_COLUMNS, compare_systems, compare_thresholds, difference_markdown,
                                    evaluate_scores, expected_performance, find_threshold, load_scores, log_odds, page_html, percent, plot_expected,
                                    report_figure, report_markdown, save_four_column, save_scores, thresholds_table, validate_scores, video_scores)
+from tables import table
 from gfa_fastai.metrics import acer, apcer, auc, bootstrap_subjects, bpcer, bpcer_at_apcer, eer, eer_threshold, far_frr, hter, roc_points, tpr_at_fpr
-
-def table(seed=0, dataset='d', people=(6, 7), frames=3, shift=0., pais=('print', 'replay')):
-    "Random scores: two live videos and one of each attack for every person."
-    rng, rows = np.random.default_rng(seed), []
-    for s in range(sum(people)):
-        for v,pai in enumerate(['', '', *pais]):
-            for f in range(frames):
-                rows.append((dataset, 'dev' if s < people[0] else 'test', f'{dataset}{s:03d}', f'{dataset}{s}-{v}', f, 'attack' if pai else 'live', pai,
-                             shift + rng.normal(0 if pai else 1.2)))
-    return pd.DataFrame(rows, columns=SCORE_COLUMNS)
 
 def sigmoid(x): return 1/(1+np.exp(-x))
 def probabilities(*args, **kwargs): return table(*args, **kwargs).assign(score=lambda d: sigmoid(2*d.score-1))

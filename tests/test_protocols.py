@@ -9,16 +9,7 @@ import pytest
 from gfa_fastai.evaluation import SCORE_COLUMNS, evaluate_scores, find_threshold, percent
 from gfa_fastai.protocols import OULU_FOLDS, evaluate_folds, evaluate_protocols, list_protocols, oulu_table, protocol_samples, protocols_table
 from gfa_fastai.samples import validate_samples
-
-def table(seed=0, dataset='d', people=(6, 7), frames=3, shift=0., pais=('print', 'replay')):
-    "Random scores: two live videos and one of each attack for every person."
-    rng, rows = np.random.default_rng(seed), []
-    for s in range(sum(people)):
-        for v,pai in enumerate(['', '', *pais]):
-            for f in range(frames):
-                rows.append((dataset, 'dev' if s < people[0] else 'test', f'{dataset}{s:03d}', f'{dataset}{s}-{v}', f, 'attack' if pai else 'live', pai,
-                             shift + rng.normal(0 if pai else 1.2)))
-    return pd.DataFrame(rows, columns=SCORE_COLUMNS)
+from tables import table
 
 def samples_of(*tables):
     "Samples of the people of scores tables: a third of the dev people train."

@@ -91,6 +91,21 @@ def hair_colour(
         - pheomelanin*np.array([.25, 1.1, 2.2]))
     return (c*(1-grey) + np.array([.40, .40, .41])*grey).astype(F)
 
+def _gauss(x, x0, s): return np.exp(-.5*((x-x0)/s)**2).astype(F)
+def _edge(x, width):
+    "0 where x is negative, 1 where it is positive, and a soft flank between."
+    t = np.clip(x*(1/width)+F(.5), 0, 1)
+    return t*t*(3-2*t)
+def _mix(a, b, m): return a+(b-a)*m
+def _over(rgb, colour, mask): rgb += (np.asarray(colour, F)-rgb)*mask[..., None]
+
+def _fold(u, v, a, b, width):
+    "A soft groove from a to b, on both sides of the face."
+    d = np.array(b)-a
+    t = np.clip(((np.abs(u)-F(a[0]))*F(d[0])+(v-F(a[1]))*F(d[1]))/F(d@d), 0, 1)
+    q = (np.abs(u)-F(a[0])-t*F(d[0]))**2+(v-F(a[1])-t*F(d[1]))**2
+    return np.exp(-q*F(.5/width**2))*(F(.25)+F(.75)*np.sin(F(np.pi)*(t*F(.9)+F(.05))))
+
 # %% ../../nbs/20_faces.ipynb #40b43bed
 def value_noise(
     rng, # numpy Generator
@@ -109,14 +124,6 @@ def value_noise(
         power += amp**2
         amp *= fall
     return out/F(max(power, 1e-9)**.5)  # where nothing fits: zero
-
-def _gauss(x, x0, s): return np.exp(-.5*((x-x0)/s)**2).astype(F)
-def _edge(x, width):
-    "0 where x is negative, 1 where it is positive, and a soft flank between."
-    t = np.clip(x*(1/width)+F(.5), 0, 1)
-    return t*t*(3-2*t)
-def _mix(a, b, m): return a+(b-a)*m
-def _over(rgb, colour, mask): rgb += (np.asarray(colour, F)-rgb)*mask[..., None]
 
 _ACROSS, _ALONG = 60, 3  # samples of the strand noise per half head width
 
@@ -184,13 +191,6 @@ def _bumps(p, e):
         (.045*age+.006, p['eyes'], .17, .14, .035), (-.04*age-.004, p['eyes']-.05, .235, .17, .03),
         (.025*s, p['eyes'], .155, .13, .03), (-.03*age, .36, 1.12, .045, .12),
         (-.03*max(age-.3, 0), .07, p['browy'], .016, .06)]
-
-def _fold(u, v, a, b, width):
-    "A soft groove from a to b, on both sides of the face."
-    d = np.array(b)-a
-    t = np.clip(((np.abs(u)-F(a[0]))*F(d[0])+(v-F(a[1]))*F(d[1]))/F(d@d), 0, 1)
-    q = (np.abs(u)-F(a[0])-t*F(d[0]))**2+(v-F(a[1])-t*F(d[1]))**2
-    return np.exp(-q*F(.5/width**2))*(F(.25)+F(.75)*np.sin(F(np.pi)*(t*F(.9)+F(.05))))
 
 NEUTRAL = dict(smile=0., open=0., brow=0., blink=0., gaze=(0., 0.))
 
@@ -292,16 +292,14 @@ def _eyes(p, e, rgb, wet, gloss, u, v, px, glint):
         low = F(.058+.25*(wide-.08))*np.power(k, F(.8))*(1+F(.15)*t)*F(min(1, wide/.03))
         inside = _edge(y-up, px)*_edge(low-y, px)*_edge(F(a)-np.abs(x), px)
         R = rgb[at]
-        # shadow on the lid
-        R *= 1-(_gauss(y-up, 0, .035)*k*(F(.14)+F(.3)*makeup)*_edge(up-y+F(.02), px))[..., None]
+        R *= 1-(_gauss(y-up, 0, .035)*k*(F(.14)+F(.3)*makeup)*_edge(up-y+F(.02), px))[..., None]  # shadow on the lid
         if p['crease'] > 0:
             R *= 1-(F(.4*p['crease'])*_gauss(y-(up*F(1.12)-F(.032+.02*p['crease'])), 0, max(.009, px*.5))*np.power(k,
                 F(.3)))[..., None]
         R += (_eyeball(p, x, y, up, e['gaze'], s, px)-R)*inside[..., None]
         line = _gauss(y-up, -.004, max(.012+.008*makeup, px*.55))*_edge(F(a*1.06)-np.abs(x),
             .05)*(F(.72)+F(.2)*makeup)
-        # lashes
-        _over(R, lash, np.maximum(line, _gauss(y-low, 0, max(.007, px*.45))*k*(F(.3)+F(.3)*makeup)))
+        _over(R, lash, np.maximum(line, _gauss(y-low, 0, max(.007, px*.45))*k*(F(.3)+F(.3)*makeup)))  # lashes
         _over(R, skin*np.array([1., .6, .55], F), _gauss(x, -a*.97, .018)*_gauss(y, .012, .016)*.6)
         spot = np.exp(-((x-F(s*e['gaze'][0]+s*glint[0]*.035))**2+(y-F(e['gaze'][1]-.012+glint[1]*.035))**2)
             *F(.5/max(.011, px*.45)**2))
@@ -584,8 +582,7 @@ def draw_clothes(
     colour = (bright, .02+u(0, .03, 3), np.full(3, u(.3, .7)))[rng.choice(3, p=[.6, .25, .15])]
     return dict(colour=colour.astype(F), second=(u(.02, .8, 3)**1.5).astype(F),
         pattern=str(rng.choice(['plain', 'stripes', 'checks', 'marl'], p=[.52, .16, .16, .16])),
-        cut=str(rng.choice(['crew', 'vee', 'shirt', 'hood', 'high'], p=[.36, .2, .24, .12, .08])), pitch=u(.1, .3),
-        seed=int(rng.integers(1 << 31)))
+        cut=str(rng.choice(['crew', 'vee', 'shirt', 'hood', 'high'], p=[.36, .2, .24, .12, .08])), pitch=u(.1, .3), seed=int(rng.integers(1 << 31)))
 
 def _lit(light, nx, ny, nz):
     "Lambert with a sky, for what is not the face."
@@ -601,8 +598,7 @@ def _fabric(c, rng, x, y, bx, fold, px):
     base, wave = np.broadcast_to(c['colour'], fold.shape+(3,)).copy(), F(2*np.pi/c['pitch'])
     if c['pattern'] == 'stripes': _over(base, c['second'], _edge(np.sin((y+F(.2)*bx*bx+fold*F(.03))*wave), .5))
     if c['pattern'] == 'checks':
-        _over(base, c['second'], .5*_edge(np.sin((y+fold*F(.02))*wave), .5)+.5*_edge(np.sin((x+fold*F(.02))*wave),
-            .5))
+        _over(base, c['second'], .5*_edge(np.sin((y+fold*F(.02))*wave), .5)+.5*_edge(np.sin((x+fold*F(.02))*wave), .5))
     if c['pattern'] == 'marl': base *= np.exp(F(.25)*rng.standard_normal(fold.shape, dtype=F))[..., None]
     return base
 
