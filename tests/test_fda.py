@@ -235,6 +235,36 @@ def test_save_and_load(tmp_path):
     assert g.fingerprint() == f.fingerprint() and g.info == f.info and (g.target == f.target).all()
     assert (np.stack(g.transform(faces(2))) == np.stack(f.transform(faces(2)))).all()
 
+def fitted(**kw):
+    "A network that changes something, without the time of a fit."
+    f = FDA(faces(1)[0], width=.125, size=32, **kw)
+    for p in f.net.parameters(): nn.init.normal_(p, 0, .2, generator=torch.Generator().manual_seed(1))
+    f.info['steps'] = 1
+    return f
+
+def test_large_images_are_seen_at_the_size_of_the_training():
+    seen, f, own = [], fitted(), fitted(scale='own')
+    for o in (f, own): o.net.register_forward_hook(lambda m, i, y: seen.append(tuple(i[0].shape[2:])))
+    large, same, small = rand(1, 3, 64, 96), rand(1, 3, 32, 48), rand(1, 3, 20, 48)
+    for x in (large, same, small): f.apply(x); own.apply(x)
+    assert seen == [(32, 48), (64, 96), (32, 48), (32, 48), (20, 48), (20, 48)]
+    assert torch.equal(f.apply(same), own.apply(same))
+    change = f.apply(large) - large                                                   # smooth: the lines are those of the image
+    d = F.interpolate(f.net(F.avg_pool2d(large, 2)) - F.avg_pool2d(large, 2), (64, 96), mode='bilinear')
+    torch.testing.assert_close(change, d, rtol=1e-4, atol=1e-5)
+    assert f.apply(rand(2, 3, 33, 77)).shape == (2, 3, 33, 77)
+
+def test_scale_is_saved_and_counts(tmp_path):
+    own = fitted(scale='own')
+    again = FDA.load(own.save(tmp_path/'own.safetensors'))
+    assert again.scale == 'own' and again.fingerprint() == own.fingerprint() != fitted().fingerprint()
+    with pytest.raises(ValueError, match="scale 'big' is not known, choose 'trained' or 'own'"): FDA(scale='big')
+
+@pytest.mark.parametrize('preset', ['paper', 'johnson', 'authors'])
+def test_networks_that_draw_the_whole_image_see_it_as_it_is(preset):
+    f, x = fitted(preset=preset), rand(1, 3, 64, 80)
+    assert torch.equal(f.apply(x), f.net(x))
+
 def test_target_is_chosen_by_rule_and_recorded(tmp_path):
     ordinary = faces(9, seed=1)
     phi = LossNetwork()
