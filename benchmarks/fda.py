@@ -2,9 +2,10 @@
 
 Images per second at 256x256 and 720x480, one image at a time, of the transform network as the literature has it (written
 here with PyTorch's own layers: reflection padding, nearest neighbour and 3x3, InstanceNorm), of TransformNet in both of its
-forms, and of LightFDA. All in one run, on the same images, in turns. The first two rows and the third are one function:
-their largest difference is printed, so their divergence to any target is equal. Whether LightFDA's is, depends on the fit:
-chapter 42 measures it. Times depend on the machine, the threads and on who else is using it; compare within one table.
+forms, of FDA as it is applied by default (a frame larger than its training size is seen at that size, 256, and the
+difference enlarged), and of LightFDA. All in one run, on the same images, in turns. The first three rows are one function:
+their largest difference is printed, so their divergence to any target is equal. Whether that of the others is, depends on
+the fit: chapter 42 and Figure 7 measure it. Times depend on the machine, the threads and on who else is using it; compare within one table.
 With one thread on a CPU it is processor time, which others at work on the machine disturb less."""
 import argparse
 import platform
@@ -16,7 +17,7 @@ import torch
 from torch import nn
 
 from gfa_fastai.adapt import GridNet
-from gfa_fastai.fda import FDALoss, LossNetwork, TransformNet
+from gfa_fastai.fda import FDA, FDALoss, LossNetwork, TransformNet
 
 class Block(nn.Module):
     "Two convolutions and a sum."
@@ -71,10 +72,12 @@ def main():
     fast, slow, theirs, light = TransformNet(out='linear').eval(), TransformNet(out='linear').eval().fast(False), common().eval(), GridNet()
     same_weights(fast.layers, theirs)
     nn.init.normal_(light.last.weight, 0, .05)
+    applied = FDA(size=256)
+    applied.net, applied.info['steps'] = applied.net.to(a.device), 0
     def other(x): return theirs((x - fast.mean)/fast.std)*fast.std + fast.mean
     def wait(f): return (lambda x: (f(x), torch.cuda.synchronize())[0]) if a.device == 'cuda' else f
     for m in (fast, slow, theirs, light): m.to(a.device)
-    forms = {'common PyTorch network': wait(other), 'TransformNet, as written': wait(slow), 'TransformNet': wait(fast), 'LightFDA': wait(light)}
+    forms = {'common PyTorch network': wait(other), 'TransformNet, as written': wait(slow), 'TransformNet': wait(fast), 'FDA, as it is applied': wait(applied.apply), 'LightFDA': wait(light)}
     now = time.process_time if a.device == 'cpu' and a.threads == 1 else time.perf_counter
     print(f'float32, {a.threads} thread(s), {a.device}, torch {torch.__version__}, {platform.machine()}; images per second of {"processor" if now is time.process_time else "wall-clock"} time, median of {a.rounds}')
     print(f'{"":26}{"256x256":>10}{"times":>8}{"720x480":>10}{"times":>8}')
