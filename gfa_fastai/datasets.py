@@ -156,17 +156,6 @@ REPLAY_PROTOCOLS = dict(
     digitalphoto=lambda device, medium: medium == 'photo' and device != 'print',
     smalltest=None)  # no rule is known: it needs its lists
 
-def _replay_rule(found, protocol):
-    "Key -> where it is from, by the names; raises ValueError for a protocol without a rule."
-    if REPLAY_PROTOCOLS[protocol] is None:
-        raise ValueError(f'Replay-Attack: protocol {protocol!r} has no rule, and there is no folder protocols. Restore it.')
-    return {k: 'by its name' for k,r in found.items() if _in_replay(r, protocol)}
-
-def _in_replay(row, protocol):
-    "Whether a video belongs to a protocol by its name; live ones belong to all."
-    rule = REPLAY_PROTOCOLS[protocol]
-    return not row['pai'] or (rule is not None and rule(*row['pai_name'].split('_')))
-
 # %% ../nbs/30_datasets.ipynb #8dcfd578
 _REPLAY_REAL = r'(?:.*/)?real/client(\d+)_session(\d+)_webcam_(authenticate|enroll)_(controlled|adverse)(?:_\d+)?'
 _REPLAY_ATTACK = r'(?:.*/)?attack/(fixed|hand)/attack_(print|mobile|highdef)_client(\d+)_session(\d+)_(?:highdef|mobile)_(photo|video)_(controlled|adverse)'
@@ -219,6 +208,17 @@ def read_replay_attack(
             face = boxes and (boxes/group/r['path'].relative_to(folder)).with_suffix('.face')
             rows.append(_place(r, root, split, protocol=protocol, **_annotation(face, 'replay')))
     return _table(rows, 'replay_attack')
+
+def _replay_rule(found, protocol):
+    "Key -> where it is from, by the names; raises ValueError for a protocol without a rule."
+    if REPLAY_PROTOCOLS[protocol] is None:
+        raise ValueError(f'Replay-Attack: protocol {protocol!r} has no rule, and there is no folder protocols. Restore it.')
+    return {k: 'by its name' for k,r in found.items() if _in_replay(r, protocol)}
+
+def _in_replay(row, protocol):
+    "Whether a video belongs to a protocol by its name; live ones belong to all."
+    rule = REPLAY_PROTOCOLS[protocol]
+    return not row['pai'] or (rule is not None and rule(*row['pai_name'].split('_')))
 
 # %% ../nbs/30_datasets.ipynb #5c332df7
 _UPSIDE_DOWN = {3, 5, 6, 7, 8, 9}
