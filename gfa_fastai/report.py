@@ -15,7 +15,7 @@ from .samples import sample_counts
 from .synth.benchmark import SYNTHPAD_VERSION
 
 # %% auto #0
-__all__ = ['GUESSING', 'READING', 'DRAWN', 'MEASURES', 'DOMAINS', 'HISTOGRAMS', 'arm_label', 'judge', 'over_seeds',
+__all__ = ['GUESSING', 'READING', 'DRAWN', 'PAIRS', 'MEASURES', 'DOMAINS', 'HISTOGRAMS', 'arm_label', 'judge', 'over_seeds',
            'headline_table', 'what_learned', 'learning_words', 'paired_table', 'difference_table', 'conventions_table',
            'species_table', 'training_table', 'recognition_table', 'domains_table', 'domains_figure', 'fda_table',
            'transfer_figure', 'curves_figure', 'histograms_figure', 'terms_figure', 'machine', 'summary_words',
@@ -83,7 +83,7 @@ def learning_words(
     "A warning about networks that have not learned to tell live from attack."
     idle = {k: v for k,v in learned.items() if v > .9*GUESSING}
     return '' if not idle else (f'**Not learned: {", ".join(f"{k} ended at L_anti {v:.3f}" for k,v in idle.items())}**, and a network that guesses is at {GUESSING:.3f}. '
-        'Rates of such a network are noise, and say nothing about TPC: train longer, or pull less.')
+        'Rates of such a network are noise, and say nothing about TPC: train longer, or take the weaker reading of TPC (--pairs halves).')
 
 # %% ../nbs/78_report.ipynb #c6c5d988
 def paired_table(
@@ -360,6 +360,8 @@ def data_words(
     return ' '.join(lines)
 
 # %% ../nbs/78_report.ipynb #c8c85b65
+PAIRS = dict(all='all ordered pairs of a batch', halves='the pairs of the two halves of a batch')
+
 def method_words(
     s:dict, # from run_settings
     info:dict, # of one training
@@ -368,7 +370,7 @@ def method_words(
     return (f'Two-headed VGG16 at width {s["width"]:g} ({info["parameters"]/1e6:.1f} M parameters), {s["size"]}x{s["size"]} pixels, faces cut with a margin of {s["margin"]:.0%}, random initial weights, precision {s["precision"]}. '
             f'Adam with TensorFlow\'s constants, learning rate 3e-4, halved every 2,000 steps; {info["steps"]} steps of {s["bs"]} ({info["epochs"]} epochs), the last weights are used. '
             f'Live training images are flipped to balance the classes, as in the paper. Loss: L_anti + 0.1 L_id + 2.5e-5 L_tpc; '
-            f'L_tpc is read as the sum over all ordered pairs of a batch, on the {info["fc_dim"]} features of FC2 after its ReLU, at the paper\'s weight, not rescaled for the width. '
+            f'L_tpc is read as the sum over {PAIRS[s["pairs"]]}, on the {info["fc_dim"]} features of FC2 after its ReLU, at the paper\'s weight, not rescaled for the width. '
             f'{s["seeds"]} seed{"s" if s["seeds"] > 1 else ""}.')
 
 # %% ../nbs/78_report.ipynb #29382ac8

@@ -101,6 +101,15 @@ def test_fda_is_of_training_people_of_the_source(whole):
     a, b = (pd.read_csv(out/'scores'/f'webcam-tpc_off{k}-seed0.csv') for k in ('', '-fda'))
     assert (a.video == b.video).all() and (a.score != b.score).any() and (a.label == b.label).all()
 
+def test_the_weaker_reading(tmp_path, capsys):
+    "--pairs halves: another weight of TPC from the first step on, and the report says which was read."
+    status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--pairs', 'halves', '--out', tmp_path/'run')
+    assert status == 0, said
+    first = pd.read_csv(tmp_path/'run'/'arms'/'webcam-tpc_on-seed0'/'terms.csv').iloc[0]
+    assert first.w_tpc == pytest.approx(2.5e-5*first.tpc)
+    assert 'the pairs of the two halves of a batch' in (tmp_path/'run'/'report.md').read_text(encoding='utf-8')
+    assert run(capsys, 'gfa_reproduce', *PLAIN, '--out', tmp_path/'run')[0] == 2          # another reading is another run
+
 def same_results(a, b):
     "Whether two runs say the same."
     for p in (a/'scores').iterdir(): assert p.read_bytes().replace(str(a).encode(), b'') == (b/'scores'/p.name).read_bytes().replace(str(b).encode(), b''), p.name
