@@ -37,7 +37,7 @@ def test_added_terms():
     plain = cnn_loss((z, fc2), y, g, None)
     assert math.isclose(plain, math.log(2), rel_tol=1e-6)
     near, far = (mmd_cnn_loss((z, x), y, g, None, weight=2)-plain for x in (fc2[[0, 2, 0, 2]], fc2))
-    assert abs(near) < 1e-6 and math.isclose(far, 2*(mmd_cnn_loss((z, fc2), y, g, None)-plain), rel_tol=1e-5) and far > 1
+    assert abs(near) < 1e-6 and math.isclose(far, 200*(mmd_cnn_loss((z, fc2), y, g, None)-plain), rel_tol=1e-3) and far > 1
     sure = torch.tensor([[40., 0], [0, 40.]])
     torch.testing.assert_close(confusion_loss((sure, None), torch.tensor([0, 1]), None, None, weight=3), torch.tensor(3*2**.5/2))
 
@@ -113,6 +113,11 @@ def test_bad_training(table):
     with pytest.raises(ValueError, match='weight=3, but its loss has one term only'): small('CNN', weight=3).fit(table)
     with pytest.raises(ValueError, match="'ResNet' is not known, choose one of CNN"): small('ResNet').fit(table)
     with pytest.raises(ValueError, match='column frame_path missing. Run extract_frames'): small('CNN').fit(table.drop(columns='frame_path'))
+
+def test_frames_of_several_sizes(table, tmp_path):
+    Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path/'large.png')
+    paths = [str(tmp_path/'large.png'), *table.frame_path[1:]]
+    with pytest.raises(ValueError, match='frames of 2 sizes.*extract_frames brings them to one'): small('CNN').fit(table.assign(frame_path=paths))
 
 def test_estimator_of_scikit_learn():
     c = clone(small('CNN', seed=3))
