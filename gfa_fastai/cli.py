@@ -80,20 +80,22 @@ def _data_settings(a):
 # %% ../nbs/90_cli.ipynb #c3ea8f59
 @command
 def gfa_reproduce(argv=None):
-    "The main job: from images to a report, with and without TPC."
-    from gfa_fastai.reproduce import PRESETS, difference_table, headline_table, learning_words, reproduce
-    p = new_parser('gfa_reproduce', 'The main job: from images to a report, with and without TPC. Stopped and started again with the same --out, it goes on where it was.')
+    "The main job: from images to a report, with and without TPC and FDA."
+    from gfa_fastai.report import difference_table, headline_table, learning_words
+    from gfa_fastai.reproduce import PRESETS, reproduce
+    p = new_parser('gfa_reproduce', 'The main job: from images to a report, with and without TPC and FDA. Stopped and started again with the same --out, it goes on where it was.')
     p.add_argument('--preset', default='quick', choices=PRESETS, help='how large everything is; quick takes a quarter of an hour on two cores, full wants a GPU')
     p.add_argument('--out', help='run folder (default: runs/PRESET, or runs/PRESET-NAME for your data)')
     p.add_argument('--data', help='root of a dataset (default: SynthPAD, made on the spot)')
     _data_arguments(p)
     _training_arguments(p)
     p.add_argument('--seeds', type=_positive, help="trainings of each arm (default: the preset's)")
+    p.add_argument('--no-fda', dest='fda', action='store_false', help='without the arms of fast domain adaptation: half of the trainings')
     a = p.parse_args(argv)
     out = a.out or '-'.join(['runs/'+a.preset] + [Path(a.data).resolve().name]*bool(a.data))
-    done = reproduce(a.preset, out, data=a.data, steps=a.steps, bs=a.bs, seeds=a.seeds, precision=a.precision, **_data_settings(a))
+    done = reproduce(a.preset, out, data=a.data, steps=a.steps, bs=a.bs, seeds=a.seeds, precision=a.precision, fda=a.fda, **_data_settings(a))
     print('\nHTER (%) at the source-dev threshold\n' + headline_table(done['judged']).to_markdown(disable_numparse=True))
-    print('\nTPC on minus TPC off\n' + difference_table(done['paired']).to_markdown(disable_numparse=True))
+    for what in ('TPC', 'FDA')[:1+a.fda]: print(f'\n{what} on minus {what} off\n' + difference_table(done['paired'], what).to_markdown(disable_numparse=True))
     if words := learning_words(done['learned']): print('\n' + words)
     print(f'\nreport: {done["report"]}')
 

@@ -4,32 +4,28 @@
 
 # %% ../nbs/80_reproduce.ipynb #08214eea
 from __future__ import annotations
-import base64, hashlib, inspect, json, math, os, platform, re, tempfile, time
+import hashlib, inspect, json, math, os, tempfile, time
 from pathlib import Path
 import numpy as np, pandas as pd
-from scipy import stats
 import gfa_fastai
 from .datasets import READERS
-from .evaluation import compare_systems, compare_thresholds, find_threshold, load_scores, percent, save_scores, score_samples, video_scores
+from .evaluation import _write, find_threshold, load_scores, save_scores, score_samples
 from .frames import extract_frames, frames_summary
-from .metrics import LINES, PALETTE, plot_det, plot_roc, plot_scores
-from .samples import _named, check_classes, sample_counts, save_samples, split_by_subject, writable_folder
+from .report import judge, paired_table, what_learned, write_report
+from .samples import _named, check_classes, save_samples, split_by_subject, writable_folder
 from .synth.benchmark import DOMAIN_NAMES, SYNTHPAD_VERSION, make_synthpad
 
 # %% auto #0
-__all__ = ['PRESETS', 'GUESSING', 'ARM', 'DRAWN', 'READING', 'HISTOGRAMS', 'CSS', 'run_settings', 'check_reader', 'code_hash',
-           'has_begun', 'open_run', 'read_data', 'run_samples', 'run_frames', 'list_arms', 'arm_learner', 'train_arm',
-           'run_arm', 'judge', 'over_seeds', 'what_learned', 'learning_words', 'headline_table', 'paired_table',
-           'difference_table', 'conventions_table', 'species_table', 'training_table', 'curves_figure',
-           'histograms_figure', 'terms_figure', 'machine', 'summary_words', 'data_words', 'method_words',
-           'write_report', 'report_text', 'to_html', 'save_figures', 'reproduce', 'train_model', 'score_folder']
+__all__ = ['PRESETS', 'run_settings', 'check_reader', 'code_hash', 'has_begun', 'open_run', 'read_data', 'run_samples',
+           'run_frames', 'list_arms', 'arm_learner', 'train_arm', 'fit_fda', 'transfer_frames', 'run_arm',
+           'arm_recognition', 'domains_apart', 'take_measures', 'reproduce', 'train_model', 'score_folder']
 
 # %% ../nbs/80_reproduce.ipynb #e8bd4961
 PRESETS = dict(
-    tiny    =dict(size=48,  width=.125, bs=16, steps=30,   seeds=1, spread=2,  train=['webcam', 'phone'], domains=['webcam', 'phone']),
-    quick   =dict(size=64,  width=.25,  bs=32, steps=400,  seeds=1, spread=4,  train=['webcam', 'phone'], domains=[*DOMAIN_NAMES]),
-    standard=dict(size=64,  width=.25,  bs=32, steps=2000, seeds=5, spread=10, train=['webcam', 'phone'], domains=[*DOMAIN_NAMES]),
-    full    =dict(size=224, width=1.,   bs=32, steps=8000, seeds=1, spread=25, train=['webcam', 'phone'], domains=[*DOMAIN_NAMES]))
+    tiny    =dict(size=48,  width=.125, bs=16, steps=30,   seeds=1, spread=2,  fda=dict(width=.125, steps=5),  fda_train=['webcam', 'phone'], train=['webcam', 'phone'], domains=['webcam', 'phone']),
+    quick   =dict(size=64,  width=.25,  bs=32, steps=400,  seeds=1, spread=4,  fda=dict(width=.25, steps=120), fda_train=['webcam'], train=['webcam', 'phone'], domains=[*DOMAIN_NAMES]),
+    standard=dict(size=64,  width=.25,  bs=32, steps=2000, seeds=5, spread=10, fda=dict(width=.5, steps=1000), fda_train=['webcam', 'phone'], train=['webcam', 'phone'], domains=[*DOMAIN_NAMES]),
+    full    =dict(size=224, width=1.,   bs=32, steps=8000, seeds=1, spread=25, fda=dict(width=1., steps=4000), fda_train=['webcam', 'phone'], train=['webcam', 'phone'], domains=[*DOMAIN_NAMES]))
 
 # %% ../nbs/80_reproduce.ipynb #d328aa8f
 def run_settings(
@@ -44,6 +40,7 @@ def run_settings(
     spread:int=None, # frames taken from each video; None: the preset's
     precision:str='fp32', # 'fp32', 'bf16' or 'fp16'
     max_bad:float=.01, # share of the images that may be unusable
+    fda:bool=True, # with arms of FDA, too; False: half of the trainings
     **reader # further arguments of the reader, as video_pattern or protocol
 ) -> dict: # plain values only; raises ValueError or FileNotFoundError
     "Everything that decides what comes out of a run."
@@ -57,9 +54,11 @@ def run_settings(
     for k,v in dict(steps=steps, bs=bs, seeds=seeds, spread=spread).items():
         if v is not None and v < 1: raise ValueError(f'{k} is {v}: give 1 or more')
         if v is not None: s[k] = int(v)
-    if data: s.update(train=None, domains=None)
+    if data: s.update(train=None, domains=None, fda_train=None)
+    if not fda: s.update(fda=None, fda_train=[])
     return json.loads(json.dumps(s))
 
+# %% ../nbs/80_reproduce.ipynb #d328aa90
 def check_reader(
     dataset:str, # a key of READERS
     reader:dict, # arguments for it
@@ -75,12 +74,6 @@ def code_hash() -> str:
     return hashlib.sha1(b''.join(f.read_bytes() for f in files)).hexdigest()[:12]
 
 # %% ../nbs/80_reproduce.ipynb #44ffd5d9
-def _write(path, text):
-    "Write a text to a temporary name, then rename it."
-    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
-    part.write_text(text, encoding='utf-8')
-    part.replace(path)
-
 def has_begun(
     out:Path, # run folder
 ) -> bool:
@@ -117,6 +110,7 @@ def read_data(
     if dataset == 'folder': reader = dict(dataset=Path(data).resolve().name) | reader
     return READERS[dataset](data, **reader)
 
+# %% ../nbs/80_reproduce.ipynb #875c21d2
 def run_samples(
     settings:dict, # from run_settings
     out:Path, # run folder
@@ -153,10 +147,12 @@ def run_frames(
 def list_arms(
     frames:pd.DataFrame, # samples table
     settings:dict, # from run_settings
-) -> list: # of dicts: name, train (dataset), tpc, seed
+) -> list: # of dicts: name, train (dataset), tpc, fda, seed
     "The trainings of a run."
-    return [dict(name=f'{train}-tpc_{"on" if tpc else "off"}-seed{seed}', train=train, tpc=tpc, seed=seed)
-            for seed in range(settings['seeds']) for train in settings['train'] or sorted(frames['dataset'].unique()) for tpc in (False, True)]
+    def name(train, tpc, fda, seed): return f'{train}-tpc_{"on" if tpc else "off"}{"-fda" if fda else ""}-seed{seed}'
+    return [dict(name=name(train, tpc, fda, seed), train=train, tpc=tpc, fda=fda, seed=seed)
+            for seed in range(settings['seeds']) for train in settings['train'] or sorted(frames['dataset'].unique())
+            for fda in ([False, True] if settings['fda_train'] is None or train in settings['fda_train'] else [False]) for tpc in (False, True)]
 
 # %% ../nbs/80_reproduce.ipynb #20b39edd
 def arm_learner(
@@ -201,6 +197,31 @@ def train_arm(
     (folder/'checkpoint.pt').unlink(missing_ok=True)
     return path
 
+# %% ../nbs/80_reproduce.ipynb #cb1b19f5
+def fit_fda(
+    train:str, # name of the training set
+    frames:pd.DataFrame, # samples table with frame_path
+    out:Path, # run folder
+    settings:dict, # from run_settings
+    progress:bool=True, # show a bar
+): # FDA of chapter 41, kept in out/fda
+    "FDA of a training set: fitted on the frames of its training people, and its target is one of them."
+    from gfa_fastai.adapt import make_adapter
+    own = frames[(frames['dataset'] == train) & (frames['split'] == 'train') & (frames['role'] == 'probe')]
+    return make_adapter('fda', None, own['frame_path'].drop_duplicates().tolist(), file=out/'fda'/f'{train}.safetensors', size=settings['size'], progress=progress, **settings['fda'])
+
+# %% ../nbs/80_reproduce.ipynb #6578d333
+def transfer_frames(
+    train:str, # name of the training set
+    frames:pd.DataFrame, # samples table with frame_path and face_path, of all datasets
+    out:Path, # run folder
+    settings:dict, # from run_settings
+    progress:bool=True, # show bars
+) -> pd.DataFrame: # the probe rows with new frame_path; faces as they were
+    "The frames of all datasets with the look of the training set's target."
+    probes = frames[frames['role'] == 'probe'].reset_index(drop=True)
+    return fit_fda(train, frames, out, settings, progress).transform(probes, out/'cache'/'fda', bs=32, max_bad=settings['max_bad'], progress=progress)
+
 # %% ../nbs/80_reproduce.ipynb #38aeb759
 def run_arm(
     arm:dict, # from list_arms
@@ -214,351 +235,84 @@ def run_arm(
     from gfa_fastai.model import load_model
     path, model = out/'scores'/f'{arm["name"]}.csv', out/'arms'/arm['name']/'model.safetensors'
     if path.exists(): return load_scores(path)
+    if arm['fda']: frames = transfer_frames(arm['train'], frames, out, settings, bar is not None and not bar.disable)
     if not model.exists(): train_arm(arm, frames, model.parent, settings, bar)
     save_scores(score_samples(load_model(model)[0].to(default_device()), frames[frames['split'] != 'train'], progress=False), path)
     return load_scores(path)
 
-# %% ../nbs/80_reproduce.ipynb #b3948042
-def judge(
-    arms:list, # from list_arms
-    scores:dict, # name of an arm -> its scores
-) -> pd.DataFrame: # a row per arm, test set and convention: train, test, tpc, seed, convention, report
-    "Every arm on every test set at every threshold."
-    rows = []
-    for arm in arms:
-        s = scores[arm['name']]
-        source = s[s['dataset'] == arm['train']]
-        for test in sorted(s['dataset'].unique()):
-            reports = compare_thresholds(s[s['dataset'] == test], source)
-            rows += [dict(train=arm['train'], test=test, tpc=arm['tpc'], seed=arm['seed'], convention=c, report=r) for c,r in reports.items()]
-    return pd.DataFrame(rows)
+# %% ../nbs/80_reproduce.ipynb #a33b809e
+def _kept(path, make):
+    "A table that lies in the run folder, or is made now and kept."
+    if not path.exists(): _write(path, make().to_csv(index=False))
+    return pd.read_csv(path, dtype=dict(dataset=str, probes=str, train=str, test=str))
 
-# %% ../nbs/80_reproduce.ipynb #5264b92e
-def over_seeds(
-    reports, # reports of one arm, one for each seed
-    rate:str, # as 'hter'
-) -> str: # in percent
-    "A rate with its interval over people for one seed, as mean and standard deviation over seeds for more."
-    if len(reports) == 1: return percent(*reports[0].rates.loc[rate, ['value', 'low', 'high']])
-    v = np.array([getattr(r, rate) for r in reports])
-    return f'{100*v.mean():.1f} ± {100*v.std(ddof=1):.1f}'
-
-# %% ../nbs/80_reproduce.ipynb #b7fda234
-GUESSING = math.log(2)  # L_anti of a network that says one half to everything, classes being equally frequent
-
-def what_learned(
-    arms:list, # from list_arms
+# %% ../nbs/80_reproduce.ipynb #ae8a3ff7
+def arm_recognition(
+    arm:dict, # from list_arms
+    frames:pd.DataFrame, # samples table with face_path
     out:Path, # run folder
-) -> dict: # name of an arm -> mean L_anti over the last tenth of its steps
-    "How far each training got: at GUESSING a network has learned nothing."
-    def last(a): t = pd.read_csv(out/'arms'/a['name']/'terms.csv')['anti']; return float(t.tail(max(1, len(t)//10)).mean())
-    return {a['name']: last(a) for a in arms}
-
-def learning_words(
-    learned:dict, # from what_learned
-) -> str: # '' where all is well
-    "A warning about networks that have not learned to tell live from attack."
-    idle = {k: v for k,v in learned.items() if v > .9*GUESSING}
-    return '' if not idle else (f'**Not learned: {", ".join(f"{k} ended at L_anti {v:.3f}" for k,v in idle.items())}**, and a network that guesses is at {GUESSING:.3f}. '
-        'Rates of such a network are noise, and say nothing about TPC: train longer, or pull less.')
-
-# %% ../nbs/80_reproduce.ipynb #b7e81ede
-ARM = {False: 'TPC off', True: 'TPC on'}
-
-def headline_table(
-    judged:pd.DataFrame, # from judge
-    rate:str='hter', # which rate
-    convention:str='source-dev', # which threshold
-) -> pd.DataFrame: # strings in percent: a row per training and test set, a column per arm
-    "A rate of all arms, as in Table 1 of the paper."
-    g = judged[judged['convention'] == convention].groupby(['train', 'test', 'tpc'])['report'].agg(list)
-    t = g.map(lambda r: over_seeds(r, rate)).unstack('tpc').rename(columns=ARM)
-    t.index = [f'{a} → {b}' + (' (intra)' if a == b else '') for a,b in t.index]
-    return t.rename_axis('train → test').rename_axis(None, axis=1)
-
-def paired_table(
-    arms:list, # from list_arms
-    scores:dict, # name of an arm -> its scores
-    learned:dict, # from what_learned
-) -> pd.DataFrame: # train, test, seed, value, low, high, learned
-    "HTER with TPC minus HTER without, at the source-dev threshold, paired over people."
-    rows, by = [], {(a['train'], a['seed'], a['tpc']): scores[a['name']] for a in arms}
-    fine = {(a['train'], a['seed'], a['tpc']): learned[a['name']] <= .9*GUESSING for a in arms}
-    for (train,seed,tpc),on in by.items():
-        if not tpc: continue
-        off = by[train, seed, False]
-        for test in sorted(on['dataset'].unique()):
-            a, b, sa, sb = (s[s['dataset'] == d] for d in (test, train) for s in (on, off))
-            rows.append(dict(train=train, test=test, seed=seed, **compare_systems(a, b, 'source', sa, sb).loc['hter'], learned=fine[train, seed, True] and fine[train, seed, False]))
-    return pd.DataFrame(rows)
-
-# %% ../nbs/80_reproduce.ipynb #96972dfa
-def difference_table(
-    paired:pd.DataFrame, # from paired_table
-) -> pd.DataFrame: # strings: a row per training and test set
-    "The differences in points of HTER, and what may be said of them."
-    rows = {}
-    for (train,test),g in paired.groupby(['train', 'test']):
-        v, one = 100*g['value'].to_numpy(), g.iloc[0]
-        if len(v) > 1:
-            half = stats.t.ppf(.975, len(v)-1)*v.std(ddof=1)/len(v)**.5
-            text, clear = f'{v.mean():+.1f} ± {v.std(ddof=1):.1f} ({len(v)} seeds)', abs(v.mean()) > half
-        elif pd.isna(one['low']): text, clear = f'{v[0]:+.1f}', None
-        else: text, clear = f'{v[0]:+.1f} [{100*one["low"]:+.1f}, {100*one["high"]:+.1f}]', not one['low'] <= 0 <= one['high']
-        says = 'no interval: too few people' if clear is None else 'not told apart' if not clear else 'lower with TPC' if v.mean() < 0 else 'higher with TPC'
-        if clear and len(v) == 1: says += ', in this one training'
-        if not g['learned'].all(): says = 'no verdict: a network has not learned'
-        rows[f'{train} → {test}'] = {'HTER on − off (points)': re.sub(r'[+-](0\.0)\b', r'\1', text), 'HTER is': says}
-    return pd.DataFrame(rows).T.rename_axis('train → test')
-
-# %% ../nbs/80_reproduce.ipynb #7d556a7b
-def conventions_table(
-    judged:pd.DataFrame, # from judge
-) -> pd.DataFrame: # strings in percent
-    "HTER at each threshold convention, EER and AUC."
-    rows = []
-    for (train,test,tpc),g in judged.groupby(['train', 'test', 'tpc']):
-        by = g.groupby('convention', sort=False)['report'].agg(list)
-        rows.append({'train → test': f'{train} → {test}', 'arm': ARM[tpc], **{f'HTER, {c}': over_seeds(r, 'hter') for c,r in by.items()},
-                     'EER': over_seeds(by.iloc[0], 'eer'), 'AUC': over_seeds(by.iloc[0], 'auc')})
-    return pd.DataFrame(rows)
-
-# %% ../nbs/80_reproduce.ipynb #44be2e76
-def species_table(
-    judged:pd.DataFrame, # from judge
-) -> pd.DataFrame: # strings in percent
-    "APCER of each attack species, BPCER and ACER, at the source-dev threshold."
-    rows = []
-    for (train,test,tpc),g in judged[judged['convention'] == 'source-dev'].groupby(['train', 'test', 'tpc']):
-        apcer = pd.DataFrame([r.species['apcer'] for r in g['report']]).mean()
-        rows.append({'train → test': f'{train} → {test}', 'arm': ARM[tpc], **{f'APCER {k}': percent(v) for k,v in apcer.items()},
-                     'BPCER': over_seeds(list(g['report']), 'bpcer'), 'ACER': over_seeds(list(g['report']), 'acer')})
-    return pd.DataFrame(rows).fillna('-')
-
-# %% ../nbs/80_reproduce.ipynb #ad966262
-def training_table(
-    arms:list, # from list_arms
-    out:Path, # run folder
-) -> pd.DataFrame: # a row per training, means over its last tenth
-    "Where each training ended."
-    rows = []
-    for a in arms:
-        t = pd.read_csv(out/'arms'/a['name']/'terms.csv')
-        last = t.tail(max(1, len(t)//10)).mean()
-        rows.append({'training': a['name'], 'steps': len(t), 'L_anti': f'{last.anti:.3f}', 'λ1 L_id': f'{last.w_ident:.3f}', 'λ2 L_tpc': f'{last.w_tpc:.3f}',
-                     'spread of FC2': f'{last.fc2_std:.3g}', 'right subject': f'{100*last.id_accuracy:.0f} %'})
-    return pd.DataFrame(rows)
-
-# %% ../nbs/80_reproduce.ipynb #ba859d82
-def _grid(judged, size=(3.3, 3.3)):
-    "A figure with an axis for each training and test set: yields (axis, train, test)."
-    import matplotlib.pyplot as plt
-    trains, tests = judged['train'].unique(), judged['test'].unique()
-    fig, axs = plt.subplots(len(trains), len(tests), figsize=(size[0]*len(tests), size[1]*len(trains)), squeeze=False, layout='constrained')
-    return fig, [(axs[i, j], a, b) for i,a in enumerate(trains) for j,b in enumerate(tests)]
-
-def _videos(arms, scores, train, test, tpc):
-    "Attack and live scores of the test videos, first seed."
-    name = next(a['name'] for a in arms if (a['train'], a['tpc'], a['seed']) == (train, tpc, 0))
-    v = video_scores(scores[name][(scores[name]['dataset'] == test) & (scores[name]['split'] == 'test')])
-    return v.loc[v['label'] == 'attack', 'score'], v.loc[v['label'] == 'live', 'score']
-
-def curves_figure(
-    arms:list, # from list_arms
-    scores:dict, # name of an arm -> its scores
-    judged:pd.DataFrame, # from judge
-    plot=plot_roc, # or plot_det
-): # matplotlib figure
-    "ROC or DET curves of all test sets, both arms in one axis."
-    fig, axes = _grid(judged)
-    for ax,train,test in axes:
-        plot({ARM[t]: _videos(arms, scores, train, test, t) for t in (False, True)}, ax=ax)
-        ax.set_title(f'{train} → {test}')
-    return fig
-
-# %% ../nbs/80_reproduce.ipynb #c6f0e33a
-def histograms_figure(
-    arms:list, # from list_arms
-    scores:dict, # name of an arm -> its scores
-    judged:pd.DataFrame, # from judge
-): # matplotlib figure
-    "Scores of all test sets as log odds, with the source-dev threshold: a row for each arm."
-    import matplotlib.pyplot as plt
-    def logit(p): return np.log(np.clip(p, 1e-9, 1)) - np.log(np.clip(1-np.asarray(p), 1e-9, 1))
-    rows = judged[(judged['convention'] == 'source-dev') & (judged['seed'] == 0)]
-    lines, tests = list(rows.groupby(['train', 'tpc'], sort=False).groups), rows['test'].unique()
-    fig, axs = plt.subplots(len(lines), len(tests), figsize=(3.3*len(tests), 2.5*len(lines)), squeeze=False, layout='constrained')
-    for i,(train,tpc) in enumerate(lines):
-        for j,test in enumerate(tests):
-            report = rows[(rows['train'] == train) & (rows['test'] == test) & (rows['tpc'] == tpc)]['report'].iloc[0]
-            plot_scores(*map(logit, _videos(arms, scores, train, test, tpc)), logit(report.threshold), ax=axs[i, j])
-            axs[i, j].set_xlabel('score (log odds of live)')
-            axs[i, j].set_title(f'{train} → {test}, {ARM[tpc]}\n{axs[i, j].get_title()}', fontsize=9)
-    return fig
-
-# %% ../nbs/80_reproduce.ipynb #761dfb4e
-def terms_figure(
-    arms:list, # from list_arms
-    out:Path, # run folder
-): # matplotlib figure
-    "Weighted loss terms and the spread of FC2 during training, first seed: a row for each dataset."
-    import matplotlib.pyplot as plt
-    trains = list(dict.fromkeys(a['train'] for a in arms))
-    fig, axs = plt.subplots(len(trains), 3, figsize=(10.5, 2.7*len(trains)), squeeze=False, layout='constrained')
-    names = dict(w_anti=r'$L_{anti}$', w_ident=r'$\lambda_1 L_{id}$', w_tpc=r'$\lambda_2 L_{tpc}$')
-    for row,train in zip(axs, trains):
-        for tpc,ax in zip((False, True), row):
-            t = _smooth(out, next(a for a in arms if (a['train'], a['tpc'], a['seed']) == (train, tpc, 0)))
-            for (k,label),c,ls in zip(names.items(), PALETTE[1:], LINES):
-                if (t[k] > 0).any(): ax.plot(t[k], color=c, ls=ls, label=label)
-            ax.set(title=f'{train}, {ARM[tpc]}', xlabel='step', ylabel='weighted loss (nats)', yscale='log', ylim=(1e-5, 3)); ax.xaxis.get_major_locator().set_params(integer=True); ax.legend(frameon=False, fontsize=8)
-            row[2].plot(t['fc2_std'], color=PALETTE[int(tpc)], ls=LINES[int(tpc)], label=ARM[tpc])
-        row[2].set(title=f'{train}, spread of FC2', xlabel='step', ylabel='standard deviation', ylim=(0, None)); row[2].xaxis.get_major_locator().set_params(integer=True); row[2].legend(frameon=False, fontsize=8)
-    return fig
-
-def _smooth(out, arm):
-    "Loss terms of an arm, running mean over a twentieth of the training."
-    t = pd.read_csv(out/'arms'/arm['name']/'terms.csv', index_col='step')
-    return t.rolling(max(1, len(t)//20), min_periods=1).mean()
-
-# %% ../nbs/80_reproduce.ipynb #ba270c4e
-def machine() -> dict:
-    "What a result was made on."
-    import cv2, fastai, torch, torchvision
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return dict(gfa_fastai=gfa_fastai.__version__, python=platform.python_version(), torch=torch.__version__, torchvision=torchvision.__version__, fastai=fastai.__version__,
-                numpy=np.__version__, opencv=cv2.__version__, system=f'{platform.system()} {platform.machine()}', cores=os.cpu_count(), threads=torch.get_num_threads(), gpu=gpu)
-
-# %% ../nbs/80_reproduce.ipynb #02d93442
-def summary_words(
-    judged:pd.DataFrame, # from judge
-    paired:pd.DataFrame, # from paired_table
-) -> str:
-    "What was compared, what came out, and whether it may be believed."
-    says, seeds = difference_table(paired)['HTER is'], paired['seed'].nunique()
-    n = {k: int(says.str.startswith(k).sum()) for k in ('lower with TPC', 'higher with TPC', 'not told apart', 'no interval', 'no verdict')}
-    came = '; '.join(f'{"HTER " if "TPC" in k or "told" in k else ""}{k} in {v}' for k,v in n.items() if v)
-    return (f'The same network was trained with and without the TPC loss and tested on {sum(r.counts["subjects"] for r in judged.drop_duplicates("test")["report"])} people who are not in the training. Of {len(says)} pairs of training and test set: {came}. '
-            + ('One training of each: what another seed would have given is not in these intervals.' if seeds == 1 else f'Means over {seeds} seeds.'))
-
-# %% ../nbs/80_reproduce.ipynb #dc3e7886
-DRAWN = (f'**The data is rendered, not photographed**: SynthPAD {SYNTHPAD_VERSION}, whose faces, media and cameras are simulated. Every network is trained on one of its domains and tested on each. '
-         'What holds here need not hold for real cameras.')
-
-def data_words(
-    settings:dict, # from run_settings
-    notes:dict, # from run_frames
-) -> str:
-    "What the data is, and what went wrong with it."
-    skipped = [f'`{name}`: {why}' for name,why in notes['skipped_images']]
-    how = ''.join(f', {k} {v}' for k,v in settings['reader'].items())
-    lines = [DRAWN if settings['data'] is None else f'Dataset `{Path(settings["data"]).name}`, read as `{settings["dataset"]}`{how}.']
-    if 'videos' in notes: lines.append(f'At most {settings["spread"]} frames of each video, evenly spread.')
-    lines.append(notes['summary'] + (' Faces are looked for with OpenCV\'s frontal cascade.' if notes['detected'] + notes['fallback'] else ''))
-    if skipped: lines.append('Skipped: ' + '; '.join(skipped[:5]) + (f'; and {len(skipped)-5} more' if len(skipped) > 5 else '') + '.')
-    return ' '.join(lines)
-
-# %% ../nbs/80_reproduce.ipynb #85c43eaa
-def method_words(
-    s:dict, # from run_settings
-    info:dict, # of one training
-) -> str:
-    "Which reading of the paper was run."
-    return (f'Two-headed VGG16 at width {s["width"]:g} ({info["parameters"]/1e6:.1f} M parameters), {s["size"]}x{s["size"]} pixels, faces cut with a margin of {s["margin"]:.0%}, random initial weights, precision {s["precision"]}. '
-            f'Adam with TensorFlow\'s constants, learning rate 3e-4, halved every 2,000 steps; {info["steps"]} steps of {s["bs"]} ({info["epochs"]} epochs), the last weights are used. '
-            f'Live training images are flipped to balance the classes, as in the paper. Loss: L_anti + 0.1 L_id + 2.5e-5 L_tpc; '
-            f'L_tpc is read as the sum over all ordered pairs of a batch, on the {info["fc_dim"]} features of FC2 after its ReLU, at the paper\'s weight, not rescaled for the width. '
-            f'{s["seeds"]} seed{"s" if s["seeds"] > 1 else ""}.')
-
-# %% ../nbs/80_reproduce.ipynb #3a544efe
-READING = '''- **HTER** is the mean of both errors at a threshold from elsewhere. **source-dev**: from held-out people of the training dataset, nothing of the target seen; this is the headline. **target-dev**: from the target's own development people. **test-EER**: from the test scores themselves, optimistic, shown because many papers print it. In an intra-test the first two are the same.
-- [a, b] is a 95 % interval that resamples the test people at a fixed threshold and with a fixed network: it does not hold the luck of the training. ± is the standard deviation over seeds, which does. An interval from 0 to 0 says that no error was seen, not that there is none.
-- The EER threshold makes the two errors equal and not their mean smallest, so an HTER at a threshold from elsewhere can by luck be below the EER.
-- EER and AUC do not depend on a threshold: where HTER is high and EER low, the scores are in order and have moved.
-- **APCER** is the share of accepted attacks of one species, **BPCER** of rejected live videos, **ACER** the mean of BPCER and the worst APCER.'''
-
-# %% ../nbs/80_reproduce.ipynb #0ecbae1e
-HISTOGRAMS = ('Log odds of the mean score of each video, the line is the source-dev threshold. A video whose frames disagree, one surely live and one surely attack, '
-              'has a mean near a half and stands at 0.')
-
-def write_report(
-    out:Path, # run folder
-    settings:dict, # from run_settings
-    notes:dict, # from run_frames
-    frames:pd.DataFrame, # samples table
-    arms:list, # from list_arms
-    scores:dict, # name of an arm -> its scores
-    seconds:float, # this session took
-) -> Path: # of report.html
-    "Write report.md, report.html, results.json and the figures."
+) -> pd.DataFrame: # as gallery_probe, for the test people of every dataset; raises ValueError where there is no gallery to be had
+    "How well the recognition head of an arm knows test people."
+    from gfa_fastai.learner import default_device
     from gfa_fastai.model import load_model
-    learned = what_learned(arms, out)
-    judged, paired, info = judge(arms, scores), paired_table(arms, scores, learned), [load_model(out/'arms'/a['name']/'model.safetensors')[1] for a in arms]
-    save_figures(out/'figures', dict(roc=curves_figure(arms, scores, judged), det=curves_figure(arms, scores, judged, plot_det),
-                                     scores=histograms_figure(arms, scores, judged), terms=terms_figure(arms, out)))
-    results = dict(settings=settings, machine=machine(), seconds=round(seconds, 1), data=notes, counts=sample_counts(frames[frames['role'] == 'probe']).to_dict('records'), trainings=info,
-                   results=[dict(r, report=r['report'].to_dict()) for r in judged.to_dict('records')], tpc_on_minus_off=paired.astype(object).where(paired.notna(), None).to_dict('records'))
-    _write(out/'results.json', json.dumps(results, indent=1, default=_plain))
-    text = report_text(out, settings, notes, frames, arms, judged, paired, learned, info, seconds)
-    _write(out/'report.md', text)
-    _write(out/'report.html', to_html(text, out))
-    return out/'report.html'
+    from gfa_fastai.recognition import gallery_probe, pick_gallery
+    def measure():
+        test = frames[frames['split'] == 'test'].reset_index(drop=True)
+        if 'gallery' not in set(test['role']): test = pick_gallery(test)
+        return gallery_probe(load_model(out/'arms'/arm['name']/'model.safetensors')[0].to(default_device()), test).reset_index()
+    return _kept(out/'measures'/f'recognition-{arm["name"]}.csv', measure)
 
-def _plain(o): return o.item() if isinstance(o, np.generic) else str(o)
+# %% ../nbs/80_reproduce.ipynb #18cada4b
+def domains_apart(
+    train:str, # name of the training set
+    arms:list, # from list_arms
+    frames:pd.DataFrame, # samples table with frame_path
+    out:Path, # run folder
+    settings:dict, # from run_settings
+) -> dict: # (train, test, 'as they are' or 'after FDA') -> table of feature_divergence
+    "Divergence of all test sets from that of the training set, in the network without TPC and FDA, first seed."
+    from gfa_fastai.divergence import feature_divergence
+    from gfa_fastai.model import load_model
+    plain = next(a for a in arms if (a['train'], a['tpc'], a['fda'], a['seed']) == (train, False, False, 0))
+    def test_rows(df): return df[(df['split'] == 'test') & (df['role'] == 'probe')].drop_duplicates('frame_path')
+    kinds = {'as they are': lambda: test_rows(frames)}
+    if any(a['fda'] and a['train'] == train for a in arms): kinds['after FDA'] = lambda: test_rows(transfer_frames(train, frames, out, settings, progress=False))
+    def measure(rows, test):
+        a, b = (rows[rows['dataset'] == d] for d in (train, test))
+        n = min(len(a), len(b), 2000)                # as many of the one as of the other, or the floors do not hold
+        a, b = (d.sample(n, random_state=0).sort_index() for d in (a, b))
+        return feature_divergence(load_model(out/'arms'/plain['name']/'model.safetensors')[0], a, b, column='frame_path').reset_index()
+    tests = sorted(set(frames['dataset']) - {train})
+    return {(train, test, how): _kept(out/'measures'/f'divergence-{train}-{test}-{how.replace(" ", "_")}.csv', lambda: measure(rows(), test)).set_index('layer')
+            for test in tests for how,rows in kinds.items()}
 
-# %% ../nbs/80_reproduce.ipynb #2253d5bf
-def report_text(out, settings, notes, frames, arms, judged, paired, learned, info, seconds) -> str:
-    "The report as Markdown; arguments as in write_report, with what was judged."
-    def table(df, index=False): return df.to_markdown(index=index, disable_numparse=True)
-    m, words = machine(), list(dict.fromkeys(n for r in judged['report'] for n in r.notes))
-    counts = sample_counts(frames[frames['role'] == 'probe']).astype({'split': str}).rename(columns=dict(pai='species'))
-    hardware = f'{m["gpu"] or "no GPU"}, {m["cores"]} cores, {m["threads"]} threads; ' + ', '.join(f'{k} {m[k]}' for k in ('python', 'torch', 'fastai', 'numpy', 'opencv')) + f'; {m["system"]}'
-    return '\n\n'.join([
-        f'# GFA-CNN, preset {settings["preset"]}: with and without TPC', summary_words(judged, paired), *filter(None, [learning_words(learned)]),
-        '## What was done', data_words(settings, notes), method_words(settings, info[0]),
-        '## Half total error rate', 'HTER (%) at the source-dev threshold, per video.', table(headline_table(judged), True),
-        'What TPC changed, on the same test videos:', table(difference_table(paired), True), ' '.join(words),
-        '## Every threshold convention', 'In percent.', table(conventions_table(judged)),
-        '![ROC curves](figures/roc.png)', '![DET curves](figures/det.png)',
-        '## Attack types', 'In percent, at the source-dev threshold.', table(species_table(judged)), '![Score histograms](figures/scores.png)', HISTOGRAMS,
-        '## Training', 'Means over the last tenth of the steps.', table(training_table(arms, out)), '![Loss terms](figures/terms.png)',
-        '## Data', table(counts), '## How to read this', READING,
-        '## What this was run on', f'gfa_fastai {gfa_fastai.__version__} (code {settings["code"]}); {hardware}. This session took {seconds/60:.1f} minutes; trainings that an earlier session finished are not in that.',
-        'Not in this report: fast domain adaptation, divergence and recognition, which are not built yet.']) + '\n'
-
-# %% ../nbs/80_reproduce.ipynb #4df5f41f
-CSS = '''body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}
-h1{font-size:1.7rem}h2{font-size:1.25rem;margin-top:2.2rem;border-bottom:1px solid #ddd}table{border-collapse:collapse;font-size:.9rem;margin:1rem 0;display:block;overflow-x:auto}
-th,td{padding:.25rem .7rem;border-bottom:1px solid #e5e5e5;text-align:left;white-space:nowrap}th{background:#f5f7fa}img{max-width:100%}'''
-
-def to_html(
-    text:str, # Markdown
-    folder:Path, # where its pictures are
-) -> str: # one page, pictures inside
-    "Markdown to a page of its own."
-    from markdown_it import MarkdownIt
-    body = MarkdownIt('commonmark').enable('table').render(text)
-    def inline(m): return f'src="data:image/png;base64,{base64.b64encode((folder/m[1]).read_bytes()).decode()}"'
-    title = re.search(r'^# (.+)$', text, flags=re.M)[1]
-    return f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{CSS}</style></head><body>\n{re.sub(r"src=.(figures/[^>]+?png).", inline, body)}</body></html>\n'
-
-def save_figures(
-    folder:Path, # made if need be
-    figures:dict, # name -> matplotlib figure
-):
-    "Save figures as PNG and close them."
-    import matplotlib.pyplot as plt
-    folder.mkdir(exist_ok=True)
-    for name,fig in figures.items(): fig.savefig(folder/f'{name}.png', dpi=110); plt.close(fig)
+# %% ../nbs/80_reproduce.ipynb #ad733cc7
+def take_measures(
+    arms:list, # from list_arms
+    frames:pd.DataFrame, # samples table with frame_path and face_path
+    out:Path, # run folder
+    settings:dict, # from run_settings
+    progress:bool=True, # show a bar
+) -> tuple[dict, dict, dict]: # recognition by arm, divergence (see domains_table), and why what is missing is missing
+    "Recognition of all arms and divergence of all pairs of domains; what the run folder has already is not measured again."
+    from tqdm import tqdm
+    measured, apart, missing = {}, {}, {}
+    for a in tqdm(arms, desc='recognition', disable=not progress):
+        try: measured[a['name']] = arm_recognition(a, frames, out)
+        except ValueError as e: measured[a['name']] = pd.DataFrame(); missing['recognition'] = str(e)
+    if frames['dataset'].nunique() < 2: missing['divergence'] = 'there is one dataset'
+    for train in tqdm(list(dict.fromkeys(a['train'] for a in arms)), desc='divergence', disable=not progress): apart |= domains_apart(train, arms, frames, out, settings)
+    return measured, apart, missing
 
 # %% ../nbs/80_reproduce.ipynb #5748bf6c
 def reproduce(
     preset:str='quick', # a key of PRESETS
     out='runs/quick', # run folder
     progress:bool=True, # show bars
-    **kwargs # for run_settings: data, dataset, test_subjects, dev_subjects, steps, bs, seeds, spread, precision
+    **kwargs # for run_settings: data, dataset, test_subjects, dev_subjects, steps, bs, seeds, spread, precision, fda
 ) -> dict: # judged, paired, learned, scores, report (its path); raises ValueError or FileNotFoundError
     "The main job: from images to a report. Started again in the same folder, it goes on where it was."
+    from gfa_fastai.model import load_model
     from tqdm import tqdm
     start, settings = time.time(), run_settings(preset, **kwargs)
     out = open_run(out, settings)
@@ -569,7 +323,9 @@ def reproduce(
             bar.set_description(f'{i+1}/{len(arms)} {arm["name"]}'); before = bar.n
             scores[arm['name']] = run_arm(arm, frames, out, settings, bar)
             if bar.n == before: bar.update(settings['steps'])         # it was there already
-    report = write_report(out, settings, notes, frames, arms, scores, time.time()-start)
+    measured, apart, notes['not_measured'] = take_measures(arms, frames, out, settings, progress)
+    info = [load_model(out/'arms'/a['name']/'model.safetensors')[1] for a in arms]
+    report = write_report(out, settings, notes, frames, arms, scores, info, measured, apart, time.time()-start)
     learned = what_learned(arms, out)
     return dict(judged=judge(arms, scores), paired=paired_table(arms, scores, learned), learned=learned, scores=scores, report=report)
 
@@ -583,14 +339,14 @@ def train_model(
     "Train one network; started again in the same folder, it goes on where it was."
     from gfa_fastai.model import load_model
     from tqdm import tqdm
-    settings = run_settings(**kwargs) | dict(tpc=tpc, seed=seed)
+    settings = run_settings(**kwargs, fda=False) | dict(tpc=tpc, seed=seed)
     out = open_run(out, settings)
     frames, _ = run_frames(settings, out)
     names = sorted(frames['dataset'].unique())
     if len(names) > 1: raise ValueError(f'these are {len(names)} datasets ({", ".join(names)}): a network is trained on one, choose it')
     path = out/'model.safetensors'
     if not path.exists():
-        with tqdm(total=settings['steps'], unit='step', desc=names[0]) as bar: train_arm(dict(name=names[0], train=names[0], tpc=tpc, seed=seed), frames, out, settings, bar)
+        with tqdm(total=settings['steps'], unit='step', desc=names[0]) as bar: train_arm(dict(name=names[0], train=names[0], tpc=tpc, fda=False, seed=seed), frames, out, settings, bar)
     save_scores(score_samples(load_model(path)[0], frames[frames['split'] != 'train']), out/'scores.csv')
     return path
 
@@ -619,8 +375,16 @@ def score_folder(
     if test or dev or set(df['split']) == {'train'}:
         df['split'] = np.select([df['subject'].isin(dev or ()), df['subject'].isin(test or people)], ['dev', 'test'], 'train')
     frames = extract_frames(df, cache or Path(out).parent/'cache', meta['size'], meta['margin'], max_bad, progress, spread=spread or meta.get('spread'))
+    if meta.get('fda'): frames = _source_fda(model, meta).transform(frames, Path(cache or Path(out).parent/'cache')/'fda', bs=32, max_bad=max_bad, progress=progress)
     scores = score_samples(net.to(default_device()), frames, progress=progress)
     save_scores(scores, out)
     known = sorted(set(scores.loc[scores['split'] == 'test', 'subject']) & set(meta.get('people', ())))
     scores.attrs.update(skipped=frames.attrs['skipped'], known=known)
     return scores
+
+def _source_fda(model, meta):
+    "The FDA that a model's frames went through; FileNotFoundError."
+    from gfa_fastai.fda import FDA
+    path = (Path(model).absolute().parent/'..'/'..'/'fda'/f'{meta["train"]}.safetensors').resolve()
+    if not path.exists(): raise FileNotFoundError(f'{model} was trained on frames transferred by FDA, and {path} is not there: leave the model in its run folder')
+    return FDA.load(path)

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PHOTOS = ROOT.parent/'shared'/'data'/'nuaa_small'
 COMMANDS = 'gfa_reproduce', 'gfa_synth', 'gfa_train', 'gfa_score', 'gfa_transfer', 'gfa_evaluate'
 TINY = ['--preset', 'tiny', '--steps', '4']
+PLAIN = [*TINY, '--no-fda']   # the arms of FDA double the trainings
 
 def shell(command, *args, **kwargs):
     "A command in a process of its own."
@@ -60,19 +61,19 @@ def test_main_job(whole):
     assert 'no verdict: a network has not learned' in said and 'Not learned: webcam-tpc_off' in said
     assert 'Traceback' not in err and 'Warning' not in err
     text, html = (out/'report.md').read_text(encoding='utf-8'), (out/'report.html').read_text(encoding='utf-8')
-    for words in 'source-dev', 'target-dev', 'test-EER', 'APCER print', 'APCER replay', 'all ordered pairs', '95 % interval', '1 seed', 'SynthPAD': assert words in text, words
-    assert html.count('data:image/png;base64,') == 4 and html.count('<table>') == text.count('\n\n|') and 'figures/' not in html
-    assert sorted(p.stem for p in (out/'figures').iterdir()) == ['det', 'roc', 'scores', 'terms']
+    for words in 'source-dev', 'target-dev', 'test-EER', 'APCER print', 'APCER replay', 'all ordered pairs', '95 % interval', '1 seed', 'SynthPAD', 'TPC off, FDA', '(both with FDA)', 'medoid in feature statistics', 'small VGG16 trunk', '## Recognition', 'rank-1, attack', '## Distance of the domains', 'floor, after FDA': assert words in text, words
+    assert html.count('data:image/png;base64,') == 6 and html.count('<table>') == text.count('\n\n|') and 'figures/' not in html
+    assert sorted(p.stem for p in (out/'figures').iterdir()) == ['det', 'divergence', 'fda', 'roc', 'scores', 'terms']
     assert not list(out.rglob('*.part')) and not list(out.rglob('checkpoint*'))
 
 def test_results_are_those_of_the_scores(whole):
     from gfa_fastai.evaluation import evaluate_scores, load_scores
     out, _ = whole
     results = json.loads((out/'results.json').read_text(encoding='utf-8'))
-    assert {'settings', 'machine', 'seconds', 'counts', 'results', 'trainings', 'tpc_on_minus_off'} <= set(results)
-    assert len(results['results']) == 2*2*2*3 and len(results['trainings']) == 4
+    assert {'settings', 'machine', 'seconds', 'counts', 'results', 'trainings', 'differences', 'fda', 'recognition', 'divergence'} <= set(results)
+    assert len(results['results']) == 2*2*4*3 and len(results['trainings']) == 8 and len(results['differences']) == 2*2*4
     for r in results['results']:
-        s = load_scores(out/'scores'/f'{r["train"]}-tpc_{"on" if r["tpc"] else "off"}-seed0.csv')
+        s = load_scores(out/'scores'/f'{r["train"]}-tpc_{"on" if r["tpc"] else "off"}{"-fda"*r["fda"]}-seed0.csv')
         target, source = (s[s.dataset == r[k]] for k in ('test', 'train'))
         again = evaluate_scores(target, {'source-dev': 'source', 'target-dev': 'dev', 'test-EER': 'test'}[r['convention']], source)
         assert r['report'] == json.loads(json.dumps(again.to_dict()))
@@ -83,11 +84,28 @@ def test_arms_differ_in_tpc_only(whole):
     for k in ('anti', 'ident', 'tpc'): assert first['off'][k] == first['on'][k]        # same weights, same batch
     assert first['off'].w_tpc == 0 and first['on'].w_tpc == pytest.approx(2.5e-5*first['on'].tpc)
 
+def test_fda_is_of_training_people_of_the_source(whole):
+    "Targets and what FDA was fitted on; frames of all test sets are transferred, faces are not, and nothing is scored twice."
+    from gfa_fastai.fda import FDA
+    out, _ = whole
+    results = json.loads((out/'results.json').read_text(encoding='utf-8'))
+    samples = pd.read_csv(out/'samples.csv', dtype=str, keep_default_na=False)
+    for train,row in zip(('webcam', 'phone'), results['fda'], strict=True):
+        own = samples[(samples.dataset == train) & (samples.split == 'train') & (samples.role == 'probe')]
+        assert row['fitted on'] == f'{len(own)} frames of training people of {train}' and row['steps'] == 5
+        video = row['target'].removeprefix(f'{train}: ').split(', frame')[0]
+        assert video in set(own.video)
+        assert FDA.load(out/'fda'/f'{train}.safetensors').info['images'] == len(own)
+    probes = samples[samples.role == 'probe']
+    assert len(list((out/'cache'/'fda').rglob('*.png'))) == 2*len(probes)      # all datasets, by each of both
+    a, b = (pd.read_csv(out/'scores'/f'webcam-tpc_off{k}-seed0.csv') for k in ('', '-fda'))
+    assert (a.video == b.video).all() and (a.score != b.score).any() and (a.label == b.label).all()
+
 def same_results(a, b):
     "Whether two runs say the same."
     for p in (a/'scores').iterdir(): assert p.read_bytes().replace(str(a).encode(), b'') == (b/'scores'/p.name).read_bytes().replace(str(b).encode(), b''), p.name
     ra, rb = (json.loads((o/'results.json').read_text(encoding='utf-8')) for o in (a, b))
-    assert ra['results'] == rb['results'] and ra['tpc_on_minus_off'] == rb['tpc_on_minus_off']
+    assert ra['results'] == rb['results'] and all(ra[k] == rb[k] for k in ('differences', 'fda', 'recognition', 'divergence'))
 
 def when(condition, process, seconds=300):
     "Wait until a condition holds, or the process has ended."
@@ -96,7 +114,7 @@ def when(condition, process, seconds=300):
 
 def test_killed_and_started_again(whole, tmp_path):
     out = tmp_path/'run'
-    moments = [lambda: (out/'run.json').exists(), lambda: len(list((out/'cache').rglob('*.png'))) > 100, lambda: (out/'arms').exists(),
+    moments = [lambda: (out/'run.json').exists(), lambda: len(list((out/'cache').rglob('*.png'))) > 100, lambda: (out/'arms').exists(), lambda: (out/'fda').exists(), lambda: len(list((out/'cache'/'fda').rglob('*.png'))) > 20,
                lambda: len(list((out/'scores').glob('*.csv'))) > 1]
     for moment in moments:
         p = shell('gfa_reproduce', *TINY, '--out', out)
@@ -136,19 +154,28 @@ def test_other_settings_are_refused(whole, capsys):
 # -- folders of one's own
 
 def test_folder(folder, tmp_path, capsys):
-    status, said = run(capsys, 'gfa_reproduce', *TINY, '--data', folder, '--test-subjects', '0000,0001', '--dev-subjects', '0002', '--out', tmp_path/'run')
+    status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--data', folder, '--test-subjects', '0000,0001', '--dev-subjects', '0002', '--out', tmp_path/'run')
     assert status == 0 and 'no verdict' in said, said
     text = (tmp_path/'run'/'report.md').read_text(encoding='utf-8')
+    assert 'divergence: there is one dataset; fast domain adaptation: switched off' in text and '## Recognition' in text and '## Distance' not in text
     assert 'No interval is given' in text and '2 test subject(s)' in text and 'APCER print' in text and 'not found in 96' in text
     counts = pd.DataFrame(json.loads((tmp_path/'run'/'results.json').read_text())['counts']).groupby('split').subjects.max()
     assert counts.to_dict() == dict(train=5, dev=1, test=2)
+
+def test_folder_with_fda(folder, tmp_path, capsys):
+    "One dataset, four arms; its photographs do not get into the report."
+    status, said = run(capsys, 'gfa_reproduce', *TINY, '--data', folder, '--test-subjects', '0000,0001', '--dev-subjects', '0002', '--out', tmp_path/'run')
+    assert status == 0 and 'TPC on, FDA' in said, said
+    results = json.loads((tmp_path/'run'/'results.json').read_text())
+    assert [r['fitted on'] for r in results['fda']] == ['60 frames of training people of photos'] and len(results['differences']) == 4
+    assert 'photos: ' in results['fda'][0]['target'] and not (tmp_path/'run'/'figures'/'fda.png').exists()
 
 def test_few_bad_images_are_reported(folder, tmp_path, capsys):
     for s in range(8):
         for i in range(20): picture(folder/'live'/f'{s:04d}'/f'more{i}.png', 1000*s+i)
     (folder/'live'/'0003'/'broken.jpg').write_bytes((folder/'live'/'0003'/'0.jpg').read_bytes()[:900])
     (folder/'live'/'0004'/'notes.jpg').write_text('a shopping list')
-    status, said = run(capsys, 'gfa_reproduce', *TINY, '--data', folder, '--out', tmp_path/'run')
+    status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--data', folder, '--out', tmp_path/'run')
     assert status == 0, said
     text = (tmp_path/'run'/'report.md').read_text(encoding='utf-8')
     assert '2 unusable images skipped' in text and 'broken.jpg' in text and 'notes.jpg' in text and str(folder) not in text
@@ -167,47 +194,47 @@ def spoil(kind):
     ('truncated', r'1 of 96 images cannot be used.*0\.jpg: not a readable image'), ('zero', r'0\.jpg: .*0 bytes'), ('text', r'0\.jpg: not a readable image'), ('pixel', r'0\.jpg: only 1x1 pixels')])
 def test_bad_folders(kind, words, folder, tmp_path, capsys):
     spoil(kind)(folder)
-    status, said = run(capsys, 'gfa_reproduce', *TINY, '--data', folder, '--out', tmp_path/'run')
+    status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--data', folder, '--out', tmp_path/'run')
     assert status == 2 and re.search(words, said), said
     assert 'Traceback' not in said and said.strip().startswith('gfa_reproduce: ')
 
 def test_grey_and_rgba_are_fine(folder, tmp_path, capsys):
     for name,shape in (('grey', (72, 96)), ('rgba', (72, 96, 4))):
         cv2.imwrite(str(folder/'live'/'0003'/f'{name}.png'), np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8))
-    status, said = run(capsys, 'gfa_reproduce', *TINY, '--data', folder, '--out', tmp_path/'run')
+    status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--data', folder, '--out', tmp_path/'run')
     assert status == 0, said
 
 def test_unknown_subject(folder, tmp_path, capsys):
-    status, said = run(capsys, 'gfa_reproduce', *TINY, '--data', folder, '--test-subjects', '0099', '--out', tmp_path/'run')
+    status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--data', folder, '--test-subjects', '0099', '--out', tmp_path/'run')
     assert status == 2 and '0099' in said and '0007' in said
 
 def test_output_that_cannot_be_written(folder, tmp_path, capsys):
     (tmp_path/'file').touch()
-    status, said = run(capsys, 'gfa_reproduce', *TINY, '--out', tmp_path/'file'/'run')
+    status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--out', tmp_path/'file'/'run')
     assert status == 2 and 'cannot write to the folder' in said
-    status, said = run(capsys, 'gfa_reproduce', *TINY, '--out', folder)
+    status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--out', folder)
     assert status == 2 and 'not empty' in said
 
 def test_data_that_changes_under_a_run(folder, tmp_path, capsys):
-    assert run(capsys, 'gfa_reproduce', *TINY, '--data', folder, '--out', tmp_path/'run')[0] == 0
+    assert run(capsys, 'gfa_reproduce', *PLAIN, '--data', folder, '--out', tmp_path/'run')[0] == 0
     picture(folder/'live'/'0003'/'new.jpg', 5)
-    status, said = run(capsys, 'gfa_reproduce', *TINY, '--data', folder, '--out', tmp_path/'run')
+    status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--data', folder, '--out', tmp_path/'run')
     assert status == 2 and 'has changed' in said
 
 def test_a_remedy_can_be_followed_in_the_same_folder(folder, tmp_path, capsys):
     "What an error asks for may be done before a training has begun."
     bad, args = folder/'live'/'0003'/'0.jpg', ['--data', folder, '--out', tmp_path/'run']
     bad.write_text('no picture')
-    status, said = run(capsys, 'gfa_reproduce', *TINY, *args, '--bs', 500)
+    status, said = run(capsys, 'gfa_reproduce', *PLAIN, *args, '--bs', 500)
     assert status == 2 and '--max-bad' in said
-    status, said = run(capsys, 'gfa_reproduce', *TINY, *args, '--bs', 500, '--max-bad', .02)
+    status, said = run(capsys, 'gfa_reproduce', *PLAIN, *args, '--bs', 500, '--max-bad', .02)
     assert status == 2 and 'Use a smaller bs' in said
     bad.unlink()
-    assert run(capsys, 'gfa_reproduce', *TINY, *args)[0] == 0
+    assert run(capsys, 'gfa_reproduce', *PLAIN, *args)[0] == 0
     assert not list((tmp_path/'run').glob('*new*'))
 
 def test_small_folders_say_which_batch(folder, tmp_path, capsys):
-    status, said = run(capsys, 'gfa_reproduce', *TINY, '--bs', 500, '--data', folder, '--out', tmp_path/'run')
+    status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--bs', 500, '--data', folder, '--out', tmp_path/'run')
     assert status == 2 and 'Use a smaller bs' in said
 
 def test_split_folders_without_a_development_set(folder, tmp_path, capsys):
@@ -217,7 +244,7 @@ def test_split_folders_without_a_development_set(folder, tmp_path, capsys):
             to = folder/('test' if s < 3 else 'train')/p.relative_to(folder)
             to.parent.mkdir(parents=True, exist_ok=True); p.rename(to)
     for p in ('live', 'spoof'): shutil.rmtree(folder/p)
-    status, said = run(capsys, 'gfa_reproduce', *TINY, '--data', folder, '--out', tmp_path/'run')
+    status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--data', folder, '--out', tmp_path/'run')
     assert status == 0, said
     df = pd.read_csv(tmp_path/'run'/'samples.csv', dtype=str).groupby('split').subject.unique()
     assert sorted(df['test']) == ['0000', '0001', '0002'] and len(df['dev']) >= 1 and not set(df['dev']) & set(df['train'])
@@ -232,8 +259,8 @@ def msu(tmp_path_factory):
 
 def test_published_dataset(msu, tmp_path, capsys):
     "From a tree of videos to the report; the model remembers how many frames of a video it was trained on."
-    status, said = run(capsys, 'gfa_reproduce', *TINY, '--data', msu, '--dataset', 'msu_mfsd', '--out', tmp_path/'run')
-    assert status == 0 and 'msu_mfsd → msu_mfsd' in said, said
+    status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--data', msu, '--dataset', 'msu_mfsd', '--out', tmp_path/'run')
+    assert status == 0 and 'msu_mfsd → msu_mfsd' in said and 'FDA' not in said, said
     frames = pd.DataFrame(json.loads((tmp_path/'run'/'results.json').read_text())['counts'])
     assert frames.groupby('split').subjects.max().to_dict() == dict(train=6, dev=2, test=4) and frames.videos.sum() == 96 and frames.images.sum() == 2*96
     text = (tmp_path/'run'/'report.md').read_text(encoding='utf-8')
@@ -266,7 +293,7 @@ def test_options_that_a_dataset_does_not_take(args, words, tmp_path, capsys):
         assert status == 2 and words in said and 'Traceback' not in said, said
 
 def test_a_dataset_without_its_folder(tmp_path, capsys):
-    status, said = run(capsys, 'gfa_reproduce', *TINY, '--dataset', 'siw', '--out', tmp_path/'run')
+    status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--dataset', 'siw', '--out', tmp_path/'run')
     assert status == 2 and 'dataset siw is said, and no folder of data' in said
 
 # -- train, score, evaluate
@@ -293,6 +320,15 @@ def test_training_people_among_the_scored_are_named(folder, tmp_path, capsys):
     status, said = run(capsys, 'gfa_score', tmp_path/'m'/'model.safetensors', folder, '--out', tmp_path/'s.csv')
     assert status == 0 and '5 of them bear names of people that the model was trained on (0003' in said
     assert 'bear names' not in run(capsys, 'gfa_score', tmp_path/'m'/'model.safetensors', folder, '--out', tmp_path/'s.csv', *names)[1]
+
+def test_a_model_of_fda_needs_its_fda(whole, folder, tmp_path, capsys):
+    model = whole[0]/'arms'/'webcam-tpc_on-fda-seed0'/'model.safetensors'
+    status, said = run(capsys, 'gfa_score', model, folder, '--out', tmp_path/'s.csv')
+    assert status == 0 and '96 images' in said, said
+    assert len(list((tmp_path/'cache'/'fda').rglob('*.png'))) == 96
+    shutil.copy(model, tmp_path)
+    status, said = run(capsys, 'gfa_score', tmp_path/'model.safetensors', folder, '--out', tmp_path/'s.csv')
+    assert status == 2 and 'trained on frames transferred by FDA' in said and 'leave the model in its run folder' in said
 
 def test_live_people_alone_can_be_scored(whole, folder, tmp_path, capsys):
     shutil.rmtree(folder/'spoof')
@@ -443,7 +479,7 @@ def test_bad_arguments(args, capsys):
 
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason='no photographs at ../shared/data/nuaa_small')
 def test_photographs(tmp_path, capsys):
-    status, said = run(capsys, 'gfa_reproduce', *TINY, '--data', PHOTOS, '--dataset', 'folder', '--test-subjects', '0012,0014', '--dev-subjects', '0011', '--out', tmp_path/'run')
+    status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--data', PHOTOS, '--dataset', 'folder', '--test-subjects', '0012,0014', '--dev-subjects', '0011', '--out', tmp_path/'run')
     assert status == 0 and 'No interval is given' in (tmp_path/'run'/'report.md').read_text(encoding='utf-8'), said
     results = json.loads((tmp_path/'run'/'results.json').read_text())
     assert results['data']['images'] == 288 and results['data']['skipped'] == 0 and results['data']['detected'] > 250
