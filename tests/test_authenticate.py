@@ -29,7 +29,7 @@ def portrait(seed, size=200):
 @pytest.fixture(scope='module')
 def people():
     "Three people whose faces are found for sure."
-    return [portrait(s) for s in (1, 2, 7)]
+    return [portrait(s) for s in (1, 12, 8)]
 
 def slim(seed=0, **kwargs):
     torch.manual_seed(seed)
@@ -43,7 +43,7 @@ def auth(monkeypatch, tmp_path):
     "An authenticator whose network is a rule: a red corner of the frame is an attack, and the embedding is the colour profile of the face."
     def rule(model, frames, faces):
         live = 1-(frames[:, :4, :4, 0].mean((1, 2)) > 200)*.9
-        e = np.stack([cv2.resize(f, (4, 4), interpolation=cv2.INTER_AREA).astype(float).ravel()[:16] for f in faces])
+        e = np.stack([cv2.resize(f[16:48, 16:48], (4, 4), interpolation=cv2.INTER_AREA)[..., 1].astype(float).ravel() for f in faces])
         e = e-e.mean(1, keepdims=True)
         return live, e/np.linalg.norm(e, axis=1, keepdims=True)
     monkeypatch.setattr(module, 'both_answers', rule)
