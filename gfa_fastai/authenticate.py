@@ -20,8 +20,8 @@ from .samples import writable_folder
 from .trees import VIDEOS
 
 # %% auto #0
-__all__ = ['CODES', 'RISKS', 'both_answers', 'dev_thresholds', 'AuthResult', 'FaceAuthenticator', 'small_model', 'Look',
-           'annotate', 'camera_frames', 'save_video', 'model_card']
+__all__ = ['CODES', 'RISKS', 'both_answers', 'dev_thresholds', 'AuthResult', 'FaceAuthenticator', 'small_model', 'measure_shift',
+           'Look', 'annotate', 'camera_frames', 'save_video', 'model_card']
 
 # %% ../nbs/70_authenticate.ipynb #f1dcab72
 @torch.inference_mode()
@@ -75,14 +75,14 @@ def _who_thresholds(model, rows, far, names):
     points = {k: point(t) for k,t in found.items() if not math.isnan(t)}
     return dict(point=next(iter(points)), points=points, measured_on=f'dev people of {names}: {rows["subject"].nunique()} people with one enrolled photo each, {len(same)} pairs of one person, {len(other)} of two')
 
-# %% ../nbs/70_authenticate.ipynb #af517dae
+# %% ../nbs/70_authenticate.ipynb #cb5b0be8
 def _number(x): return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
 
 def _threshold(meta, kind, point, path):
     "Threshold, and where it is from, of 'live' or 'similarity' in a model's meta; (None, why) where there is none. Raises ValueError."
     known = meta.get('thresholds')
     if known is None and kind == 'live' and _number(meta.get('threshold')) and point in (None, 'EER'): return float(meta['threshold']), f'EER on the development people of {meta.get("train", "its training set")}'
-    if known is None: return None, f'{path} has no threshold for {kind}'
+    if known is None or isinstance(known, dict) and kind not in known: return None, f'{path} has no threshold for {kind}'
     try:
         t = known[kind]
         name = point or t['point']
@@ -114,7 +114,7 @@ class AuthResult:
 
 CODES = ('accepted', 'live', 'attack', 'unknown', 'other person', 'no face', 'two faces', 'too small', 'too dark', 'too bright', 'blurred')
 
-# %% ../nbs/70_authenticate.ipynb #a1941169
+# %% ../nbs/70_authenticate.ipynb #1a37367e
 class FaceAuthenticator:
     "One network that tells live from attack and recognises, applied to pictures."
     def __init__(self,
@@ -134,7 +134,8 @@ class FaceAuthenticator:
         size, margin = meta.get('size'), meta.get('margin')
         if not (_number(size) and 32 <= size <= 2048 and size == int(size) and _number(margin) and 0 <= margin <= 5):
             raise ValueError(f'{source}: it does not say at which size (32 to 2048 pixels) and with which margin its faces were cut. Give a model that gfa_train or gfa_reproduce wrote, or save_model(..., size=, margin=).')
-        self.meta, self.size, self.margin, self.source = meta, int(size), float(margin), source
+        self.meta, self.size, self.margin, self.source, self.shift = meta, int(size), float(margin), source, meta.get('box_shift', [0., 0., 1.])
+        if not (isinstance(self.shift, list) and len(self.shift) == 3 and all(_number(v) and abs(v) < 3 for v in self.shift) and self.shift[2] > .1): raise ValueError(f'{source}: its box_shift is damaged: it is [right, down, size]')
         self.live_threshold, self.live_origin = (live_threshold, 'given') if live_threshold is not None else _threshold(meta, 'live', live_point, source)
         self.similarity_threshold, self.similarity_origin = (similarity_threshold, 'given') if similarity_threshold is not None else _threshold(meta, 'similarity', similarity_point, source)
         for name in ('live_threshold', 'similarity_threshold'):
@@ -143,7 +144,7 @@ class FaceAuthenticator:
         if detector is not None: _open_yunet(detector)
         self.adapter, self.gates, self.detector = adapter, gates or Gates(), detector
         self.device = device or ('cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu')
-        self.gallery = Gallery(gallery, model_hash(model, size=self.size, margin=self.margin), model.config['fc_dim'])
+        self.gallery = Gallery(gallery, model_hash(model, size=self.size, margin=self.margin, shift=self.shift), model.config['fc_dim'])
         self.model = model.to(self.device).eval()
     def __repr__(self): return f'FaceAuthenticator: {self.source}, {self.size} px, live at {self.live_threshold:.3f} ({self.live_origin}); {len(self.gallery)} people enrolled'
 
@@ -167,7 +168,29 @@ def load(cls:FaceAuthenticator,
     adapter = load_model_adapter(file) if model_header(file)['adapter'] else None
     return cls(model, meta, adapter, gallery, source=path if path == 'small' else file.name, **kwargs)
 
-# %% ../nbs/70_authenticate.ipynb #efdef4dd
+# %% ../nbs/70_authenticate.ipynb #57f61a8a
+def measure_shift(
+    samples, # samples table with boxes and pictures that are large enough for a detector
+    detector=None, # path of a YuNet model; None: OpenCV's cascade
+) -> list: # right, down (in sides of the detector's box), size: medians over the pictures in which a face is found; raises ValueError
+    "From the boxes of a detector to those of a table."
+    moves = []
+    for path,box in zip(samples['path'], samples['box']):
+        if box is None or not (found := find_faces(as_photo(path), detector)): continue
+        (x, y, w, h), (X, Y, W, H) = found[0], box
+        side = max(w, h)
+        moves.append(((X+W/2-x-w/2)/side, (Y+H/2-y-h/2)/side, max(W, H)/side))
+    if not moves: raise ValueError(f'measure_shift: no picture of {len(samples)} has both a box and a face that the detector finds')
+    return np.median(moves, 0).round(3).tolist()
+
+def _moved(box, shift):
+    "A detector's box, moved to where the training's would be."
+    x, y, w, h = box
+    side = max(w, h)
+    X, Y, S = x+w/2+shift[0]*side, y+h/2+shift[1]*side, shift[2]*side
+    return X-S/2, Y-S/2, S, S
+
+# %% ../nbs/70_authenticate.ipynb #4a4a79c2
 @dataclass
 class Look:
     "What was seen in one picture, before anything is decided."
@@ -187,12 +210,12 @@ def look(self:FaceAuthenticator,
     for image in map(as_photo, images):
         faces = find_faces(image, self.detector)
         out.append(Look(*check_faces(image, faces, self.gates), faces[0] if faces else None))
-        if out[-1].code is None: todo.append((out[-1], _resize(image, self.size), crop_face(image, faces[0], self.size, self.margin)))
+        if out[-1].code is None: todo.append((out[-1], _resize(image, self.size), crop_face(image, _moved(faces[0], self.shift), self.size, self.margin)))
         if len(todo) == bs: self._ask(todo); todo = []
     if todo: self._ask(todo)
     return out
 
-# %% ../nbs/70_authenticate.ipynb #54710f0f
+# %% ../nbs/70_authenticate.ipynb #485fc2a6
 @patch
 def _ask(self:FaceAuthenticator, todo):
     "Fill in scores and embeddings of (Look, frame, face)."
@@ -200,10 +223,10 @@ def _ask(self:FaceAuthenticator, todo):
     if self.adapter is not None: frames = self.adapter.run(list(frames))
     for look,live,e in zip(looks, *both_answers(self.model, np.stack(frames), np.stack(faces))): look.live, look.embedding = float(live), e
 
-# %% ../nbs/70_authenticate.ipynb #2915a0ab
+# %% ../nbs/70_authenticate.ipynb #6497e7b2
 def _is_video(x): return isinstance(x, (str, os.PathLike)) and Path(x).suffix.lower() in VIDEOS
 
-# %% ../nbs/70_authenticate.ipynb #dffbb731
+# %% ../nbs/70_authenticate.ipynb #45f48a36
 def _take_frames(path, n):
     "`n` frames of a video, evenly spread; ValueError names the file."
     about = {}
@@ -215,7 +238,7 @@ def _take_frames(path, n):
     if not found: raise ValueError(f'{path}: no frame of it can be decoded; copy it again, or convert it')
     return found
 
-# %% ../nbs/70_authenticate.ipynb #164967a4
+# %% ../nbs/70_authenticate.ipynb #e5453881
 def _pool(looks):
     "Several looks at one presentation as one."
     good = [l for l in looks if l.code is None]
@@ -227,7 +250,7 @@ def _pool(looks):
     e = np.mean([l.embedding for l in good], 0)
     return Look(None, '', good[len(good)//2].box, float(np.mean([l.live for l in good])), e/max(np.linalg.norm(e), 1e-30))
 
-# %% ../nbs/70_authenticate.ipynb #eb5a74be
+# %% ../nbs/70_authenticate.ipynb #8a01741b
 @patch
 def present(self:FaceAuthenticator,
     image, # a picture (see as_photo), a video file, or a list of frames
@@ -238,7 +261,7 @@ def present(self:FaceAuthenticator,
     if not frames: raise ValueError('no frames: give at least one')
     return _pool(self.look(frames)), len(frames)
 
-# %% ../nbs/70_authenticate.ipynb #bc2a1852
+# %% ../nbs/70_authenticate.ipynb #368f274a
 @patch
 def decide(self:FaceAuthenticator,
     look:Look, # from look or present
@@ -251,6 +274,7 @@ def decide(self:FaceAuthenticator,
     if look.code: return r
     def said(code, reason, decision='reject'): r.code, r.reason, r.decision = code, f'{code}: {reason}', decision; return r
     ranked = [] if live_only else self.gallery.likeness(look.embedding)
+    if name and ranked and name not in dict(ranked): raise ValueError(f'nobody is enrolled as {name!r}')
     if ranked: r.name, r.similarity = (name, dict(ranked)[name]) if name else ranked[0]
     if look.live < self.live_threshold: return said('attack', f'score {look.live:.2f} under threshold {self.live_threshold:.2f}')
     live = f'score {look.live:.2f}, threshold {self.live_threshold:.2f}'
@@ -262,7 +286,7 @@ def decide(self:FaceAuthenticator,
         return said('unknown', f'the nearest, {r.name}, has similarity {r.similarity:.2f}, under threshold {self.similarity_threshold:.2f}')
     return said('accepted', f'live ({live}), {r.name} (similarity {r.similarity:.2f}, threshold {self.similarity_threshold:.2f})', 'accept')
 
-# %% ../nbs/70_authenticate.ipynb #38bd6741
+# %% ../nbs/70_authenticate.ipynb #0fc77619
 @patch
 def verify(self:FaceAuthenticator,
     image, # a picture (see as_photo), a video file, or a list of frames
@@ -274,7 +298,7 @@ def verify(self:FaceAuthenticator,
     seen, n = self.present(image)
     return self.decide(seen, name, live_only, n)
 
-# %% ../nbs/70_authenticate.ipynb #18ae901e
+# %% ../nbs/70_authenticate.ipynb #4dde7578
 @patch
 def identify(self:FaceAuthenticator,
     image, # a picture (see as_photo), a video file, or a list of frames
@@ -286,7 +310,7 @@ def identify(self:FaceAuthenticator,
     if seen.embedding is not None: r.candidates = self.gallery.likeness(seen.embedding)[:top]
     return r
 
-# %% ../nbs/70_authenticate.ipynb #26116cb7
+# %% ../nbs/70_authenticate.ipynb #273ff308
 @patch
 def enroll(self:FaceAuthenticator,
     name:str, # of the person; who is enrolled already gets more pictures
@@ -307,7 +331,7 @@ def enroll(self:FaceAuthenticator,
     self.gallery.add(name, np.stack([l.embedding for l in looks]))
     return len(looks)
 
-# %% ../nbs/70_authenticate.ipynb #a49add5d
+# %% ../nbs/70_authenticate.ipynb #74c1c09e
 @patch
 def remove(self:FaceAuthenticator,
     name:str, # who was enrolled; ValueError where nobody has that name
@@ -315,7 +339,7 @@ def remove(self:FaceAuthenticator,
     "Forget a person."
     self.gallery.remove(name)
 
-# %% ../nbs/70_authenticate.ipynb #8696f7aa
+# %% ../nbs/70_authenticate.ipynb #49dd894c
 def annotate(
     image, # (H, W, 3) uint8 RGB
     result:AuthResult, # of this picture
@@ -337,7 +361,7 @@ def annotate(
     draw.rectangle((0, 0, image.shape[1]-1, image.shape[0]-1), outline=colour, width=max(1, size//6))
     return np.asarray(im)
 
-# %% ../nbs/70_authenticate.ipynb #68077989
+# %% ../nbs/70_authenticate.ipynb #7228c0b5
 def camera_frames(
     number:int=0, # of the camera, 0 is the first
 ): # yields (number of the frame, (H, W, 3) uint8 RGB); raises OSError where there is none
@@ -353,7 +377,7 @@ def camera_frames(
             i += 1
     finally: video.release()
 
-# %% ../nbs/70_authenticate.ipynb #61dfb8c4
+# %% ../nbs/70_authenticate.ipynb #e3a247a5
 @patch
 def watch(self:FaceAuthenticator,
     source, # a video file, the number of a camera, or an iterable of frames
@@ -368,7 +392,7 @@ def watch(self:FaceAuthenticator,
     except ValueError as e:
         raise ValueError(f'{source}: {e}' if isinstance(source, (str, os.PathLike)) and str(source) not in str(e) else str(e)) from None
 
-# %% ../nbs/70_authenticate.ipynb #065f416e
+# %% ../nbs/70_authenticate.ipynb #7e3dde98
 def save_video(
     path, # of the .mp4 to write
     frames, # iterable of (H, W, 3) uint8 RGB of one size
@@ -391,7 +415,7 @@ def save_video(
         part.unlink(missing_ok=True)
     return n
 
-# %% ../nbs/70_authenticate.ipynb #56f5c68e
+# %% ../nbs/70_authenticate.ipynb #ced126d8
 RISKS = """- **Not a certified PAD.** Nothing here was tested by a laboratory (ISO/IEC 30107-3). Do not let it alone guard anything of value.
 - **Attacks that it has not seen** (masks, make-up, other screens and printers, images injected behind the camera) may pass, all of them. Error rates hold for the species that are named above and for no others.
 - **Cameras that it has not seen** move the scores, and a threshold does not move with them: measure it anew on your own (`dev_thresholds`).
@@ -401,7 +425,7 @@ RISKS = """- **Not a certified PAD.** Nothing here was tested by a laboratory (I
 
 def _said(x): return 'not stated' if x in (None, '', [], {}) else ', '.join(map(str, x)) if isinstance(x, (list, tuple)) else f'{x:g}' if isinstance(x, float) else str(x)
 
-# %% ../nbs/70_authenticate.ipynb #17288087
+# %% ../nbs/70_authenticate.ipynb #6dafec86
 def _points(t):
     "A threshold table of a card."
     lines = ['| operating point | threshold | rates there |', '|:--|--:|:--|']
@@ -410,7 +434,7 @@ def _points(t):
         lines.append(f'| {name}{" (default)" if name == t.get("point") else ""} | {p["threshold"]:.4f} | {rates} |')
     return '\n'.join(lines if len(lines) > 2 else ['none']) + f'\n\nMeasured on: {_said(t.get("measured_on"))}.'
 
-# %% ../nbs/70_authenticate.ipynb #a914afe1
+# %% ../nbs/70_authenticate.ipynb #6e7062a3
 def model_card(
     path, # a model file; 'small': the shipped one
 ) -> str: # Markdown; raises FileNotFoundError or ValueError
@@ -421,7 +445,7 @@ def model_card(
     t = meta.get('thresholds') or (dict(live=dict(point='EER', points=dict(EER=dict(threshold=meta['threshold'])), measured_on=f'development people of {meta.get("train", "the training set")}')) if 'threshold' in meta else {})
     facts = dict(file=f'{file.name}, {file.stat().st_size/1e6:.1f} MB', written_by=f'gfa_fastai {_said(head["version"])}',
                  architecture=f'GFA-CNN: VGG16 trunk of width {_said(c.get("width"))}, two heads of {_said(c.get("fc_dim"))} units, {_said(c.get("n_subjects"))} training people',
-                 classes=_said(head['classes']), pictures=f'frames and face crops of {_said(meta.get("size"))} pixels, margin {_said(meta.get("margin"))}, RGB, mean {_said([round(v, 3) for v in c.get("mean", ())])}, deviation {_said([round(v, 3) for v in c.get("std", ())])}',
+                 classes=_said(head['classes']), pictures=f'frames and face crops of {_said(meta.get("size"))} pixels, margin {_said(meta.get("margin"))}, boxes moved by {_said(meta.get("box_shift", "nothing"))}, RGB, mean {_said([round(v, 3) for v in c.get("mean", ())])}, deviation {_said([round(v, 3) for v in c.get("std", ())])}',
                  domain_adaptation='yes, in the file' if head['adapter'] else 'none')
     try:
         parts = [f'# {_said(meta.get("title") or file.stem)}', _said(meta.get('summary')) if meta.get('summary') else '', '\n'.join(f'- **{k.replace("_", " ")}**: {v}' for k,v in facts.items()),
@@ -431,7 +455,7 @@ def model_card(
     except (KeyError, TypeError, AttributeError, ValueError) as e: raise ValueError(f'{file}: what it says of itself is damaged ({type(e).__name__}: {e}): save the model again') from None
     return '\n\n'.join(p for p in parts if p) + '\n'
 
-# %% ../nbs/70_authenticate.ipynb #aa56da21
+# %% ../nbs/70_authenticate.ipynb #527ac9ed
 def _facts(d, **more):
     "A dict as lines."
     d = (d if isinstance(d, dict) else dict(data=d) if d else {}) | {k: v for k,v in more.items() if v is not None}

@@ -60,13 +60,15 @@ def _photo_array(x):
     if not (x.ndim == 2 or x.ndim == 3 and x.shape[2] in (3, 4)): raise ValueError(f'an array of shape {x.shape}: expected (H, W), (H, W, 3) or (H, W, 4), RGB, channels last')
     return _photo(Image.fromarray(x))
 
-# %% ../nbs/68_quality.ipynb #9a6a5688
+# %% ../nbs/68_quality.ipynb #3dad8b03
 def as_photo(
     image, # path, PIL image, (H, W[, 3 or 4]) array of 8 or 16 bits (RGB), or (3, H, W) float tensor in 0..1
 ) -> np.ndarray: # (H, W, 3) uint8 RGB, upright; raises ValueError that says what is wrong
     "Whatever stands for one picture, as an array."
     if isinstance(image, (str, os.PathLike)): return _photo_file(Path(image))
-    if isinstance(image, Image.Image): return _photo(image)
+    if isinstance(image, Image.Image):
+        try: return _photo(image)
+        except (OSError, SyntaxError) as e: raise ValueError(f'not a readable image: {e}') from None
     if hasattr(image, 'detach'):  # a tensor; PyTorch is not needed for this
         x = np.asarray(image.detach().cpu().float())
         if x.ndim != 3 or x.shape[0] != 3 or not (image.is_floating_point() and 0 <= x.min() and x.max() <= 1): raise ValueError(f'a tensor of shape {tuple(x.shape)} and {image.dtype}: expected (3, H, W), floats in 0..1')

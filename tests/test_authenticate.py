@@ -171,6 +171,20 @@ def test_frames_and_faces_are_those_of_extract_frames(people, tmp_path, monkeypa
     p = prepare(tmp_path/'a.png', find_faces(people[0])[0], tmp_path/'cache', 64, .3)
     for k in seen: assert np.array_equal(seen[k], read_image(p[f'{k}_path'])), k
 
+def test_boxes_are_moved_to_where_the_training_had_them(people, tmp_path, monkeypatch):
+    import pandas as pd
+    from gfa_fastai.frames import crop_face
+    Image.fromarray(people[0]).save(tmp_path/'a.png')
+    x, y, w, h = find_faces(people[0])[0]
+    box = (x+.1*w-.1*w, y+.2*w-.1*w, 1.2*w, 1.2*w)                                     # right .1, down .2, larger by a fifth
+    shift = module.measure_shift(pd.DataFrame(dict(path=[str(tmp_path/'a.png')], box=[box])))
+    assert np.allclose(shift, [.1, .2, 1.2], atol=1e-3)
+    seen = {}
+    monkeypatch.setattr(module, 'both_answers', lambda m, frames, faces: (seen.update(face=faces[0]), (np.ones(1), np.ones((1, 16))/4))[1])
+    FaceAuthenticator(slim(), META | dict(box_shift=shift), device='cpu').look([people[0]])
+    assert np.array_equal(seen['face'], crop_face(people[0], box, 64, .3))
+    with pytest.raises(ValueError, match='no picture of 1 has both'): module.measure_shift(pd.DataFrame(dict(path=[str(tmp_path/'a.png')], box=[None])))
+
 def test_adapter_is_applied_to_frames_only(people, tmp_path, monkeypatch):
     from gfa_fastai.adapt import ColourMatch
     target = np.zeros((32, 32, 3), np.uint8); target[..., 2] = 200; target[::2] += 5
@@ -214,6 +228,9 @@ def test_an_attack_is_not_enrolled(auth, people):
     with pytest.raises(ValueError, match='the name is empty'): auth.enroll(' ', people[0])
 
 def test_names_that_are_not_enrolled(auth, people):
+    auth.gallery.add('Ann', unit(0))
+    with pytest.raises(ValueError, match="nobody is enrolled as 'Zoe'"): list(auth.watch([people[0]], name='Zoe'))
+    auth.remove('Ann')
     with pytest.raises(ValueError, match="nobody is enrolled as 'Zoe'; there are none"): auth.verify(people[0], 'Zoe')
     with pytest.raises(ValueError, match="nobody is enrolled as 'Zoe'"): auth.remove('Zoe')
 
@@ -233,8 +250,8 @@ def test_a_model_of_gfa_train_before_thresholds(auth, people, tmp_path):
     a.enroll('Ann', people[0])
     with pytest.raises(ValueError, match='has no threshold for similarity: give similarity_threshold='): a.verify(people[0])
 
-@pytest.mark.parametrize('change, words', [(dict(size=None), 'at which size'), (dict(size=1e9), 'at which size'), (dict(size='64'), 'at which size'), (dict(margin=-1), 'with which margin'), (dict(thresholds=[1]), 'thresholds are damaged'),
-                                           (dict(thresholds=dict(live=dict(point='EER', points=dict(EER=dict(threshold='high')), measured_on=''))), 'thresholds are damaged'), (dict(thresholds={}), 'thresholds are damaged')])
+@pytest.mark.parametrize('change, words', [(dict(size=None), 'at which size'), (dict(size=1e9), 'at which size'), (dict(size='64'), 'at which size'), (dict(margin=-1), 'with which margin'), (dict(box_shift=[0, 0]), 'box_shift is damaged'), (dict(box_shift=[0, 0, float('nan')]), 'box_shift is damaged'), (dict(box_shift='up'), 'box_shift is damaged'), (dict(thresholds=[1]), 'thresholds are damaged'),
+                                           (dict(thresholds=dict(live=dict(point='EER', points=dict(EER=dict(threshold='high')), measured_on=''))), 'thresholds are damaged'), (dict(thresholds={}), 'has no threshold for live'), (dict(thresholds=dict(live={})), 'thresholds are damaged')])
 def test_meta_that_does_not_fit(tmp_path, change, words):
     path = save_model(slim(), tmp_path/'m.safetensors', **META | change)
     with pytest.raises(ValueError, match=rf'm.safetensors: .*{words}'): FaceAuthenticator.load(path)
@@ -508,6 +525,12 @@ def test_command_on_videos(capsys, files, clip):
     assert run(capsys, files, 'video', clip, '--live-threshold', '1.1')[0] == 1
     status, _, err = run(capsys, files, 'video', clip, '--name', 'Bo')
     assert status == 2 and 'nobody is enrolled' in err
+
+@pytest.mark.parametrize('job', ['enroll', 'remove', 'list', 'verify', 'identify', 'video', 'webcam'])
+def test_help(capsys, job):
+    with pytest.raises(SystemExit) as e: cli.gfa_authenticate([job, '--help'])
+    out = capsys.readouterr().out
+    assert e.value.code == 0 and '--gallery' in out and 'APCER 5%' in out
 
 def test_other_commands_still_end_with_0(capsys):
     @cli.command
