@@ -289,10 +289,12 @@ def _auth_arguments(p):
     p.add_argument('--live-threshold', type=float, help='in place of it, 0 to 1'); p.add_argument('--similarity-threshold', type=float, help='in place of it, -1 to 1')
     p.add_argument('--detector', help="a YuNet model file (default: OpenCV's cascade)")
 
+# %% ../nbs/90_cli.ipynb #d0000001
 def _say(a, what, words, **facts):
     "One line: words, or JSON."
     print(json.dumps(facts | dict(source=what), ensure_ascii=False) if a.json else f'{what}: {words}', flush=True)
 
+# %% ../nbs/90_cli.ipynb #d0000002
 def _authenticate(a) -> int:
     "Do what gfa_authenticate was asked for; the exit status."
     from gfa_fastai.authenticate import FaceAuthenticator
@@ -319,6 +321,7 @@ def _auth_pictures(a, auth) -> int:
         status = max(status, int(not r.accepted))
     return status
 
+# %% ../nbs/90_cli.ipynb #d0000003
 def _save_picture(image, path):
     "Write a PNG under another name first."
     from PIL import Image
@@ -328,6 +331,7 @@ def _save_picture(image, path):
     try: Image.fromarray(image).save(part, 'PNG'); part.replace(path)
     finally: part.unlink(missing_ok=True)
 
+# %% ../nbs/90_cli.ipynb #d0000004
 def _annotated(a, auth, path, every=1, **kwargs):
     "Write a video with the answers on it."
     from gfa_fastai.authenticate import annotate, save_video
@@ -357,6 +361,7 @@ def _auth_stream(a, auth) -> int:
     _say(a, source, f'{r.decision}, {r.reason}', **r.to_dict())
     return int(not r.accepted)
 
+# %% ../nbs/90_cli.ipynb #d0000005
 def _over(a, start, accepted):
     import time
     return bool(a.seconds and time.monotonic()-start > a.seconds or a.until_accepted and accepted)
