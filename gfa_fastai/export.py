@@ -139,13 +139,13 @@ def export_torch(
     finally: part.unlink(missing_ok=True)
     return path
 
-# %% ../nbs/71_export.ipynb #cd3d8e5e
+# %% ../nbs/71_export.ipynb #16ac11a4
 CAM_LAYERS = dict(relu3_3=15, relu4_3=22, relu5_3=29)
 
 def explain(
     auth:FaceAuthenticator, # whose decision
     image, # a picture, see as_photo
-    layer:str='relu4_3', # one of CAM_LAYERS: later is coarser, and nearer to the decision
+    layer:str='relu5_3', # one of CAM_LAYERS: later is coarser, and truer to the decision
 ) -> tuple: # map (H, W) float of the upright picture, above 0 for live, below for attack, largest size 1; the picture; AuthResult. Raises ImportError, ValueError
     "Grad-CAM of the anti-spoofing head for one picture."
     if layer not in CAM_LAYERS: raise ValueError(f'explain: layer {layer!r} is not known, choose one of {", ".join(CAM_LAYERS)}')
