@@ -241,11 +241,11 @@ class LightFDA(Adapter):
         info:dict|None=None, # what a fit has noted (given by `load`)
     ):
         super().__init__()
-        self._fda = FDA(target, preset, .125, loss_network, size, seed, weights, info)
+        self._fda = FDA(target, preset, .125, loss_network, size, seed, weights, info=info)
         self._fda.net = GridNet(seed=seed).to(self.device).eval()
     info = property(lambda self: self._fda.info)
     target = property(lambda self: self._fda.target)
-    def config(self): return {k: v for k,v in self._fda.config().items() if k != 'width'}
+    def config(self): return {k: v for k,v in self._fda.config().items() if k not in ('width', 'scale')}
     def state(self): return self._fda.state()
     def set_state(self, state): self._fda.set_state(state)
     def apply(self, x): return self._fda.apply(x)

@@ -8,7 +8,7 @@ import os, re, warnings
 from pathlib import Path
 import pandas as pd
 from .samples import LABELS, SPLITS, split_by_subject, validate_samples
-from .trees import IMAGES, VIDEOS, choose_listed, find_list, find_root, match_name, note_line, read_lines, scan_videos, sub_folder, walk_files
+from .trees import IMAGES, VIDEOS, choose_listed, find_list, find_root, match_name, note_line, read_lines, read_list, scan_videos, sub_folder, walk_files
 
 # %% auto #0
 __all__ = ['LIVE_NAMES', 'ATTACK_NAMES', 'SPLIT_NAMES', 'REPLAY_PROTOCOLS', 'BOX_FORMATS', 'READERS', 'read_folder',
@@ -182,22 +182,11 @@ def _replay_lists(folder, protocol, group):
     real = f'real-{protocol}-allsupports-{group}.txt'   # some protocols choose live videos too
     real = find_list(folder, real if sorted(folder.rglob(real)) else f'real-{group}.txt')
     for path in real, find_list(folder, f'attack-{protocol}-allsupports-{group}.txt'):
-        for number,line in read_lines(path):
+        for number,line in read_list(path):
             stem = re.search(rf'(?:^|/){group}/((?:real|attack)/.*?)(?:\.\w{{3}})?$', line.replace('\\', '/'))
             if not stem: raise ValueError(f'{path}, line {number}: {line!r} is no video of {group}. Correct the line.')
             note_line(wanted, stem[1], path, number)
     return wanted
-
-def _replay_rule(found, protocol):
-    "The same from the names; raises ValueError for a protocol without a rule."
-    if REPLAY_PROTOCOLS[protocol] is None:
-        raise ValueError(f'Replay-Attack: protocol {protocol!r} has no rule, and there is no folder protocols. Restore it.')
-    return {k: 'by its name' for k,r in found.items() if _in_replay(r, protocol)}
-
-def _in_replay(row, protocol):
-    "Whether a video belongs to a protocol by its name; live ones belong to all."
-    rule = REPLAY_PROTOCOLS[protocol]
-    return not row['pai'] or (rule is not None and rule(*row['pai_name'].split('_')))
 
 # %% ../nbs/30_datasets.ipynb #cd0064e4
 def read_replay_attack(
@@ -219,6 +208,17 @@ def read_replay_attack(
             face = boxes and (boxes/group/r['path'].relative_to(folder)).with_suffix('.face')
             rows.append(_place(r, root, split, protocol=protocol, **_annotation(face, 'replay')))
     return _table(rows, 'replay_attack')
+
+def _replay_rule(found, protocol):
+    "Key -> where it is from, by the names; raises ValueError for a protocol without a rule."
+    if REPLAY_PROTOCOLS[protocol] is None:
+        raise ValueError(f'Replay-Attack: protocol {protocol!r} has no rule, and there is no folder protocols. Restore it.')
+    return {k: 'by its name' for k,r in found.items() if _in_replay(r, protocol)}
+
+def _in_replay(row, protocol):
+    "Whether a video belongs to a protocol by its name; live ones belong to all."
+    rule = REPLAY_PROTOCOLS[protocol]
+    return not row['pai'] or (rule is not None and rule(*row['pai_name'].split('_')))
 
 # %% ../nbs/30_datasets.ipynb #5c332df7
 _UPSIDE_DOWN = {3, 5, 6, 7, 8, 9}
@@ -242,7 +242,7 @@ def _msu_people(root, split):
     name = f'{split}_sub_list.txt'
     path = next((f/name for f in (root, *root.absolute().parents[:2]) if (f/name).is_file()), root/name)
     people = {}
-    for number,line in read_lines(path):
+    for number,line in read_list(path):
         if not line.isascii() or not line.isdigit(): raise ValueError(f'{path}, line {number}: {line!r} is no number of a person. Correct the line.')
         note_line(people, int(line), path, number)
     return people
@@ -295,7 +295,7 @@ def _oulu_clip(stem, split):
 def _oulu_list(path, split):
     "Key -> where it is listed; raises FileNotFoundError or ValueError."
     wanted = {}
-    for number,line in read_lines(path):
+    for number,line in read_list(path):
         try:
             label, stem = match_name(r'([+-]?\d)\s*,\s*(\S+?)(?:\.avi)?', line, 'a line as +1,1_1_01_1')
             key, _ = _oulu_clip(stem, split)
@@ -303,6 +303,12 @@ def _oulu_list(path, split):
         except ValueError as e: raise ValueError(f'{path}, line {number}: {line!r}: {e}. Correct the line.') from None
         note_line(wanted, key, path, number)
     return wanted
+
+def _oulu_counts(protocol, fold):
+    "Videos of OULU-NPU by PAI: for training, development and testing."
+    def each(split, instruments): return sum(in_oulu(protocol, fold, split, p, s, f) for p in range(1, 7) for s in (1, 2, 3) for f in instruments)
+    kinds = {'': (1,), 'print': (2, 3), 'replay': (4, 5)}
+    return [{pai: len(users)*each(split, kinds[pai]) for pai in kinds} for split,users in _OULU_USERS.items()]
 
 # %% ../nbs/30_datasets.ipynb #3900147a
 def _fold(name, protocol, fold, folds):
@@ -429,7 +435,7 @@ def read_lfw_pairs(
     root, # folder with a sub-folder for each person, or one that holds it
     pairs='pairs.txt', # name of the list, in the root or beside the images; or its path
     allow_missing:bool=False, # leave out pairs with a missing image, with a warning
-) -> pd.DataFrame: # a row per pair: fold (from 1), same, name_1, name_2, path_1, path_2; raises FileNotFoundError or ValueError
+) -> pd.DataFrame: # a row per pair, as verify_pairs takes it: fold (from 1), same, subject_a, subject_b, path_a, path_b; raises FileNotFoundError or ValueError
     "Read the pairs of LFW."
     root = Path(root)
     places = [Path(pairs), root/pairs, root.parent/pairs, *sorted(root.glob(f'lfw*/{pairs}'))] if not Path(pairs).is_absolute() else [Path(pairs)]
@@ -438,17 +444,19 @@ def read_lfw_pairs(
     rows = [dict(fold=k, same=same, a=a, b=b, where=where) for k,fold in enumerate(_lfw_lists(path), 1) for same,part in zip((True, False), fold) for a,b,where in part]
     if not rows: raise ValueError(f'{path} lists no pairs. Restore it.')
     folder, df = _lfw_folder(root, image(*rows[0]['a'])), pd.DataFrame(rows)
-    for k,column in (('1', 'a'), ('2', 'b')):
-        df[f'name_{k}'] = df[column].str[0]
-        df[f'path_{k}'] = [str(folder/image(*o)) for o in df[column]]
-    there = {p: os.path.isfile(p) for p in {*df['path_1'], *df['path_2']}}
-    bad = ~(df['path_1'].map(there) & df['path_2'].map(there))
+    for k in 'ab':
+        df[f'subject_{k}'] = df[k].str[0]
+        df[f'path_{k}'] = [str(folder/image(*o)) for o in df[k]]
+    twice = df.duplicated(['path_a', 'path_b'])
+    if twice.any(): warnings.warn(f'LFW: {twice.sum()} of {len(df)} pairs are listed twice, the first is {df[twice].iloc[0]["where"]}; they count twice.', stacklevel=2)
+    there = {p: os.path.isfile(p) for p in {*df['path_a'], *df['path_b']}}
+    bad = ~(df['path_a'].map(there) & df['path_b'].map(there))
     if bad.any():
         r = df[bad].iloc[0]
-        text = f'LFW: {bad.sum()} of {len(df)} pairs lack an image, the first is {r["path_2"] if there[r["path_1"]] else r["path_1"]} ({r["where"]})'
+        text = f'LFW: {bad.sum()} of {len(df)} pairs lack an image, the first is {r["path_b"] if there[r["path_a"]] else r["path_a"]} ({r["where"]})'
         if not allow_missing: raise FileNotFoundError(f'{text}. Restore it, or leave such pairs out with allow_missing=True.')
         warnings.warn(f'{text}; they are left out.', stacklevel=2)
-    return df[~bad].reset_index(drop=True)[['fold', 'same', 'name_1', 'name_2', 'path_1', 'path_2']]
+    return df[~bad].reset_index(drop=True)[['fold', 'same', 'subject_a', 'subject_b', 'path_a', 'path_b']]
 
 # %% ../nbs/30_datasets.ipynb #c9552d5b
 BOX_FORMATS = ('replay', 'msu', 'oulu', 'siw')
@@ -498,12 +506,6 @@ def _siw_counts(protocol, fold):
         replay = sum(v for m,v in enumerate(n['replay'], 1) if in_siw(protocol, fold, split == 'test', 'replay', m))
         return {'': n[''], 'print': n['print']*in_siw(protocol, fold, split == 'test', 'print', 1), 'replay': replay}
     return [one('train'), one('test')]
-
-def _oulu_counts(protocol, fold):
-    "Videos of OULU-NPU by PAI: for training, development and testing."
-    def each(split, instruments): return sum(in_oulu(protocol, fold, split, p, s, f) for p in range(1, 7) for s in (1, 2, 3) for f in instruments)
-    kinds = {'': (1,), 'print': (2, 3), 'replay': (4, 5)}
-    return [{pai: len(users)*each(split, kinds[pai]) for pai in kinds} for split,users in _OULU_USERS.items()]
 
 def _replay_counts(protocol):
     "Videos of Replay-Attack by PAI: for training, development and testing; None for smalltest."

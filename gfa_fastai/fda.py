@@ -203,6 +203,12 @@ def _layers(width, blocks, up, pad):
                          *[_Residual(c, pad) for _ in range(blocks)],
                          *block(grow(c, b), b), *block(grow(b, a), a), _Conv(a, 3, 9, pad=pad))
 
+def _from_small(net, x, size):
+    "What a network changes in the image at a shorter side of `size` pixels, enlarged and added to the image."
+    h, w = x.shape[2:]
+    small = F.interpolate(x, [max(size, round(s*size/min(h, w))) for s in (h, w)], mode='area')
+    return x + F.interpolate(net(small) - small, (h, w), mode='bilinear', align_corners=False)
+
 def _to_multiple(x, n=4, least=16):
     "Pad right and bottom, by reflection as far as it goes, then by repeating the edge."
     for axis in (3, 2):
@@ -412,19 +418,21 @@ class FDA(Adapter):
         size:int=256, # of the crops it is trained on, and of the target's shorter side, in pixels
         seed:int=0, # of weights and crops
         weights:tuple|None=None, # content, domain, total variation; None: the preset's
+        scale:str='trained', # at which an image larger than `size` is seen, if the output is residual; or 'own': its own
         info:dict|None=None, # what a fit has noted (given by `load`)
     ):
         super().__init__()
         if preset not in FDA_PRESETS: raise ValueError(f'FDA: preset {preset!r} is not known, choose one of {", ".join(FDA_PRESETS)}')
+        if scale not in ('trained', 'own'): raise ValueError(f"FDA: scale {scale!r} is not known, choose 'trained' or 'own'")
         if size < 16: raise ValueError(f'FDA: size is {size}: crops need 16 pixels or more')
-        self.preset, self.size, self.seed, self.info = preset, int(size), int(seed), dict(info or {})
+        self.preset, self.size, self.seed, self.scale, self.info = preset, int(size), int(seed), scale, dict(info or {})
         self.width, self.weights = float(width), tuple(map(float, weights or FDA_PRESETS[preset]['weights']))
         self.loss_network = dict(loss_network or {})
         self.net = TransformNet(width, seed=seed, **FDA_PRESETS[preset]['net']).to(self.device).eval()
         self.target = None if target is None else _shrink(_as_array(target), self.size)
         if isinstance(target, (str, Path)): self.info.setdefault('target', f'given: {Path(target).name}')
 
-    def config(self): return dict(preset=self.preset, width=self.width, loss_network=self.loss_network, size=self.size, seed=self.seed, weights=self.weights, info=self.info)
+    def config(self): return dict(preset=self.preset, width=self.width, loss_network=self.loss_network, size=self.size, seed=self.seed, weights=self.weights, scale=self.scale, info=self.info)
     def state(self): return {f'net.{k}': v for k,v in self.net.state_dict().items()} | ({} if self.target is None else dict(target=torch.from_numpy(self.target.copy())))
     def set_state(self, state):
         self.net.load_state_dict({k[4:]: v for k,v in state.items() if k.startswith('net.')})
@@ -432,7 +440,8 @@ class FDA(Adapter):
 
     def apply(self, x):
         if 'steps' not in self.info: raise ValueError('FDA: not fitted: call fit(images) first, or load a saved one')
-        return self.net(x)
+        smaller = self.scale == 'trained' and min(x.shape[2:]) > self.size and getattr(self.net, 'config', {}).get('out') == 'residual'
+        return _from_small(self.net, x, self.size) if smaller else self.net(x)
 
 # %% ../nbs/41_fda.ipynb #fdc7c9c3
 ROUND = 250  # steps between checkpoints

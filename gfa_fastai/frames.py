@@ -416,7 +416,9 @@ def prepare_video(
                only=only and sorted(only), smooth=smooth, border=border, detector=name, choose=sorted(choose.items()))
     folder = Path(cache)/key[:2]/key
     if (index := _cached_video(folder)) is None:
-        index = _make_video(path, folder, given, _annotations(annotation, annotation_format), rotate, only, choose, size, margin, smooth, border, lambda image: _reduced(image, find))
+        boxes = _annotations(annotation, annotation_format)
+        index = _make_video(path, folder, given, boxes, rotate, only, choose, size, margin, smooth, border, lambda image: _reduced(image, find))
+        if annotation and not boxes: index['notes'].append(f'its annotation {annotation} has no box; faces were looked for')
         with _writing(folder): _write(folder/'index.json', json.dumps(dict(index, sha1=_sha1(json.dumps(index).encode()))).encode())
     def row(i, box, origin, *_):
         frame, face = map(str, _pair(folder, i))

@@ -243,6 +243,7 @@ def plot_roc(
     ax.legend(frameon=False, fontsize=8, loc='lower right')
     return ax
 
+# %% ../nbs/10_metrics.ipynb #6616d85d
 def plot_det(
     systems:dict, # name -> (attack scores, live scores)
     ax=None, # matplotlib axes; None makes a figure

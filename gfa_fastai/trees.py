@@ -8,8 +8,8 @@ import os, re, warnings
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['IMAGES', 'VIDEOS', 'walk_files', 'sub_folder', 'find_root', 'match_name', 'scan_videos', 'read_lines', 'find_list',
-           'note_line', 'choose_listed']
+__all__ = ['IMAGES', 'VIDEOS', 'walk_files', 'sub_folder', 'find_root', 'match_name', 'scan_videos', 'read_lines', 'read_list',
+           'find_list', 'note_line', 'choose_listed']
 
 # %% ../nbs/29_trees.ipynb #75bba879
 IMAGES = {'.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp'}
@@ -104,6 +104,14 @@ def read_lines(
     if not path.is_file(): raise FileNotFoundError(f'no file at {path}. It belongs to the dataset: restore it.')
     text = path.read_text(encoding='utf-8-sig', errors='surrogateescape')
     return [(i, line.strip()) for i,line in enumerate(text.splitlines(), 1) if line.strip()]
+
+def read_list(
+    path, # a text file
+) -> list: # as read_lines; raises FileNotFoundError, and ValueError where it holds nothing
+    "The lines of a list that has to name something."
+    lines = read_lines(path)
+    if not lines: raise ValueError(f'{path} lists nothing. It belongs to the dataset: restore it.')
+    return lines
 
 def find_list(
     folder:Path, # where lists are

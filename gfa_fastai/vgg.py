@@ -4,7 +4,7 @@
 
 # %% ../nbs/40_vgg.ipynb #d6fe74d2
 from __future__ import annotations
-import math, pickle, re, warnings
+import math, re, warnings
 from importlib.resources import files
 from pathlib import Path
 import numpy as np, torch
@@ -61,7 +61,7 @@ def torchvision_names(
 ) -> dict:
     "The same tensors under torchvision's names, `features.N.weight` and `classifier.N.weight`."
     def rename(key):
-        stem, dot, kind = key.rpartition('.')
+        stem, dot, kind = key.removeprefix('module.').rpartition('.')   # (`module.` is DataParallel's)
         if stem.isdigit():        stem = f'features.{stem}'
         elif stem in LAYER_NAMES: stem = f'features.{LAYER_NAMES[stem]}'
         elif stem in _FC:         stem = f'classifier.{_FC[stem]}'
@@ -74,6 +74,7 @@ def weights_scale(
     state:dict, # name -> tensor, in any naming of `torchvision_names`
 ) -> tuple|None: # mean and std of RGB in 0..1, three numbers each; None where the file does not tell
     "The scale of the input that weights want: said by the file (`mean`, `std`), or known from their names and number of outputs."
+    state = {k.removeprefix('module.'): v for k,v in state.items()}
     if all(isinstance(state.get(k), Tensor) and state[k].numel() == 3 for k in ('mean', 'std')):
         return tuple(tuple(state[k].flatten().tolist()) for k in ('mean', 'std'))
     last = [state[k] for k in ('fc8.weight', 'classifier.6.weight') if k in state]
@@ -194,9 +195,7 @@ def _small_file() -> Path:
                                                    "take weights=None, weights='imagenet', or the path of a file")
     return path
 
-# %% ../nbs/40_vgg.ipynb #34da69b2
-_T7_TYPES = dict(Float='<f4', Double='<f8', Byte='u1', Char='i1', Short='<i2', Int='<i4', Long='<i8', Cuda='<f4', CudaDouble='<f8')
-
+# %% ../nbs/40_vgg.ipynb #af990f9c
 def read_t7(
     path, # a Torch7 file, in its binary format with 64-bit longs
 ): # its object: tables as dicts, objects of classes as dicts with their 'class', tensors as numpy arrays; raises ValueError
@@ -237,6 +236,8 @@ def read_t7(
     return item()
 
 # %% ../nbs/40_vgg.ipynb #dc43117b
+_T7_TYPES = dict(Float='<f4', Double='<f8', Byte='u1', Char='i1', Short='<i2', Int='<i4', Long='<i8', Cuda='<f4', CudaDouble='<f8')
+
 def _t7_tensor(take, one, item):
     "A tensor as an array: sizes, strides and offset into a storage, all of them checked."
     n = one('<i4')
@@ -280,8 +281,11 @@ def _kind(path):
 
 def _read_torch(path):
     "A PyTorch file, its tensors only."
-    try: state = torch.load(path, map_location='cpu', weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError):
+    try:
+        with open(path, 'rb') as f, warnings.catch_warnings():
+            warnings.simplefilter('ignore')                        # what torch thinks of a file that it refuses anyway
+            state = torch.load(f, map_location='cpu', weights_only=True)
+    except Exception:                                              # whatever a damaged or hostile file makes a decoder raise
         raise ValueError(f'{path} holds more than tensors, or is damaged: save the state_dict() of the model again, '
                          'best as .safetensors; nothing else is unpickled here') from None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):

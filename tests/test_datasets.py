@@ -341,6 +341,13 @@ def test_a_split_that_is_not_there_at_all_is_an_error(casia):
     for allow in (False, True):
         with pytest.raises(FileNotFoundError, match='360 of 360 listed videos are not there'): read_casia_fasd(casia, allow_missing=allow)
 
+def test_empty_list(msu, replay, tmp_path):
+    oulu = make_oulu(tmp_path/'oulu', videos=0, users=(range(1, 2), range(21, 22), range(36, 37)))
+    for root,read,name in ((msu, read_msu_mfsd, 'train_sub_list.txt'), (replay, read_replay_attack, 'protocols/attack-grandtest-allsupports-test.txt'),
+                           (oulu, read_oulu_npu, 'Protocols/Protocol_1/Test.txt')):
+        (root/name).write_bytes(b'\r\n')
+        with pytest.raises(ValueError, match=f'{name} lists nothing. It belongs to the dataset'): read(root, allow_missing=True)
+
 def test_unlisted_video(casia, msu, replay):
     for root,read,new in ((casia, read_casia_fasd, 'train_release/21/1.avi'), (msu, read_msu_mfsd, 'scene01/real/real_client099_android_SD_scene01.mp4'),
                           (replay, read_replay_attack, 'test/real/client099_session01_webcam_authenticate_adverse_1.mov')):
@@ -471,7 +478,7 @@ def test_protocols_as_text(small_oulu): pd.testing.assert_frame_equal(read_oulu_
 def test_lfw(trees):
     df = read_lfw_pairs(trees('lfw'))
     assert len(df) == 6000 and counts(df, 'fold', 'same') == {(k, s): 300 for k in range(1, 11) for s in (False, True)}
-    assert ((df.name_1 == df.name_2) == df.same).all() and all(Path(p).parent.name == n for p,n in zip(df.path_2, df.name_2))
+    assert ((df.subject_a == df.subject_b) == df.same).all() and all(Path(p).parent.name == n for p,n in zip(df.path_b, df.subject_b))
 
 def test_lfw_layouts_and_headers(tmp_path):
     root = make_lfw(tmp_path/'a', folds=2, size=3)
@@ -491,6 +498,12 @@ def test_lfw_bad_list(tmp_path, change, says):
     root = make_lfw(tmp_path, folds=2, size=3)
     (root/'pairs.txt').write_text(change((root/'pairs.txt').read_text()))
     with pytest.raises(ValueError, match=says): read_lfw_pairs(root)
+
+def test_lfw_pairs_listed_twice(tmp_path):
+    root = make_lfw(tmp_path, folds=2, size=3, header=False)
+    (root/'pairs.txt').write_text((root/'pairs.txt').read_text().rstrip() + '\nP_1_2\t1\tP_1_0\t2\n')
+    df, said = heard(read_lfw_pairs, root)
+    assert len(df) == 13 and said == ['LFW: 1 of 13 pairs are listed twice, the first is pairs.txt, line 13; they count twice.']
 
 def test_lfw_missing(tmp_path):
     root = make_lfw(tmp_path/'a', folds=2, size=3)

@@ -140,6 +140,42 @@ def test_autocast(dtype):
     out.backward()
     assert out.dtype == torch.float32 and out.isfinite() and all(p.grad.isfinite().all() for p in net.parameters())
 
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_grams_and_losses_are_float32_under_autocast(dtype):
+    "Features of 60 and more: their sums of squares overflow float16, and bfloat16 would keep two digits of them."
+    f, g = 60*rand(2, 8, 64, 64), 60*rand(2, 8, 64, 64)
+    want = gram_matrix(f.double())
+    with torch.autocast('cpu', dtype):
+        half = F.conv2d(f, torch.eye(8).view(8, 8, 1, 1))                              # features as autocast gives them
+        assert half.dtype == dtype and gram_matrix(half).dtype == torch.float32
+        torch.testing.assert_close(gram_matrix(half), gram_matrix(half.double()).float(), rtol=1e-5, atol=1e-3)
+        torch.testing.assert_close(gram_matrix(f).double(), want, rtol=1e-5, atol=1e-4)
+        terms = [content_loss(half, g.to(dtype)), *[domain_loss(half, gram_matrix(g[:1]), n) for n in fda.NORMS], tv_loss(half)]
+    assert all(t.dtype == torch.float32 and t.isfinite() for t in terms)
+    torch.testing.assert_close(terms[0].double(), content_loss(half.double(), g.to(dtype).double()), rtol=1e-5, atol=0)
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_target_grams_are_float32_and_the_same_under_autocast(dtype):
+    phi, target = LossNetwork(), rand(1, 3, 40, 40)
+    plain = FDALoss(phi, target, 'relu2_2', ('relu1_2', 'relu3_3'))
+    with torch.autocast('cpu', dtype): cast = FDALoss(phi, target, 'relu2_2', ('relu1_2', 'relu3_3'))
+    for a,b in zip(plain.grams.values(), cast.grams.values()):
+        assert b.dtype == torch.float32
+        torch.testing.assert_close(b, a, rtol=.05, atol=.02*a.abs().max().item())
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('out', ['tanh', 'linear', 'residual'])
+def test_flat_pictures_under_autocast(out, dtype):
+    "Black, white and grey: no variance for the norms to divide by. (In float16 a gradient may overflow here; a gradient scaler skips such a step.)"
+    net = TransformNet(.25, 1, out=out)
+    for p in net.parameters(): nn.init.normal_(p, 0, .1, generator=GEN)
+    x = torch.tensor([0., 1., .5]).view(3, 1, 1, 1).expand(3, 3, 32, 32).contiguous()
+    loss = FDALoss(LossNetwork(), rand(1, 3, 40, 40), 'relu2_2', ('relu1_2', 'relu2_2'), 'relative', (1., 1., 1.))
+    with torch.autocast('cpu', dtype): y = net(x); value = loss(y, x)
+    value.backward()
+    assert y.dtype == torch.float32 and y.isfinite().all() and value.isfinite()
+    if dtype == torch.bfloat16: assert all(p.grad.isfinite().all() for p in net.parameters())
+
 def test_bad_images():
     with pytest.raises(ValueError, match=r'expected float RGB images \(B, 3, H, W\) in 0..1, got \(1, 4, 8, 8\)'): TransformNet(.125)(rand(1, 4, 8, 8))
     with pytest.raises(ValueError, match="up='bicubic' is not known, choose one of resize, transposed"): TransformNet(up='bicubic')
@@ -199,6 +235,36 @@ def test_save_and_load(tmp_path):
     assert g.fingerprint() == f.fingerprint() and g.info == f.info and (g.target == f.target).all()
     assert (np.stack(g.transform(faces(2))) == np.stack(f.transform(faces(2)))).all()
 
+def fitted(**kw):
+    "A network that changes something, without the time of a fit."
+    f = FDA(faces(1)[0], width=.125, size=32, **kw)
+    for p in f.net.parameters(): nn.init.normal_(p, 0, .2, generator=torch.Generator().manual_seed(1))
+    f.info['steps'] = 1
+    return f
+
+def test_large_images_are_seen_at_the_size_of_the_training():
+    seen, f, own = [], fitted(), fitted(scale='own')
+    for o in (f, own): o.net.register_forward_hook(lambda m, i, y: seen.append(tuple(i[0].shape[2:])))
+    large, same, small = rand(1, 3, 64, 96), rand(1, 3, 32, 48), rand(1, 3, 20, 48)
+    for x in (large, same, small): f.apply(x); own.apply(x)
+    assert seen == [(32, 48), (64, 96), (32, 48), (32, 48), (20, 48), (20, 48)]
+    assert torch.equal(f.apply(same), own.apply(same))
+    change = f.apply(large) - large                                                   # smooth: the lines are those of the image
+    d = F.interpolate(f.net(F.avg_pool2d(large, 2)) - F.avg_pool2d(large, 2), (64, 96), mode='bilinear')
+    torch.testing.assert_close(change, d, rtol=1e-4, atol=1e-5)
+    assert f.apply(rand(2, 3, 33, 77)).shape == (2, 3, 33, 77)
+
+def test_scale_is_saved_and_counts(tmp_path):
+    own = fitted(scale='own')
+    again = FDA.load(own.save(tmp_path/'own.safetensors'))
+    assert again.scale == 'own' and again.fingerprint() == own.fingerprint() != fitted().fingerprint()
+    with pytest.raises(ValueError, match="scale 'big' is not known, choose 'trained' or 'own'"): FDA(scale='big')
+
+@pytest.mark.parametrize('preset', ['paper', 'johnson', 'authors'])
+def test_networks_that_draw_the_whole_image_see_it_as_it_is(preset):
+    f, x = fitted(preset=preset), rand(1, 3, 64, 80)
+    assert torch.equal(f.apply(x), f.net(x))
+
 def test_target_is_chosen_by_rule_and_recorded(tmp_path):
     ordinary = faces(9, seed=1)
     phi = LossNetwork()
@@ -233,6 +299,24 @@ def test_a_loss_that_is_not_finite_stops():
 def test_bf16_fit():
     f = FDA(faces(1)[0], width=.125, size=32).fit(faces(4), steps=3, precision='bf16', progress=False)
     assert f.terms.notna().all().all() and all(p.dtype == torch.float32 for p in f.net.parameters())
+
+def test_bf16_learns_what_float32_learns():
+    dark, ends = [(.4*im).astype(np.uint8) for im in faces(8)], {}
+    for precision in ('fp32', 'bf16'):
+        f = FDA(faces(1, seed=5)[0], width=.125, size=16).fit(dark, steps=40, bs=2, precision=precision, progress=False)
+        assert np.isfinite(f.terms).all(axis=None)
+        ends[precision] = f.info['domain']
+    assert f.info['domain'] < .8*f.info['domain_before'] and ends['bf16'] == pytest.approx(ends['fp32'], rel=.15)
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU, on which fp16 fits')
+def test_fp16_fit_needs_a_gpu():
+    "Forward and backward run in float16 on a CPU (above); a fit also needs the gradient scaler."
+    with pytest.raises(ValueError, match='precision fp16 needs a GPU of NVIDIA: use bf16 or fp32'): FDA(faces(1)[0], width=.125, size=32).fit(faces(2), steps=1, precision='fp16', progress=False)
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+def test_fp16_fit():
+    f = FDA(faces(1)[0], width=.125, size=32).fit(faces(4), steps=20, precision='fp16', progress=False)
+    assert np.isfinite(f.terms).all(axis=None)
 
 def test_gram_gap():
     phi = LossNetwork()

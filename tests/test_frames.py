@@ -400,6 +400,13 @@ def test_annotations_that_cannot_be_used(tmp_path, boxes_of, name, form, message
     with pytest.raises(ValueError, match=f'1 of 1 videos cannot be used.*{message}'):
         extract(table(video(tmp_path/'v.avi', moving(3)), annotation=str(tmp_path/name), annotation_format=form), tmp_path/'c')
 
+@pytest.mark.parametrize('boxes', [{}, {i: (0, 0, 0, 0) for i in range(3)}])
+def test_an_annotation_without_boxes_is_said(tmp_path, boxes):
+    path = tmp_path/'v.face'; path.write_text(''.join(f'{i} {" ".join(map(str, b))}\n' for i,b in boxes.items()))
+    for _ in range(2):                                                              # decoded, and from the cache
+        f = extract(table(video(tmp_path/'v.avi', moving(3)), annotation=str(path), annotation_format='replay'), tmp_path/'c')
+        assert len(f) == 3 and not (f.face == 'box').any() and [n for _,n in f.attrs['notes']] == [f'its annotation {path} has no box; faces were looked for']
+
 def test_annotation_of_an_image(tmp_path, picture):
     with pytest.raises(ValueError, match='an image has an annotation file: row 0.*column box'): extract(table(*many(tmp_path/'i', picture, 1), annotation='x.face'), tmp_path/'c')
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from gfa_fastai.data import UNKNOWN
+from gfa_fastai.datasets import read_lfw_pairs
 from gfa_fastai.metrics import MIN_SUBJECTS
 from gfa_fastai.model import GFACNN
 from gfa_fastai.recognition import (LAYERS, GalleryScores, IdentityLoss, accuracy_threshold, crop_pairs, embed, gallery_probe, gallery_scores,
@@ -196,6 +197,23 @@ def test_verify_pairs_with_a_network_on_files(photos, tmp_path):
     cropped = crop_pairs(df, tmp_path/'c', size=32)
     assert cropped.photo_a.tolist() == df.path_a.tolist() and cv2.imread(cropped.path_a[0]).shape == (32, 32, 3) and cropped.attrs['fallback'] == 12
     with pytest.raises(ValueError, match='none.png: the file does not exist'): crop_pairs(df.assign(path_a='none.png'), tmp_path/'c')
+
+def test_the_pairs_of_lfw_go_straight_in(tmp_path):
+    "read_lfw_pairs, crop_pairs and verify_pairs speak of the same columns."
+    rng, lines = np.random.default_rng(0), ['3\t2']
+    for k in range(3):
+        a, b = f'Ann_{k}', f'Bo_{k}'
+        lines += [f'{a}\t1\t2', f'{b}\t1\t2', f'{a}\t1\t{b}\t1', f'{b}\t2\t{a}\t2']
+        for name in (a, b):
+            base = rng.integers(30, 220, 3)
+            (tmp_path/'lfw'/name).mkdir(parents=True)
+            for i in (1, 2): cv2.imwrite(str(tmp_path/f'lfw/{name}/{name}_{i:04d}.jpg'), np.clip(base + rng.normal(0, 3, (40, 40, 3)), 0, 255).astype(np.uint8))
+    (tmp_path/'pairs.txt').write_text('\r\n'.join(lines))
+    pairs = read_lfw_pairs(tmp_path)
+    for table in (pairs, crop_pairs(pairs, tmp_path/'c', size=32)):
+        got = verify_pairs(colours, table, metric='l2')
+        assert len(got.pairs) == 12 and got.rates.auc == 1 and list(got.folds.index) == [1, 2, 3]
+        assert not np.isnan(got.interval[0])                                        # the people are named
 
 # -- gallery and probe
 

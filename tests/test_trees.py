@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gfa_fastai.trees import IMAGES, VIDEOS, choose_listed, find_list, find_root, match_name, note_line, read_lines, scan_videos, sub_folder, walk_files
+from gfa_fastai.trees import IMAGES, VIDEOS, choose_listed, find_list, find_root, match_name, note_line, read_lines, read_list, scan_videos, sub_folder, walk_files
 
 
 def tree(root, *paths):
@@ -92,3 +92,11 @@ def test_choose_keeps_the_order_of_the_list():
     with pytest.raises(FileNotFoundError, match=r'1 of 2 listed videos are not there, the first is x \(list, line 9\).*allow_missing=True'): choose_listed(found, dict(a='', x='list, line 9'), 'SET')
     with pytest.raises(FileNotFoundError, match='2 of 2 .*Restore them.$'): choose_listed(found, dict(x='', y=''), 'SET', allow_missing=True)
     with pytest.raises(ValueError, match='a is listed twice'): note_line({'a': 'x, line 1'}, 'a', Path('x'), 2)
+
+@pytest.mark.parametrize('text', ['', '\n', '\r\n \r\n', '\ufeff'])
+def test_a_list_names_something(tmp_path, text):
+    (tmp_path/'l.txt').write_text(text)
+    assert read_lines(tmp_path/'l.txt') == []
+    with pytest.raises(ValueError, match='l.txt lists nothing'): read_list(tmp_path/'l.txt')
+    (tmp_path/'l.txt').write_text(text + 'a')
+    assert [t for _,t in read_list(tmp_path/'l.txt')] == ['a']

@@ -1,5 +1,6 @@
 "The VGG16 trunk: equal to torchvision's, loadable from files of every make, and clear about what does not fit."
 import io
+import pickle
 import struct
 import sys
 import urllib.error
@@ -95,7 +96,7 @@ def test_hooks_see_the_convolution():
 
 # -- weights from files
 
-@pytest.mark.parametrize('naming', ['bare', 'features.', 'trunk.', 'dag'])
+@pytest.mark.parametrize('naming', ['bare', 'features.', 'trunk.', 'dag', 'module.', 'module.features.'])
 @pytest.mark.parametrize('suffix', ['.safetensors', '.pth', '.pt'])
 def test_weights_from_file(slim, tmp_path, naming, suffix):
     by_index = {str(i): n for n,i in LAYER_NAMES.items()}
@@ -157,6 +158,25 @@ def test_nothing_is_unpickled(slim, tmp_path):
     path = tmp_path/'w.pt'; torch.save({**slim.state_dict(), 'x': bomb}, path)
     with pytest.raises(ValueError, match='holds more than tensors'): vgg16_trunk(.125, weights=path)
     assert not (tmp_path/'exploded').exists()
+
+@pytest.mark.parametrize('suffix', ['.pth', '.pt', '.bin', '.safetensors', '.h5', '.t7'])
+@pytest.mark.parametrize('protocol', [2, 4])
+def test_a_pickle_under_any_name(tmp_path, suffix, protocol):
+    bomb = Bomb(); bomb.path = str(tmp_path/'exploded')
+    path = tmp_path/f'w{suffix}'; path.write_bytes(pickle.dumps(bomb, protocol))
+    with pytest.raises(ValueError, match=f'{path} holds more than tensors, or is damaged'): read_weights(path)
+    assert not (tmp_path/'exploded').exists()
+
+@pytest.mark.parametrize('body', [b'a', b'.', b'c\n\n.', b'(t.', b'I1\nR.', b'\x8c\xff', b'}(I1\nu.', b'\x94'*9 + b'.', b'h\xff.', b'N\x85R.', b'cos\nsystem\n.'])
+def test_pickles_that_lie(tmp_path, body):
+    path = tmp_path/'w.pth'; path.write_bytes(b'\x80\x02' + body)
+    with pytest.raises(ValueError, match=str(path)): read_weights(path)
+
+def test_scale_of_weights_from_data_parallel(slim, tmp_path):
+    names = {str(i): n for n,i in LAYER_NAMES.items()}
+    state = {f'module.{names[k.split(".")[0]]}.{k.split(".")[1]}': v for k,v in slim.state_dict().items()}
+    torch.save(state, tmp_path/'w.pth')
+    assert vgg16_trunk(.125, weights=tmp_path/'w.pth').mean == VGGFACE_MEAN
 
 def test_checkpoint_and_unknown_suffix(slim, tmp_path):
     path = tmp_path/'w.pt'; torch.save({'model': slim.state_dict(), 'epoch': 3}, path)
