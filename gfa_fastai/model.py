@@ -244,6 +244,12 @@ def _read_model(path):
     header = model_header(path)
     with safe_open(path, framework='pt') as f: return header, {k: f.get_tensor(k) for k in f.keys()}
 
+class _NoDraw(torch.overrides.TorchFunctionMode):
+    "Initialisations draw nothing: on the meta device that would import the compiler, two seconds, to fill tensors that have no content."
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if getattr(func, '__name__', '') not in ('normal_', 'uniform_'): return func(*args, **(kwargs or {}))
+        return args[0] if args else kwargs['tensor']
+
 # %% ../nbs/44_model.ipynb #f3d4e5a6
 def _packed(adapter):
     "The file of an adapter as a tensor of bytes."
@@ -272,7 +278,7 @@ def load_model(
     state.pop(ADAPTER, None)
     try:
         if unknown := set(header['config']) - set(CONFIG): raise ValueError(f'its configuration has {sorted(unknown)[0]!r}, which no model has')
-        with torch.device('meta'): model = GFACNN(**header['config'])
+        with torch.device('meta'), _NoDraw(): model = GFACNN(**header['config'])
         model.load_state_dict({k: v.float() for k,v in state.items()}, assign=True)
         if bad := [k for k,v in state.items() if not math.isfinite(v.float().sum())]: raise ValueError(f'{bad[0]} is not finite')
         if not (model.std > 0).all(): raise ValueError('std is not above 0')
