@@ -195,6 +195,12 @@ def _small_file() -> Path:
                                                    "take weights=None, weights='imagenet', or the path of a file")
     return path
 
+def _from_lua(state):
+    "A state dict of VGG-Face that was converted from Torch7 layer by layer (`0.weight` to `38.1.weight`), and still wants BGR."
+    def pair(k): return tuple(state[f'{k}.{kind}'].float().numpy() for kind in ('weight', 'bias'))
+    places = [i for n,i in LAYER_NAMES.items() if n.startswith('conv')]
+    return _assemble([pair(i) for i in places], [pair(k) for k in ('32.1', '35.1', '38.1') if f'{k}.weight' in state], bgr=True, imagenet=False)
+
 # %% ../nbs/40_vgg.ipynb #af990f9c
 def read_t7(
     path, # a Torch7 file, in its binary format with 64-bit longs
@@ -290,7 +296,7 @@ def _read_torch(path):
                          'best as .safetensors; nothing else is unpickled here') from None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(f'{path} is no plain state dict (names to tensors): save the state_dict() of the model alone')
-    return dict(state)
+    return _from_lua(state) if '32.1.weight' in state else dict(state)
 
 def read_weights(
     path:str|Path, # a file: .safetensors, PyTorch's .pth or .pt with a plain state dict, Keras' .h5 (needs h5py), Torch7's .t7

@@ -347,6 +347,13 @@ def write_t7(path, known, kind='Float', flat=False, conv='nn.SpatialConvolution'
 @pytest.mark.parametrize('how', [{}, dict(kind='Double'), dict(kind='Cuda', conv='cudnn.SpatialConvolution'), dict(flat=True, conv='nn.SpatialConvolutionMM'), dict(nested=True)])
 def test_torch7(tmp_path, known, how): compare(write_t7(tmp_path/'VGG_FACE.t7', known, **how), known, VGGFACE_MEAN, bgr=True)
 
+def test_converted_from_torch7(tmp_path, known):
+    "VGG_FACE.pth as it circulates: a state dict with the numbers of the Torch7 layers, for BGR."
+    names = [*(k.removeprefix('features.').rsplit('.', 1)[0] for k in torchvision_names(dag([known[0], []])) if k.endswith('weight')), '32.1', '35.1', '38.1']
+    flipped = [[(known[0][0][0][:, ::-1].copy(), known[0][0][1]), *known[0][1:]], known[1]]
+    torch.save({f'{n}.{k}': torch.tensor(a) for n,layer in zip(names, [*flipped[0], *flipped[1]]) for k,a in zip(('weight', 'bias'), layer)}, tmp_path/'VGG_FACE.pth')
+    compare(tmp_path/'VGG_FACE.pth', known, VGGFACE_MEAN, bgr=True)
+
 def test_t7_objects(tmp_path):
     "Every kind of value, a shared table, a cycle, a transposed tensor and a string that is no ASCII."
     t = T7Writer()
