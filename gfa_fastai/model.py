@@ -4,16 +4,17 @@
 
 # %% ../nbs/44_model.ipynb #68d746e8
 from __future__ import annotations
-import json, os
+import json, math, os, tempfile
 from pathlib import Path
 import torch
 from fastcore.basics import patch
 from torch import nn, Tensor
+from . import __version__
 from .vgg import find_weights, load_trunk, torchvision_names, vgg16_trunk, weights_scale
 
 # %% auto #0
-__all__ = ['CLASSES', 'FC2', 'MODEL_FORMAT', 'fc_head', 'run_head', 'init_head', 'set_scale', 'fitting_layers', 'GFACNN',
-           'save_model', 'load_model']
+__all__ = ['CLASSES', 'FC2', 'MODEL_FORMAT', 'CONFIG', 'ADAPTER', 'fc_head', 'run_head', 'init_head', 'set_scale',
+           'fitting_layers', 'GFACNN', 'save_model', 'model_header', 'load_model_adapter', 'load_model']
 
 # %% ../nbs/44_model.ipynb #e0594f42
 CLASSES = ('attack', 'live')  # the order of the two anti-spoofing outputs
@@ -194,39 +195,93 @@ MODEL_FORMAT = 1  # of the files that save_model writes
 def save_model(
     model:GFACNN, # weights and configuration are written
     path:str|Path, # of the .safetensors file
+    half:bool=False, # store 16-bit floats, in half the space; a loaded model computes in 32 bits all the same
+    with_adapter=None, # a fitted Adapter (chapters 38, 41, 42) that frames went through in training
     **meta, # what JSON can hold: seed, dataset, threshold, names of the subjects
 ) -> Path: # of the file
     "Write a model into one safetensors file, with its configuration and `meta` in the header."
     from safetensors.torch import save_file
     path = Path(path)
-    try: header = dict(format_version=str(MODEL_FORMAT), config=json.dumps(model.config), meta=json.dumps(meta))
+    try: header = dict(format_version=str(MODEL_FORMAT), version=__version__, classes=json.dumps(CLASSES), config=json.dumps(model.config), meta=json.dumps(meta))
     except TypeError as e: raise ValueError(f'{path}: meta cannot be written as JSON ({e}): pass numbers, strings, lists and dicts') from None
+    state = {k: (v.half() if half and v.is_floating_point() else v).detach().cpu().contiguous() for k,v in model.state_dict().items()}
+    if with_adapter is not None: state[ADAPTER] = _packed(with_adapter)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f'.{path.name}.{os.getpid()}.part')
     try:
         part.touch(); mode = part.stat().st_mode  # what the user's umask gives; safetensors itself writes for the owner only
-        save_file({k: v.detach().cpu().contiguous() for k,v in model.state_dict().items()}, part, metadata=header)
+        save_file(state, part, metadata=header)
         part.chmod(mode)
         os.replace(part, path)
     finally: part.unlink(missing_ok=True)
     return path
+
+# %% ../nbs/44_model.ipynb #d1b2c3e4
+CONFIG = ('n_subjects', 'width', 'fc_dim', 'dropout', 'pool', 'mean', 'std')  # what `model.config` has
+ADAPTER = 'adapter.file'  # the tensor that holds a saved adapter, byte by byte
+
+def model_header(
+    path:str|Path, # of a file that `save_model` wrote
+) -> dict: # version (of the library that wrote it), classes, config, meta, adapter (whether it holds one)
+    "What a model file says of itself, without its tensors; FileNotFoundError or ValueError says what is wrong."
+    from safetensors import SafetensorError, safe_open
+    path = Path(path)
+    if not path.is_file(): raise FileNotFoundError(f'no model at {path}: check the path')
+    try:
+        with safe_open(path, framework='pt') as f: header, names = f.metadata() or {}, set(f.keys())
+    except SafetensorError as e: raise ValueError(f'{path} is not a whole safetensors file ({e}): copy or save it again') from None
+    if (version := header.get('format_version')) != str(MODEL_FORMAT):
+        raise ValueError(f'{path}: format version {version}, this release reads {MODEL_FORMAT}: write it with save_model, or install the release that wrote it')
+    try: config, meta, classes = (json.loads(header.get(k, default)) for k,default in (('config', '[]'), ('meta', '{}'), ('classes', json.dumps(CLASSES))))
+    except (ValueError, RecursionError) as e: raise ValueError(f'{path}: tensors and configuration do not fit (the header is no JSON: {e}): save the model again') from None
+    if not (isinstance(config, dict) and isinstance(meta, dict)): raise ValueError(f'{path}: tensors and configuration do not fit (the header has no configuration): save the model again')
+    if classes != list(CLASSES): raise ValueError(f'{path}: its classes are {classes}, those of this library {list(CLASSES)}, in this order: it is another kind of model')
+    return dict(version=header.get('version'), classes=classes, config=config, meta=meta, adapter=ADAPTER in names)
+
+def _read_model(path):
+    "Header and tensors of a model file."
+    from safetensors import safe_open
+    header = model_header(path)
+    with safe_open(path, framework='pt') as f: return header, {k: f.get_tensor(k) for k in f.keys()}
+
+class _NoDraw(torch.overrides.TorchFunctionMode):
+    "Initialisations draw nothing: on the meta device that would import the compiler, two seconds, to fill tensors that have no content."
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if getattr(func, '__name__', '') not in ('normal_', 'uniform_'): return func(*args, **(kwargs or {}))
+        return args[0] if args else kwargs['tensor']
+
+# %% ../nbs/44_model.ipynb #f3d4e5a6
+def _packed(adapter):
+    "The file of an adapter as a tensor of bytes."
+    with tempfile.TemporaryDirectory() as d: return torch.frombuffer(bytearray(adapter.save(Path(d)/'adapter.safetensors').read_bytes()), dtype=torch.uint8)
+
+def load_model_adapter(
+    path:str|Path, # of a file that `save_model` wrote
+): # an Adapter, or None where the model was trained without
+    "Read the adapter that a model file holds; ValueError where it is damaged."
+    header, state = _read_model(path)
+    if not header['adapter']: return None
+    import gfa_fastai.adapt  # so that all methods are known
+    from gfa_fastai.adapter import load_adapter
+    with tempfile.TemporaryDirectory() as d:
+        file = Path(d)/'adapter.safetensors'
+        file.write_bytes(state[ADAPTER].numpy().tobytes())
+        try: return load_adapter(file)
+        except ValueError as e: raise ValueError(f'{path}: its adapter cannot be read ({str(e).replace(str(file), "adapter")})') from None
 
 # %% ../nbs/44_model.ipynb #402c1b55
 def load_model(
     path:str|Path, # of a file that `save_model` wrote
 ) -> tuple: # the GFACNN, in eval mode on the CPU, and its meta
     "Read a model and what was saved with it; FileNotFoundError or ValueError says what is wrong with the file."
-    from safetensors import SafetensorError, safe_open
-    path = Path(path)
-    if not path.is_file(): raise FileNotFoundError(f'no model at {path}: check the path')
+    header, state = _read_model(path)
+    state.pop(ADAPTER, None)
     try:
-        with safe_open(path, framework='pt') as f: header, state = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
-    except SafetensorError as e: raise ValueError(f'{path} is not a whole safetensors file ({e}): copy or save it again') from None
-    if (version := header.get('format_version')) != str(MODEL_FORMAT):
-        raise ValueError(f'{path}: format version {version}, this release reads {MODEL_FORMAT}: write it with save_model, or install the release that wrote it')
-    try:
-        with torch.device('meta'): model = GFACNN(**json.loads(header['config']))
-        model.load_state_dict(state, assign=True)
-        return model.eval(), json.loads(header['meta'])
-    except (KeyError, TypeError, ValueError, RuntimeError) as e:
+        if unknown := set(header['config']) - set(CONFIG): raise ValueError(f'its configuration has {sorted(unknown)[0]!r}, which no model has')
+        with torch.device('meta'), _NoDraw(): model = GFACNN(**header['config'])
+        model.load_state_dict({k: v.float() for k,v in state.items()}, assign=True)
+        if bad := [k for k,v in state.items() if not math.isfinite(v.float().sum())]: raise ValueError(f'{bad[0]} is not finite')
+        if not (model.std > 0).all(): raise ValueError('std is not above 0')
+        return model.eval(), header['meta']
+    except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as e:
         raise ValueError(f'{path}: tensors and configuration do not fit ({str(e).splitlines()[0]}): save the model again') from None

@@ -11,7 +11,7 @@ from gfa_fastai import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 PHOTOS = ROOT.parent/'shared'/'data'/'nuaa_small'
-COMMANDS = 'gfa_reproduce', 'gfa_synth', 'gfa_train', 'gfa_score', 'gfa_transfer', 'gfa_evaluate'
+COMMANDS = 'gfa_reproduce', 'gfa_synth', 'gfa_train', 'gfa_score', 'gfa_transfer', 'gfa_evaluate', 'gfa_authenticate'
 TINY = ['--preset', 'tiny', '--steps', '4']
 PLAIN = [*TINY, '--no-fda']   # the arms of FDA double the trainings
 
