@@ -177,8 +177,10 @@ def train_arm(
     folder:Path, # where checkpoint, model and loss terms go
     settings:dict, # from run_settings
     bar=None, # tqdm bar over steps
-) -> Path: # of model.safetensors: weights, configuration, people, threshold, all in one file
+    adapter=None, # the FDA that the frames went through, kept in the model's file
+) -> Path: # of model.safetensors: weights, configuration, people, thresholds, all in one file
     "Train an arm, or go on with it."
+    from gfa_fastai.authenticate import dev_thresholds
     from gfa_fastai.learner import Callback, fit_resumable, terms_table
     from gfa_fastai.model import save_model
     first = 0 if bar is None else bar.n
@@ -191,11 +193,12 @@ def train_arm(
     with learn.no_bar(), learn.no_logging(): epochs = fit_resumable(learn, n_epoch, folder/'checkpoint.pt', seed=arm['seed'])
     folder.mkdir(parents=True, exist_ok=True)
     terms_table(learn).to_csv(folder/'terms.csv')
-    dev = score_samples(learn, frames[(frames['dataset'] == arm['train']) & (frames['split'] == 'dev')], progress=False)
+    own = frames[frames['dataset'] == arm['train']]
+    dev = score_samples(learn, own[own['split'] == 'dev'], progress=False)
     info = dict(arm, epochs=n_epoch, steps=len(learn.terms), dev_eer=[e[-1] for e in epochs], device=str(learn.dls.device), seconds=round(time.time()-start, 1),
                 parameters=sum(p.numel() for p in learn.model.parameters()), fc_dim=learn.model.config['fc_dim'], size=settings['size'], margin=settings['margin'], spread=settings['spread'],
-                threshold=find_threshold(dev, 'dev')[0], people=list(learn.dls.vocab))
-    path = save_model(learn.model, folder/'model.safetensors', **info)
+                threshold=find_threshold(dev, 'dev')[0], thresholds=dev_thresholds(learn.model.eval(), own), people=list(learn.dls.vocab))
+    path = save_model(learn.model, folder/'model.safetensors', with_adapter=adapter, **info)
     (folder/'checkpoint.pt').unlink(missing_ok=True)
     return path
 
@@ -237,8 +240,9 @@ def run_arm(
     from gfa_fastai.model import load_model
     path, model = out/'scores'/f'{arm["name"]}.csv', out/'arms'/arm['name']/'model.safetensors'
     if path.exists(): return load_scores(path)
-    if arm['fda']: frames = transfer_frames(arm['train'], frames, out, settings, bar is not None and not bar.disable)
-    if not model.exists(): train_arm(arm, frames, model.parent, settings, bar)
+    shown, adapter = bar is not None and not bar.disable, None
+    if arm['fda']: frames, adapter = transfer_frames(arm['train'], frames, out, settings, shown), fit_fda(arm['train'], frames, out, settings, shown)
+    if not model.exists(): train_arm(arm, frames, model.parent, settings, bar, adapter)
     save_scores(score_samples(load_model(model)[0].to(default_device()), frames[frames['split'] != 'train'], progress=False), path)
     return load_scores(path)
 
@@ -368,7 +372,7 @@ def score_folder(
 ) -> pd.DataFrame: # scores table; `attrs`: `skipped` images, `known` names of training people among the test people; raises ValueError or FileNotFoundError
     "Score a folder of images or videos with a saved model."
     from gfa_fastai.learner import default_device
-    from gfa_fastai.model import load_model
+    from gfa_fastai.model import load_model, load_model_adapter
     net, meta = load_model(model)
     if missing := {'size', 'margin'} - meta.keys(): raise ValueError(f'{model}: it does not say {" and ".join(sorted(missing))} of its images. Give a model that gfa_train or gfa_reproduce wrote.')
     df = read_data(data, dataset, **reader)
@@ -377,16 +381,9 @@ def score_folder(
     if test or dev or set(df['split']) == {'train'}:
         df['split'] = np.select([df['subject'].isin(dev or ()), df['subject'].isin(test or people)], ['dev', 'test'], 'train')
     frames = extract_frames(df, cache or Path(out).parent/'cache', meta['size'], meta['margin'], max_bad, progress, spread=spread or meta.get('spread'))
-    if meta.get('fda'): frames = _source_fda(model, meta).transform(frames, Path(cache or Path(out).parent/'cache')/'fda', bs=32, max_bad=max_bad, progress=progress)
+    if adapter := load_model_adapter(model): frames = adapter.transform(frames, Path(cache or Path(out).parent/'cache')/'fda', bs=32, max_bad=max_bad, progress=progress)
     scores = score_samples(net.to(default_device()), frames, progress=progress)
     save_scores(scores, out)
     known = sorted(set(scores.loc[scores['split'] == 'test', 'subject']) & set(meta.get('people', ())))
     scores.attrs.update(skipped=frames.attrs['skipped'], known=known)
     return scores
-
-def _source_fda(model, meta):
-    "The FDA that a model's frames went through; FileNotFoundError."
-    from gfa_fastai.fda import FDA
-    path = (Path(model).absolute().parent/'..'/'..'/'fda'/f'{meta["train"]}.safetensors').resolve()
-    if not path.exists(): raise FileNotFoundError(f'{model} was trained on frames transferred by FDA, and {path} is not there: leave the model in its run folder')
-    return FDA.load(path)

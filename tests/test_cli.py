@@ -330,14 +330,26 @@ def test_training_people_among_the_scored_are_named(folder, tmp_path, capsys):
     assert status == 0 and '5 of them bear names of people that the model was trained on (0003' in said
     assert 'bear names' not in run(capsys, 'gfa_score', tmp_path/'m'/'model.safetensors', folder, '--out', tmp_path/'s.csv', *names)[1]
 
-def test_a_model_of_fda_needs_its_fda(whole, folder, tmp_path, capsys):
+def test_a_model_of_fda_brings_its_fda(whole, folder, tmp_path, capsys):
+    "Frames are transferred before they are scored, wherever the model file lies."
     model = whole[0]/'arms'/'webcam-tpc_on-fda-seed0'/'model.safetensors'
-    status, said = run(capsys, 'gfa_score', model, folder, '--out', tmp_path/'s.csv')
-    assert status == 0 and '96 images' in said, said
+    assert run(capsys, 'gfa_score', model, folder, '--out', tmp_path/'s.csv')[0] == 0
     assert len(list((tmp_path/'cache'/'fda').rglob('*.png'))) == 96
     shutil.copy(model, tmp_path)
-    status, said = run(capsys, 'gfa_score', tmp_path/'model.safetensors', folder, '--out', tmp_path/'s.csv')
-    assert status == 2 and 'trained on frames transferred by FDA' in said and 'leave the model in its run folder' in said
+    status, said = run(capsys, 'gfa_score', tmp_path/'model.safetensors', folder, '--out', tmp_path/'again.csv')
+    assert status == 0 and '96 images' in said, said
+    pd.testing.assert_frame_equal(*(pd.read_csv(tmp_path/f) for f in ('s.csv', 'again.csv')))
+
+def test_models_of_a_run_authenticate(whole):
+    "Thresholds for both decisions, and the adapter, are in the file."
+    from gfa_fastai.authenticate import FaceAuthenticator, model_card
+    from gfa_fastai.model import model_header
+    for fda in (False, True):
+        path = whole[0]/'arms'/f'webcam-tpc_off{"-fda"*fda}-seed0'/'model.safetensors'
+        head = model_header(path)
+        assert head['adapter'] == fda and set(head['meta']['thresholds']) == {'live', 'similarity'}
+        assert head['meta']['thresholds']['live']['points']['EER']['threshold'] == pytest.approx(head['meta']['threshold'])
+        assert FaceAuthenticator.load(path) and '## Thresholds' in model_card(path)
 
 def test_live_people_alone_can_be_scored(whole, folder, tmp_path, capsys):
     shutil.rmtree(folder/'spoof')
