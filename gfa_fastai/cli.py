@@ -70,6 +70,7 @@ def _training_arguments(p):
     p.add_argument('--steps', type=_positive, help="training steps of each network (default: the preset's)")
     p.add_argument('--bs', type=_positive, help="images in a batch (default: the preset's)")
     p.add_argument('--precision', default='fp32', choices=('fp32', 'bf16', 'fp16'), help='arithmetic of the network; bf16 and fp16 are for GPUs')
+    p.add_argument('--weights', help='first weights of the trunk: small, imagenet, or a file (default: random)')
     p.add_argument('--pairs', default='all', choices=('all', 'halves'), help='reading of TPC: all ordered pairs of a batch, or those of its two halves, a far weaker pull (default: all)')
 
 def _data_settings(a):
@@ -94,7 +95,7 @@ def gfa_reproduce(argv=None):
     p.add_argument('--no-fda', dest='fda', action='store_false', help='without the arms of fast domain adaptation: half of the trainings')
     a = p.parse_args(argv)
     out = a.out or '-'.join(['runs/'+a.preset] + [Path(a.data).resolve().name]*bool(a.data))
-    done = reproduce(a.preset, out, data=a.data, steps=a.steps, bs=a.bs, seeds=a.seeds, precision=a.precision, fda=a.fda, pairs=a.pairs, **_data_settings(a))
+    done = reproduce(a.preset, out, data=a.data, steps=a.steps, bs=a.bs, seeds=a.seeds, precision=a.precision, fda=a.fda, weights=a.weights, pairs=a.pairs, **_data_settings(a))
     print('\nHTER (%) at the source-dev threshold\n' + headline_table(done['judged']).to_markdown(disable_numparse=True))
     for what in ('TPC', 'FDA')[:1+a.fda]: print(f'\n{what} on minus {what} off\n' + difference_table(done['paired'], what).to_markdown(disable_numparse=True))
     if words := learning_words(done['learned']): print('\n' + words)
@@ -133,7 +134,7 @@ def gfa_train(argv=None):
     p.add_argument('--no-tpc', dest='tpc', action='store_false', help='without the TPC loss')
     p.add_argument('--seed', type=int, default=0, help='of first weights and order of batches')
     a = p.parse_args(argv)
-    path = train_model(a.out, tpc=a.tpc, seed=a.seed, preset=a.preset, data=a.data, steps=a.steps, bs=a.bs, precision=a.precision, pairs=a.pairs, **_data_settings(a))
+    path = train_model(a.out, tpc=a.tpc, seed=a.seed, preset=a.preset, data=a.data, steps=a.steps, bs=a.bs, precision=a.precision, weights=a.weights, pairs=a.pairs, **_data_settings(a))
     print(f'model:  {path}\nscores: {path.with_name("scores.csv")} (development and test people; gfa_evaluate reads them)')
 
 # %% ../nbs/90_cli.ipynb #dade01ff

@@ -19,8 +19,8 @@ __all__ = ['GUESSING', 'READING', 'DRAWN', 'PAIRS', 'MEASURES', 'DOMAINS', 'HIST
            'headline_table', 'what_learned', 'learning_words', 'paired_table', 'difference_table', 'conventions_table',
            'species_table', 'training_table', 'recognition_table', 'domains_table', 'domains_figure', 'fda_table',
            'transfer_figure', 'curves_figure', 'histograms_figure', 'terms_figure', 'machine', 'summary_words',
-           'data_words', 'method_words', 'fda_words', 'save_figures', 'to_html', 'write_report', 'report_text',
-           'machine_words']
+           'data_words', 'method_words', 'fda_words', 'naming_words', 'save_figures', 'to_html', 'write_report',
+           'report_text', 'machine_words']
 
 # %% ../nbs/78_report.ipynb #023b2462
 def arm_label(
@@ -193,14 +193,17 @@ def domains_table(
 def domains_figure(
     apart:dict, # as for domains_table
 ): # matplotlib figure
-    "Divergence by layer: an axis for each pair of domains."
+    "Divergence by layer: a row of axes for each training set."
     import matplotlib.pyplot as plt
     from gfa_fastai.divergence import plot_divergence
-    pairs = list(dict.fromkeys(k[:2] for k in apart))
-    fig, axs = plt.subplots(1, len(pairs), figsize=(4.2*len(pairs), 3.2), sharey=True, squeeze=False, layout='constrained')
-    for ax,pair in zip(axs[0], pairs):
-        plot_divergence({k[2]: t for k,t in apart.items() if k[:2] == pair}, ax=ax)
-        ax.set(title=' → '.join(pair), **({} if ax is axs[0, 0] else dict(ylabel='')))
+    pairs = {train: list(dict.fromkeys(k[1] for k in apart if k[0] == train)) for train in dict.fromkeys(k[0] for k in apart)}
+    n = max(map(len, pairs.values()))
+    fig, axs = plt.subplots(len(pairs), n, figsize=(4.2*n, 3.2*len(pairs)), sharey=True, squeeze=False, layout='constrained')
+    for row,(train,tests) in zip(axs, pairs.items()):
+        for ax in row[len(tests):]: ax.axis('off')
+        for ax,test in zip(row, tests):
+            plot_divergence({k[2]: t for k,t in apart.items() if k[:2] == (train, test)}, ax=ax)
+            ax.set(title=f'{train} → {test}', **({} if ax is row[0] else dict(ylabel='')))
     return fig
 
 # %% ../nbs/78_report.ipynb #3e88945a
@@ -367,7 +370,7 @@ def method_words(
     info:dict, # of one training
 ) -> str:
     "Which reading of the paper was run."
-    return (f'Two-headed VGG16 at width {s["width"]:g} ({info["parameters"]/1e6:.1f} M parameters), {s["size"]}x{s["size"]} pixels, faces cut with a margin of {s["margin"]:.0%}, random initial weights, precision {s["precision"]}. '
+    return (f'Two-headed VGG16 at width {s["width"]:g} ({info["parameters"]/1e6:.1f} M parameters), {s["size"]}x{s["size"]} pixels, faces cut with a margin of {s["margin"]:.0%}, {"random initial weights" if s["weights"] is None else "trunk from the weights " + Path(s["weights"]).name}, precision {s["precision"]}. '
             f'Adam with TensorFlow\'s constants, learning rate 3e-4, halved every 2,000 steps; {info["steps"]} steps of {s["bs"]} ({info["epochs"]} epochs), the last weights are used. '
             f'Live training images are flipped to balance the classes, as in the paper. Loss: L_anti + 0.1 L_id + 2.5e-5 L_tpc; '
             f'L_tpc is read as the sum over {PAIRS[s["pairs"]]}, on the {info["fc_dim"]} features of FC2 after its ReLU, at the paper\'s weight, not rescaled for the width. '
@@ -394,6 +397,15 @@ MEASURES = (
 DOMAINS = (
     '**Divergence** (Eq. 6 to 8): test frames of the training set against as many of another one, in the trunk of the network without TPC and FDA; mean over 13 layers of the median over channels, in nats, '
     'of random halves against halves. The floor is that of two halves of one domain: what lies near it cannot be told from nothing.')
+
+def naming_words(
+    training:pd.DataFrame, # from training_table
+    people:int, # training people
+) -> str: # '' where all is well
+    "A warning where the recognition head has not learned whom it sees."
+    idle = training.loc[training['λ1 L_id'].astype(float) > .9*.1*math.log(people), 'training'].tolist()
+    return '' if not idle else (f'**The recognition head of {len(idle)} of {len(training)} trainings has not learned its people**: L_id ended above nine tenths of a guess among {people} (ln {people} = {math.log(people):.2f}). '
+        'The rates below are then those of features that were trained for something else. Train longer, or start from a trunk that knows faces (--weights small).')
 
 # %% ../nbs/78_report.ipynb #0386e43f
 HISTOGRAMS = ('Log odds of the mean score of each video, the line is the source-dev threshold. A video whose frames disagree, one surely live and one surely attack, '
@@ -464,14 +476,14 @@ def report_text(settings, notes, frames, judged, paired, learned, info, training
     parts += [' '.join(says), '## Every threshold convention', 'In percent.', table(conventions_table(judged)), *picture('roc', 'ROC curves'), *picture('det', 'DET curves'),
               '## Attack types', 'In percent, at the source-dev threshold.', table(species_table(judged)), *picture('scores', 'Score histograms'), HISTOGRAMS]
     if fda: parts += ['## Fast domain adaptation', fda_words(settings), table(tables['fda']), *picture('fda', 'Frames before and after FDA')]
-    parts += _more_text(settings, notes, tables, picture, table)
+    parts += _more_text(settings, notes, tables, picture, table, naming_words(training, len(info['people'])))
     parts += ['## Training', 'Means over the last tenth of the steps.', table(training), *picture('terms', 'Loss terms'), '## Data', table(counts), '## How to read this', READING,
               '## What this was run on', machine_words(settings, seconds)]
     return '\n\n'.join(filter(None, parts)) + '\n'
 
-def _more_text(settings, notes, tables, picture, table):
+def _more_text(settings, notes, tables, picture, table, idle):
     "Recognition and divergence, or why they are not there."
-    parts = ['## Recognition', MEASURES, table(tables['recognition'])] if len(tables['recognition']) else []
+    parts = ['## Recognition', MEASURES, idle, table(tables['recognition'])] if len(tables['recognition']) else []
     if len(tables['divergence']): parts += ['## Distance of the domains', DOMAINS, table(tables['divergence']), *picture('divergence', 'Divergence by layer')]
     left = [f'{k}: {why}' for k,why in notes.get('not_measured', {}).items()] + ['fast domain adaptation: switched off']*(not settings['fda'])
     return parts + (['Not in this report. ' + '; '.join(left) + '.'] if left else [])

@@ -41,18 +41,20 @@ def run_settings(
     precision:str='fp32', # 'fp32', 'bf16' or 'fp16'
     max_bad:float=.01, # share of the images that may be unusable
     fda:bool=True, # with arms of FDA, too; False: half of the trainings
+    weights=None, # first weights of the trunk: None for random ones, 'small', 'imagenet' or a file (chapter 40)
     pairs:str='all', # reading of TPC: 'all' ordered pairs of a batch, or its 'halves', a far weaker pull
     **reader # further arguments of the reader, as video_pattern or protocol
 ) -> dict: # plain values only; raises ValueError or FileNotFoundError
     "Everything that decides what comes out of a run."
     if preset not in PRESETS: raise ValueError(f'preset {preset!r} is not known, choose one of {", ".join(PRESETS)}')
     if pairs not in ('all', 'halves'): raise ValueError(f'pairs {pairs!r} is not known, choose all or halves')
+    if weights not in (None, 'small', 'imagenet') and not Path(weights).is_file(): raise FileNotFoundError(f'no weights at {weights}: give small, imagenet, or the path of a file')
     check_reader(dataset, reader)
     if data is not None and not Path(data).is_dir(): raise FileNotFoundError(f'no folder at {data}: check the path of the data')
     if data is None and (test_subjects or dev_subjects): raise ValueError('test and dev subjects are chosen for your own data only: give its folder, too')
     if data is None and (reader or dataset != 'folder'): raise ValueError(f'{", ".join(reader) or f"dataset {dataset}"} is said, and no folder of data: give its folder, too (--data)')
     s = dict(PRESETS[preset], preset=preset, synthpad=None if data else SYNTHPAD_VERSION, data=data and str(Path(data).resolve()), dataset=dataset, precision=precision, margin=.3, max_bad=max_bad,
-             test_subjects=test_subjects, dev_subjects=dev_subjects, reader=reader, pairs=pairs, code=code_hash())
+             test_subjects=test_subjects, dev_subjects=dev_subjects, reader=reader, weights=weights and str(weights), pairs=pairs, code=code_hash())
     for k,v in dict(steps=steps, bs=bs, seeds=seeds, spread=spread).items():
         if v is not None and v < 1: raise ValueError(f'{k} is {v}: give 1 or more')
         if v is not None: s[k] = int(v)
@@ -168,7 +170,7 @@ def arm_learner(
     from gfa_fastai.learner import gfa_learner
     own = frames[(frames['dataset'] == arm['train']) & (frames['role'] == 'probe')]
     dls = gfa_dataloaders(own, bs=settings['bs'])
-    return gfa_learner(dls, tpc=arm['tpc'], pairs=settings['pairs'], width=settings['width'], pool=int(np.clip(settings['size']//32, 1, 7)), precision=settings['precision'], seed=arm['seed'], cbs=cbs)
+    return gfa_learner(dls, tpc=arm['tpc'], pairs=settings['pairs'], weights=settings['weights'], width=settings['width'], pool=int(np.clip(settings['size']//32, 1, 7)), precision=settings['precision'], seed=arm['seed'], cbs=cbs)
 
 # %% ../nbs/80_reproduce.ipynb #6f683236
 def train_arm(

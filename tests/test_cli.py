@@ -61,7 +61,7 @@ def test_main_job(whole):
     assert 'no verdict: a network has not learned' in said and 'Not learned: webcam-tpc_off' in said
     assert 'Traceback' not in err and 'Warning' not in err
     text, html = (out/'report.md').read_text(encoding='utf-8'), (out/'report.html').read_text(encoding='utf-8')
-    for words in 'source-dev', 'target-dev', 'test-EER', 'APCER print', 'APCER replay', 'all ordered pairs', '95 % interval', '1 seed', 'SynthPAD', 'TPC off, FDA', '(both with FDA)', 'medoid in feature statistics', 'small VGG16 trunk', '## Recognition', 'rank-1, attack', '## Distance of the domains', 'floor, after FDA': assert words in text, words
+    for words in 'source-dev', 'target-dev', 'test-EER', 'APCER print', 'APCER replay', 'all ordered pairs', '95 % interval', '1 seed', 'SynthPAD', 'TPC off, FDA', '(both with FDA)', 'medoid in feature statistics', 'small VGG16 trunk', '## Recognition', 'rank-1, attack', '## Distance of the domains', 'floor, after FDA', 'has not learned its people': assert words in text, words
     assert html.count('data:image/png;base64,') == 6 and html.count('<table>') == text.count('\n\n|') and 'figures/' not in html
     assert sorted(p.stem for p in (out/'figures').iterdir()) == ['det', 'divergence', 'fda', 'roc', 'scores', 'terms']
     assert not list(out.rglob('*.part')) and not list(out.rglob('checkpoint*'))
@@ -100,6 +100,12 @@ def test_fda_is_of_training_people_of_the_source(whole):
     assert len(list((out/'cache'/'fda').rglob('*.png'))) == 2*len(probes)      # all datasets, by each of both
     a, b = (pd.read_csv(out/'scores'/f'webcam-tpc_off{k}-seed0.csv') for k in ('', '-fda'))
     assert (a.video == b.video).all() and (a.score != b.score).any() and (a.label == b.label).all()
+
+def test_weights_that_are_not_there_or_do_not_fit(tmp_path, capsys):
+    status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--weights', tmp_path/'none.pth', '--out', tmp_path/'run')
+    assert status == 2 and 'no weights at' in said and 'give small, imagenet, or the path of a file' in said
+    status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--weights', 'small', '--out', tmp_path/'run')     # tiny is narrower
+    assert status == 2 and 'width=0.25' in said, said
 
 def test_the_weaker_reading(tmp_path, capsys):
     "--pairs halves: another weight of TPC from the first step on, and the report says which was read."
