@@ -70,8 +70,8 @@ def _training_arguments(p):
     p.add_argument('--steps', type=_positive, help="training steps of each network (default: the preset's)")
     p.add_argument('--bs', type=_positive, help="images in a batch (default: the preset's)")
     p.add_argument('--precision', default='fp32', choices=('fp32', 'bf16', 'fp16'), help='arithmetic of the network; bf16 and fp16 are for GPUs')
-    p.add_argument('--weights', help='first weights of the trunk: small, imagenet, or a file (default: random)')
-    p.add_argument('--pairs', default='all', choices=('all', 'halves'), help='reading of TPC: all ordered pairs of a batch, or those of its two halves, a far weaker pull (default: all)')
+    p.add_argument('--weights', help="first weights of the trunk: random, small, imagenet, or a file (default: the preset's)")
+    p.add_argument('--pairs', choices=('all', 'halves'), help="reading of TPC: all ordered pairs of a batch, or those of its two halves, a far weaker pull (default: the preset's)")
 
 def _data_settings(a):
     "The same arguments for run_settings."

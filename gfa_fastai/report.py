@@ -370,7 +370,7 @@ def method_words(
     info:dict, # of one training
 ) -> str:
     "Which reading of the paper was run."
-    return (f'Two-headed VGG16 at width {s["width"]:g} ({info["parameters"]/1e6:.1f} M parameters), {s["size"]}x{s["size"]} pixels, faces cut with a margin of {s["margin"]:.0%}, {"random initial weights" if s["weights"] is None else "trunk from the weights " + Path(s["weights"]).name}, precision {s["precision"]}. '
+    return (f'Two-headed VGG16 at width {s["width"]:g} ({info["parameters"]/1e6:.1f} M parameters), {s["size"]}x{s["size"]} pixels, faces cut with a margin of {s["margin"]:.0%}, {"random initial weights" if s["weights"] == "random" else "trunk from the weights " + Path(s["weights"]).name}, precision {s["precision"]}. '
             f'Adam with TensorFlow\'s constants, learning rate 3e-4, halved every 2,000 steps; {info["steps"]} steps of {s["bs"]} ({info["epochs"]} epochs), the last weights are used. '
             f'Live training images are flipped to balance the classes, as in the paper. Loss: L_anti + 0.1 L_id + 2.5e-5 L_tpc; '
             f'L_tpc is read as the sum over {PAIRS[s["pairs"]]}, on the {info["fc_dim"]} features of FC2 after its ReLU, at the paper\'s weight, not rescaled for the width. '
@@ -395,7 +395,7 @@ MEASURES = (
     'The EER and the TAR compare each probe with every enrolled person of its dataset, at thresholds of their own.')
 
 DOMAINS = (
-    '**Divergence** (Eq. 6 to 8): test frames of the training set against as many of another one, in the trunk of the network without TPC and FDA; mean over 13 layers of the median over channels, in nats, '
+    '**Divergence** (Eq. 6 to 8): test frames of the training set against as many of another one, in the trunk of the network without TPC and FDA (which FDA was not fitted on; where its training began with the small trunk, FDA\'s loss network, it has moved on from there); mean over 13 layers of the median over channels, in nats, '
     'of random halves against halves. The floor is that of two halves of one domain: what lies near it cannot be told from nothing.')
 
 def naming_words(

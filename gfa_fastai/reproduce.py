@@ -22,10 +22,10 @@ __all__ = ['PRESETS', 'run_settings', 'check_reader', 'code_hash', 'has_begun', 
 
 # %% ../nbs/80_reproduce.ipynb #e8bd4961
 PRESETS = dict(
-    tiny    =dict(size=48,  width=.125, bs=16, steps=30,   seeds=1, spread=2,  fda=dict(width=.125, steps=5),  fda_train=['webcam', 'phone'], train=['webcam', 'phone'], domains=['webcam', 'phone']),
-    quick   =dict(size=64,  width=.25,  bs=32, steps=400,  seeds=1, spread=4,  fda=dict(width=.25, steps=120), fda_train=['webcam'], train=['webcam', 'phone'], domains=[*DOMAIN_NAMES]),
-    standard=dict(size=64,  width=.25,  bs=32, steps=2000, seeds=5, spread=10, fda=dict(width=.5, steps=1000), fda_train=['webcam', 'phone'], train=['webcam', 'phone'], domains=[*DOMAIN_NAMES]),
-    full    =dict(size=224, width=1.,   bs=32, steps=8000, seeds=1, spread=25, fda=dict(width=1., steps=4000), fda_train=['webcam', 'phone'], train=['webcam', 'phone'], domains=[*DOMAIN_NAMES]))
+    tiny    =dict(size=48,  width=.125, bs=16, steps=30,   seeds=1, spread=2,  weights='random', pairs='all',    fda=dict(width=.125, steps=5),  fda_train=['webcam', 'phone'], train=['webcam', 'phone'], domains=['webcam', 'phone']),
+    quick   =dict(size=64,  width=.25,  bs=32, steps=400,  seeds=1, spread=4,  weights='small',  pairs='halves', fda=dict(width=.25, steps=120), fda_train=['webcam'], train=['webcam', 'phone'], domains=[*DOMAIN_NAMES]),
+    standard=dict(size=64,  width=.25,  bs=32, steps=2000, seeds=5, spread=10, weights='small',  pairs='halves', fda=dict(width=.5, steps=1000), fda_train=['webcam', 'phone'], train=['webcam', 'phone'], domains=[*DOMAIN_NAMES]),
+    full    =dict(size=224, width=1.,   bs=32, steps=8000, seeds=1, spread=25, weights='random', pairs='all',    fda=dict(width=1., steps=4000), fda_train=['webcam', 'phone'], train=['webcam', 'phone'], domains=[*DOMAIN_NAMES]))
 
 # %% ../nbs/80_reproduce.ipynb #d328aa8f
 def run_settings(
@@ -41,23 +41,24 @@ def run_settings(
     precision:str='fp32', # 'fp32', 'bf16' or 'fp16'
     max_bad:float=.01, # share of the images that may be unusable
     fda:bool=True, # with arms of FDA, too; False: half of the trainings
-    weights=None, # first weights of the trunk: None for random ones, 'small', 'imagenet' or a file (chapter 40)
-    pairs:str='all', # reading of TPC: 'all' ordered pairs of a batch, or its 'halves', a far weaker pull
+    weights=None, # first weights of the trunk: 'random', 'small', 'imagenet' or a file (chapter 40); None: the preset's
+    pairs:str=None, # reading of TPC: 'all' ordered pairs of a batch, or its 'halves', a far weaker pull; None: the preset's
     **reader # further arguments of the reader, as video_pattern or protocol
 ) -> dict: # plain values only; raises ValueError or FileNotFoundError
     "Everything that decides what comes out of a run."
     if preset not in PRESETS: raise ValueError(f'preset {preset!r} is not known, choose one of {", ".join(PRESETS)}')
-    if pairs not in ('all', 'halves'): raise ValueError(f'pairs {pairs!r} is not known, choose all or halves')
-    if weights not in (None, 'small', 'imagenet') and not Path(weights).is_file(): raise FileNotFoundError(f'no weights at {weights}: give small, imagenet, or the path of a file')
+    if pairs not in (None, 'all', 'halves'): raise ValueError(f'pairs {pairs!r} is not known, choose all or halves')
+    if weights not in (None, 'random', 'small', 'imagenet') and not Path(weights).is_file(): raise FileNotFoundError(f'no weights at {weights}: give random, small, imagenet, or the path of a file')
     check_reader(dataset, reader)
     if data is not None and not Path(data).is_dir(): raise FileNotFoundError(f'no folder at {data}: check the path of the data')
     if data is None and (test_subjects or dev_subjects): raise ValueError('test and dev subjects are chosen for your own data only: give its folder, too')
     if data is None and (reader or dataset != 'folder'): raise ValueError(f'{", ".join(reader) or f"dataset {dataset}"} is said, and no folder of data: give its folder, too (--data)')
     s = dict(PRESETS[preset], preset=preset, synthpad=None if data else SYNTHPAD_VERSION, data=data and str(Path(data).resolve()), dataset=dataset, precision=precision, margin=.3, max_bad=max_bad,
-             test_subjects=test_subjects, dev_subjects=dev_subjects, reader=reader, weights=weights and str(weights), pairs=pairs, code=code_hash())
+             test_subjects=test_subjects, dev_subjects=dev_subjects, reader=reader, code=code_hash())
     for k,v in dict(steps=steps, bs=bs, seeds=seeds, spread=spread).items():
         if v is not None and v < 1: raise ValueError(f'{k} is {v}: give 1 or more')
         if v is not None: s[k] = int(v)
+    s.update({k: str(v) for k,v in dict(weights=weights, pairs=pairs).items() if v is not None})
     if data: s.update(train=None, domains=None, fda_train=None)
     if not fda: s.update(fda=None, fda_train=[])
     return json.loads(json.dumps(s))
@@ -170,7 +171,7 @@ def arm_learner(
     from gfa_fastai.learner import gfa_learner
     own = frames[(frames['dataset'] == arm['train']) & (frames['role'] == 'probe')]
     dls = gfa_dataloaders(own, bs=settings['bs'])
-    return gfa_learner(dls, tpc=arm['tpc'], pairs=settings['pairs'], weights=settings['weights'], width=settings['width'], pool=int(np.clip(settings['size']//32, 1, 7)), precision=settings['precision'], seed=arm['seed'], cbs=cbs)
+    return gfa_learner(dls, tpc=arm['tpc'], pairs=settings['pairs'], weights=None if settings['weights'] == 'random' else settings['weights'], width=settings['width'], pool=int(np.clip(settings['size']//32, 1, 7)), precision=settings['precision'], seed=arm['seed'], cbs=cbs)
 
 # %% ../nbs/80_reproduce.ipynb #6f683236
 def train_arm(

@@ -103,7 +103,7 @@ def test_fda_is_of_training_people_of_the_source(whole):
 
 def test_weights_that_are_not_there_or_do_not_fit(tmp_path, capsys):
     status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--weights', tmp_path/'none.pth', '--out', tmp_path/'run')
-    assert status == 2 and 'no weights at' in said and 'give small, imagenet, or the path of a file' in said
+    assert status == 2 and 'no weights at' in said and 'give random, small, imagenet, or the path of a file' in said
     status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--weights', 'small', '--out', tmp_path/'run')     # tiny is narrower
     assert status == 2 and 'width=0.25' in said, said
 
