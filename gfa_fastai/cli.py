@@ -94,7 +94,7 @@ def gfa_reproduce(argv=None):
     p.add_argument('--seeds', type=_positive, help="trainings of each arm (default: the preset's)")
     p.add_argument('--no-fda', dest='fda', action='store_false', help='without the arms of fast domain adaptation: half of the trainings')
     a = p.parse_args(argv)
-    out = a.out or '-'.join(['runs/'+a.preset] + [Path(a.data).resolve().name]*bool(a.data))
+    out = a.out or f'runs/{a.preset}' + (f'-{Path(a.data).resolve().name}' if a.data else '')
     done = reproduce(a.preset, out, data=a.data, steps=a.steps, bs=a.bs, seeds=a.seeds, precision=a.precision, fda=a.fda, weights=a.weights, pairs=a.pairs, **_data_settings(a))
     print('\nHTER (%) at the source-dev threshold\n' + headline_table(done['judged']).to_markdown(disable_numparse=True))
     for what in ('TPC', 'FDA')[:1+a.fda]: print(f'\n{what} on minus {what} off\n' + difference_table(done['paired'], what).to_markdown(disable_numparse=True))

@@ -51,8 +51,9 @@ def over_seeds(
 ) -> str: # in percent
     "A rate with its interval over people for one seed, as mean and standard deviation over seeds for more."
     if len(reports) == 1: return percent(*reports[0].rates.loc[rate, ['value', 'low', 'high']])
-    v = np.array([getattr(r, rate) for r in reports])
-    return f'{100*v.mean():.1f} ± {100*v.std(ddof=1):.1f}'
+    return _mean_words([getattr(r, rate) for r in reports])
+
+def _mean_words(v): return f'{100*np.mean(v):.1f} ± {100*np.std(v, ddof=1):.1f}'
 
 # %% ../nbs/78_report.ipynb #72be4a3a
 def headline_table(
@@ -72,9 +73,10 @@ GUESSING = math.log(2)  # L_anti of a network that says one half to everything, 
 def what_learned(
     arms:list, # from list_arms
     out:Path, # run folder
-) -> dict: # name of an arm -> mean L_anti over the last tenth of its steps
-    "How far each training got: at GUESSING a network has learned nothing."
-    def last(a): t = pd.read_csv(out/'arms'/a['name']/'terms.csv')['anti']; return float(t.tail(max(1, len(t)//10)).mean())
+    term:str='anti', # or 'ident', of the recognition head
+) -> dict: # name of an arm -> mean of that loss over the last tenth of its steps
+    "How far each training got: at GUESSING the anti-spoofing head has learned nothing."
+    def last(a): t = pd.read_csv(out/'arms'/a['name']/'terms.csv')[term]; return float(t.tail(max(1, len(t)//10)).mean())
     return {a['name']: last(a) for a in arms}
 
 def learning_words(
@@ -162,11 +164,11 @@ def training_table(
 # %% ../nbs/78_report.ipynb #72964b5c
 def recognition_table(
     arms:list, # trainings
-    measured:dict, # name of an arm -> table of gallery_probe
+    measured:dict, # name of an arm -> table of gallery_probe; empty where it could not be measured
 ) -> pd.DataFrame: # strings in percent: a row per training set, test set and arm
     "Rank-1 and verification of live and attack probes, test people against their enrolment photos."
     rows, names = [], dict(rank1='rank-1', eer='EER', **{'tar@0.01': 'TAR at FAR 1 %'})
-    both = pd.concat([m.reset_index().assign(train=a['train'], arm=arm_label(a)) for a in arms if len(m := measured[a['name']])] or [pd.DataFrame(dict(train=[]))])
+    both = pd.concat([measured[a['name']].reset_index().assign(train=a['train'], arm=arm_label(a)) for a in arms if a['name'] in measured] or [pd.DataFrame(dict(train=[]))])
     for (train,test,arm),g in both.groupby(['train', 'dataset', 'arm']) if len(both) else ():
         row = {'train → test': f'{train} → {test}', 'arm': arm}
         for kind in ('live', 'attack'):
@@ -176,7 +178,7 @@ def recognition_table(
 
 def _rate_words(rows, k):
     "A rate of one training with its interval, of several as mean and standard deviation."
-    if len(rows) > 1: return f'{100*rows[k].mean():.1f} ± {100*rows[k].std(ddof=1):.1f}'
+    if len(rows) > 1: return _mean_words(rows[k])
     return percent(*rows.iloc[0].reindex([k, f'{k}_low', f'{k}_high'])) if len(rows) else "-"
 
 # %% ../nbs/78_report.ipynb #e4a147b8
@@ -399,12 +401,12 @@ DOMAINS = (
     'of random halves against halves. The floor is that of two halves of one domain: what lies near it cannot be told from nothing.')
 
 def naming_words(
-    training:pd.DataFrame, # from training_table
-    people:int, # training people
+    named:dict, # from what_learned, term 'ident'
+    people:dict, # name of an arm -> number of its training people
 ) -> str: # '' where all is well
     "A warning where the recognition head has not learned whom it sees."
-    idle = training.loc[training['λ1 L_id'].astype(float) > .9*.1*math.log(people), 'training'].tolist()
-    return '' if not idle else (f'**The recognition head of {len(idle)} of {len(training)} trainings has not learned its people**: L_id ended above nine tenths of a guess among {people} (ln {people} = {math.log(people):.2f}). '
+    idle = [k for k,v in named.items() if v > .9*math.log(people[k])]
+    return '' if not idle else (f'**The recognition head of {len(idle)} of {len(named)} trainings has not learned its people**: L_id ended above nine tenths of a guess, which is the logarithm of their number. '
         'The rates below are then those of features that were trained for something else. Train longer, or start from a trunk that knows faces (--weights small).')
 
 # %% ../nbs/78_report.ipynb #0386e43f
@@ -454,7 +456,8 @@ def write_report(
                    results=[dict(r, report=r['report'].to_dict()) for r in judged.to_dict('records')], differences=paired.astype(object).where(paired.notna(), None).to_dict('records'),
                    **{k: t.to_dict('records') for k,t in tables.items()})
     _write(out/'results.json', json.dumps(results, indent=1, default=_plain))
-    text = report_text(settings, notes, frames, judged, paired, learned, info[0], training_table(arms, out), tables, list(figures), seconds)
+    idle = naming_words(what_learned(arms, out, 'ident'), {a['name']: len(i['people']) for a,i in zip(arms, info)})
+    text = report_text(settings, notes, frames, judged, paired, learned, info[0], training_table(arms, out), tables, list(figures), seconds, idle)
     _write(out/'report.md', text)
     _write(out/'report.html', to_html(text, out))
     return out/'report.html'
@@ -462,8 +465,8 @@ def write_report(
 def _plain(o): return o.item() if isinstance(o, np.generic) else str(o)
 
 # %% ../nbs/78_report.ipynb #d66ff1dd
-def report_text(settings, notes, frames, judged, paired, learned, info, training, tables, figures, seconds) -> str:
-    "The report as Markdown; `info` of the first arm, `training` from training_table, `tables` and names of `figures` as in write_report."
+def report_text(settings, notes, frames, judged, paired, learned, info, training, tables, figures, seconds, idle) -> str:
+    "The report as Markdown; `info` of the first arm, `training` from training_table, `idle` from naming_words, `tables` and names of `figures` as in write_report."
     def table(df, index=False): return df.to_markdown(index=index, disable_numparse=True)
     def picture(name, alt): return [f'![{alt}](figures/{name}.png)'] if name in figures else []
     counts = sample_counts(frames[frames['role'] == 'probe']).astype({'split': str}).rename(columns=dict(pai='species'))
@@ -476,7 +479,7 @@ def report_text(settings, notes, frames, judged, paired, learned, info, training
     parts += [' '.join(says), '## Every threshold convention', 'In percent.', table(conventions_table(judged)), *picture('roc', 'ROC curves'), *picture('det', 'DET curves'),
               '## Attack types', 'In percent, at the source-dev threshold.', table(species_table(judged)), *picture('scores', 'Score histograms'), HISTOGRAMS]
     if fda: parts += ['## Fast domain adaptation', fda_words(settings), table(tables['fda']), *picture('fda', 'Frames before and after FDA')]
-    parts += _more_text(settings, notes, tables, picture, table, naming_words(training, len(info['people'])))
+    parts += _more_text(settings, notes, tables, picture, table, idle)
     parts += ['## Training', 'Means over the last tenth of the steps.', table(training), *picture('terms', 'Loss terms'), '## Data', table(counts), '## How to read this', READING,
               '## What this was run on', machine_words(settings, seconds)]
     return '\n\n'.join(filter(None, parts)) + '\n'

@@ -4,7 +4,7 @@
 
 # %% ../nbs/80_reproduce.ipynb #08214eea
 from __future__ import annotations
-import hashlib, inspect, json, math, os, tempfile, time
+import functools, hashlib, inspect, json, math, os, tempfile, time
 from pathlib import Path
 import numpy as np, pandas as pd
 import gfa_fastai
@@ -18,7 +18,8 @@ from .synth.benchmark import DOMAIN_NAMES, SYNTHPAD_VERSION, make_synthpad
 # %% auto #0
 __all__ = ['PRESETS', 'run_settings', 'check_reader', 'code_hash', 'has_begun', 'open_run', 'read_data', 'run_samples',
            'run_frames', 'list_arms', 'arm_learner', 'train_arm', 'fit_fda', 'transfer_frames', 'run_arm',
-           'arm_recognition', 'domains_apart', 'take_measures', 'reproduce', 'train_model', 'score_folder']
+           'gallery_rows', 'arm_recognition', 'domains_apart', 'take_measures', 'reproduce', 'train_model',
+           'score_folder']
 
 # %% ../nbs/80_reproduce.ipynb #e8bd4961
 PRESETS = dict(
@@ -220,15 +221,16 @@ def fit_fda(
 
 # %% ../nbs/80_reproduce.ipynb #6578d333
 def transfer_frames(
-    train:str, # name of the training set
+    fda, # from fit_fda
     frames:pd.DataFrame, # samples table with frame_path and face_path, of all datasets
     out:Path, # run folder
     settings:dict, # from run_settings
     progress:bool=True, # show bars
-) -> pd.DataFrame: # the probe rows with new frame_path; faces as they were
+) -> pd.DataFrame: # probes with new frame_path; faces, and enrolment photos, as they were
     "The frames of all datasets with the look of the training set's target."
-    probes = frames[frames['role'] == 'probe'].reset_index(drop=True)
-    return fit_fda(train, frames, out, settings, progress).transform(probes, out/'cache'/'fda', bs=32, max_bad=settings['max_bad'], progress=progress)
+    probe = frames['role'] == 'probe'
+    moved = fda.transform(frames[probe].reset_index(drop=True), out/'cache'/'fda', bs=32, max_bad=settings['max_bad'], progress=progress)
+    return pd.concat([moved, frames[~probe]], ignore_index=True)
 
 # %% ../nbs/80_reproduce.ipynb #38aeb759
 def run_arm(
@@ -243,8 +245,9 @@ def run_arm(
     from gfa_fastai.model import load_model
     path, model = out/'scores'/f'{arm["name"]}.csv', out/'arms'/arm['name']/'model.safetensors'
     if path.exists(): return load_scores(path)
-    shown, adapter = bar is not None and not bar.disable, None
-    if arm['fda']: frames, adapter = transfer_frames(arm['train'], frames, out, settings, shown), fit_fda(arm['train'], frames, out, settings, shown)
+    shown = bar is not None and not bar.disable
+    adapter = fit_fda(arm['train'], frames, out, settings, shown) if arm['fda'] else None
+    if adapter: frames = transfer_frames(adapter, frames, out, settings, shown)
     if not model.exists(): train_arm(arm, frames, model.parent, settings, bar, adapter)
     save_scores(score_samples(load_model(model)[0].to(default_device()), frames[frames['split'] != 'train'], progress=False), path)
     return load_scores(path)
@@ -256,19 +259,26 @@ def _kept(path, make):
     return pd.read_csv(path, dtype=dict(dataset=str, probes=str, train=str, test=str))
 
 # %% ../nbs/80_reproduce.ipynb #ae8a3ff7
+def gallery_rows(
+    frames:pd.DataFrame, # samples table
+) -> pd.DataFrame: # its test people, with enrolment photos; raises ValueError where there are none to be had
+    "Probes and gallery for measuring recognition."
+    from gfa_fastai.recognition import _check_gallery, pick_gallery
+    test = frames[frames['split'] == 'test'].reset_index(drop=True)
+    if 'gallery' not in set(test['role']): test = pick_gallery(test)
+    _check_gallery(test)
+    return test
+
 def arm_recognition(
     arm:dict, # from list_arms
-    frames:pd.DataFrame, # samples table with face_path
+    rows:pd.DataFrame, # from gallery_rows, with face_path
     out:Path, # run folder
-) -> pd.DataFrame: # as gallery_probe, for the test people of every dataset; raises ValueError where there is no gallery to be had
+) -> pd.DataFrame: # as gallery_probe, for the test people of every dataset
     "How well the recognition head of an arm knows test people."
     from gfa_fastai.learner import default_device
     from gfa_fastai.model import load_model
-    from gfa_fastai.recognition import gallery_probe, pick_gallery
-    def measure():
-        test = frames[frames['split'] == 'test'].reset_index(drop=True)
-        if 'gallery' not in set(test['role']): test = pick_gallery(test)
-        return gallery_probe(load_model(out/'arms'/arm['name']/'model.safetensors')[0].to(default_device()), test).reset_index()
+    from gfa_fastai.recognition import gallery_probe
+    def measure(): return gallery_probe(load_model(out/'arms'/arm['name']/'model.safetensors')[0].to(default_device()), rows).reset_index()
     return _kept(out/'measures'/f'recognition-{arm["name"]}.csv', measure)
 
 # %% ../nbs/80_reproduce.ipynb #18cada4b
@@ -285,7 +295,8 @@ def domains_apart(
     plain = next(a for a in arms if (a['train'], a['tpc'], a['fda'], a['seed']) == (train, False, False, 0))
     def test_rows(df): return df[(df['split'] == 'test') & (df['role'] == 'probe')].drop_duplicates('frame_path')
     kinds = {'as they are': lambda: test_rows(frames)}
-    if any(a['fda'] and a['train'] == train for a in arms): kinds['after FDA'] = lambda: test_rows(transfer_frames(train, frames, out, settings, progress=False))
+    if any(a['fda'] and a['train'] == train for a in arms):
+        kinds['after FDA'] = functools.cache(lambda: test_rows(transfer_frames(fit_fda(train, frames, out, settings, False), frames, out, settings, False)))
     def measure(rows, test):
         a, b = (rows[rows['dataset'] == d] for d in (train, test))
         n = min(len(a), len(b), 2000)                # as many of the one as of the other, or the floors do not hold
@@ -306,9 +317,9 @@ def take_measures(
     "Recognition of all arms and divergence of all pairs of domains; what the run folder has already is not measured again."
     from tqdm import tqdm
     measured, apart, missing = {}, {}, {}
-    for a in tqdm(arms, desc='recognition', disable=not progress):
-        try: measured[a['name']] = arm_recognition(a, frames, out)
-        except ValueError as e: measured[a['name']] = pd.DataFrame(); missing['recognition'] = str(e)
+    try: rows = gallery_rows(frames)
+    except ValueError as e: missing['recognition'] = str(e)
+    else: measured = {a['name']: arm_recognition(a, rows, out) for a in tqdm(arms, desc='recognition', disable=not progress)}
     if frames['dataset'].nunique() < 2: missing['divergence'] = 'there is one dataset'
     for train in tqdm(list(dict.fromkeys(a['train'] for a in arms)), desc='divergence', disable=not progress): apart |= domains_apart(train, arms, frames, out, settings)
     return measured, apart, missing

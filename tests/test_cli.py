@@ -66,6 +66,12 @@ def test_main_job(whole):
     assert sorted(p.stem for p in (out/'figures').iterdir()) == ['det', 'divergence', 'fda', 'roc', 'scores', 'terms']
     assert not list(out.rglob('*.part')) and not list(out.rglob('checkpoint*'))
 
+def test_run_folder_without_out(folder, tmp_path, monkeypatch, capsys):
+    "The README's own command: no --out. With data, the folder bears its name."
+    monkeypatch.chdir(tmp_path)
+    assert run(capsys, 'gfa_reproduce', *PLAIN)[0] == 0 and (tmp_path/'runs'/'tiny'/'report.html').exists()
+    assert run(capsys, 'gfa_reproduce', *PLAIN, '--data', folder)[0] == 0 and (tmp_path/'runs'/f'tiny-{folder.name}'/'report.html').exists()
+
 def test_results_are_those_of_the_scores(whole):
     from gfa_fastai.evaluation import evaluate_scores, load_scores
     out, _ = whole
