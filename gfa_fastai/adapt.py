@@ -14,14 +14,14 @@ from torch import nn, Tensor
 from tqdm import tqdm
 from .adapter import CODECS, Adapter, load_adapter, run_files, _as_array, _as_tensor, _file_sha, _image_list, _outcome
 from .fda import FDA, LossNetwork, choose_target, content_loss, _Draws, _full, _no_autocast, _padded
-from .frames import video_frames
+from .frames import choose_frames, video_frames
 from .samples import writable_folder
+from .trees import IMAGES, VIDEOS
 
 # %% auto #0
-__all__ = ['SIMPLE', 'FITTED', 'IMAGE_NAMES', 'VIDEO_NAMES', 'Identity', 'Recompress', 'ColourMatch', 'fourier_swap',
-           'FourierSwap', 'adain', 'AdaIN', 'slice_grid', 'GridNet', 'LightFDA', 'spatial_means', 'domain_gap',
-           'texture_energy', 'no_painted_texture', 'equal_divergence', 'drift', 'make_adapter', 'find_media',
-           'clip_frames', 'transfer_media']
+__all__ = ['SIMPLE', 'FITTED', 'Identity', 'Recompress', 'ColourMatch', 'fourier_swap', 'FourierSwap', 'adain', 'AdaIN',
+           'slice_grid', 'GridNet', 'LightFDA', 'spatial_means', 'domain_gap', 'texture_energy', 'no_painted_texture',
+           'equal_divergence', 'drift', 'make_adapter', 'find_media', 'clip_frames', 'save_video', 'transfer_media']
 
 # %% ../nbs/42_adapt.ipynb #22b86ecf
 class Identity(Adapter):
@@ -363,8 +363,6 @@ def make_adapter(
     return made
 
 # %% ../nbs/42_adapt.ipynb #73e85199
-IMAGE_NAMES, VIDEO_NAMES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp'), ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v')
-
 def find_media(
     paths, # images, videos and folders
     out, # what lies in there is left out
@@ -375,47 +373,60 @@ def find_media(
         if not p.exists(): skipped.append((str(p), 'the file does not exist')); continue
         for f in sorted(o for o in p.rglob('*') if o.is_file()) if p.is_dir() else [p]:
             if out in f.resolve().parents or any(o.startswith('.') for o in f.relative_to(p).parts): continue
-            kind = images if f.suffix.lower() in IMAGE_NAMES else videos if f.suffix.lower() in VIDEO_NAMES else None
+            kind = images if f.suffix.lower() in IMAGES else videos if f.suffix.lower() in VIDEOS else None
             if kind is not None: kind.append((f, f.relative_to(p) if p.is_dir() else Path(f.name)))
-            elif not p.is_dir(): skipped.append((str(p), f'neither an image ({", ".join(IMAGE_NAMES)}) nor a video ({", ".join(VIDEO_NAMES)}) by its name'))
+            elif not p.is_dir(): skipped.append((str(p), f'neither an image ({", ".join(sorted(IMAGES))}) nor a video ({", ".join(sorted(VIDEOS))}) by its name'))
     return images, videos, skipped
 
 # %% ../nbs/42_adapt.ipynb #00a90a49
 def clip_frames(
     path, # video file
-    most:int|None=None, # so many, evenly taken; None: all
+    most:int|None=None, # so many, evenly spread (the first ones, where the file does not say how many it has); None: all
 ): # yields (H, W, 3) uint8; raises ValueError
     "The frames of a video."
     about, wanted = {}, None
     if most:
         for _ in video_frames(path, (), about=about): pass  # the header alone
-        if n := about['promised']: wanted = sorted(set(np.linspace(0, n-1, min(most, n)).round().astype(int).tolist()))
+        wanted = choose_frames(about['promised'], spread=most) if about['promised'] else list(range(most))
     yield from (frame for _,frame in video_frames(path, wanted))
 
+
+# %% ../nbs/42_adapt.ipynb #336e59f2
+def save_video(
+    path, # of the .mp4 to write
+    frames, # iterable of (H, W, 3) uint8 RGB of one size
+    fps:float=25., # frames a second
+) -> int: # frames written; raises OSError, ValueError
+    "A video file from frames, written under another name first."
+    path = Path(path)
+    if path.suffix.lower() != '.mp4': raise ValueError(f'{path}: videos are written as .mp4')
+    writable_folder(path.parent)
+    part, writer, n = path.with_name(f'.{path.stem}.{os.getpid()}.part.mp4'), None, 0
+    try:
+        for frame in frames:
+            if writer is None: writer = cv2.VideoWriter(str(part), cv2.VideoWriter_fourcc(*'mp4v'), fps, frame.shape[1::-1])
+            if not writer.isOpened(): raise OSError(f'cannot write the video {path}: OpenCV has no encoder for it here, or the disk is full')
+            writer.write(np.ascontiguousarray(frame[..., ::-1])); n += 1
+        if writer is None: raise ValueError(f'{path}: no frames to write')
+        writer.release(); part.replace(path)
+    finally:
+        if writer is not None: writer.release()
+        part.unlink(missing_ok=True)
+    return n
 
 # %% ../nbs/42_adapt.ipynb #139814a5
 def _transfer_video(adapter, source, result, key, bs, bar):
     "One video, to a temporary name first; raises ValueError, OSError."
-    note, part = result.with_name(result.name+'.json'), result.with_name(f'.{result.stem}.{os.getpid()}.part.mp4')
+    note = result.with_name(result.name+'.json')
     if result.exists() and note.exists() and _outcome(json.loads, note.read_text(encoding='utf-8')) == dict(key=key, size=result.stat().st_size): return
     video = cv2.VideoCapture(str(source)); fps = video.get(cv2.CAP_PROP_FPS) or 25.; video.release()
-    writable_folder(result.parent)
-    writer, batch = None, []
-    def flush():
-        for y in adapter.run(batch): writer.write(cv2.cvtColor(y, cv2.COLOR_RGB2BGR))
-        batch.clear()
-    try:
+    def transferred(batch=()):
         for frame in clip_frames(source):
-            if writer is None:
-                writer = cv2.VideoWriter(str(part), cv2.VideoWriter_fourcc(*'mp4v'), fps, frame.shape[1::-1])
-                if not writer.isOpened(): raise OSError(f'cannot write the video {result}: OpenCV has no encoder for it here, or the disk is full')
-            batch.append(frame); bar.set_postfix(video=source.name, refresh=False)
-            if len(batch) == bs: flush()
-        flush(); writer.release(); part.replace(result)
-        note.write_text(json.dumps(dict(key=key, size=result.stat().st_size)), encoding='utf-8')
-    finally:
-        if writer is not None: writer.release()
-        part.unlink(missing_ok=True)
+            batch = [*batch, frame]; bar.set_postfix(video=source.name, refresh=False)
+            if len(batch) == bs: yield from adapter.run(batch); batch = ()
+        if batch: yield from adapter.run(list(batch))
+    save_video(result, transferred(), fps)
+    note.write_text(json.dumps(dict(key=key, size=result.stat().st_size)), encoding='utf-8')
 
 # %% ../nbs/42_adapt.ipynb #3d51464a
 def transfer_media(

@@ -12,16 +12,16 @@ import cv2, numpy as np, torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from PIL import Image, ImageDraw, ImageFont
-from .frames import choose_frames, crop_face, video_frames, _open_yunet, _resize
+from .adapt import clip_frames
+from .frames import crop_face, video_frames, _open_yunet, _resize
 from .gallery import Gallery, check_name, model_hash
 from .model import CLASSES, load_model, load_model_adapter, model_header, run_head
 from .quality import Gates, as_photo, check_faces, find_faces
-from .samples import writable_folder
 from .trees import VIDEOS
 
 # %% auto #0
 __all__ = ['CODES', 'RISKS', 'both_answers', 'dev_thresholds', 'AuthResult', 'FaceAuthenticator', 'small_model', 'measure_shift',
-           'Look', 'annotate', 'camera_frames', 'save_video', 'model_card']
+           'Look', 'annotate', 'camera_frames', 'model_card']
 
 # %% ../nbs/70_authenticate.ipynb #f1dcab72
 @torch.inference_mode()
@@ -229,11 +229,7 @@ def _is_video(x): return isinstance(x, (str, os.PathLike)) and Path(x).suffix.lo
 # %% ../nbs/70_authenticate.ipynb #45f48a36
 def _take_frames(path, n):
     "`n` frames of a video, evenly spread; ValueError names the file."
-    about = {}
-    try:
-        for _ in video_frames(path, (), about=about): pass
-        wanted = choose_frames(about['promised'] or 10**6, spread=n) if about['promised'] else list(range(n))
-        found = [im for _,im in video_frames(path, wanted)]
+    try: found = list(clip_frames(path, n))
     except ValueError as e: raise ValueError(f'{path}: {e}') from None
     if not found: raise ValueError(f'{path}: no frame of it can be decoded; copy it again, or convert it')
     return found
@@ -391,29 +387,6 @@ def watch(self:FaceAuthenticator,
             if i % every == 0: yield i, frame, self.decide(self.look([frame])[0], **kwargs)
     except ValueError as e:
         raise ValueError(f'{source}: {e}' if isinstance(source, (str, os.PathLike)) and str(source) not in str(e) else str(e)) from None
-
-# %% ../nbs/70_authenticate.ipynb #7e3dde98
-def save_video(
-    path, # of the .mp4 to write
-    frames, # iterable of (H, W, 3) uint8 RGB of one size
-    fps:float=25., # frames a second
-) -> int: # frames written; raises OSError, ValueError
-    "A video file from frames, written under another name first."
-    path = Path(path)
-    if path.suffix.lower() != '.mp4': raise ValueError(f'{path}: videos are written as .mp4')
-    writable_folder(path.parent)
-    part, writer, n = path.with_name(f'.{path.stem}.{os.getpid()}.part.mp4'), None, 0
-    try:
-        for frame in frames:
-            if writer is None: writer = cv2.VideoWriter(str(part), cv2.VideoWriter_fourcc(*'mp4v'), fps, frame.shape[1::-1])
-            if not writer.isOpened(): raise OSError(f'cannot write the video {path}: OpenCV has no encoder for it here, or the disk is full')
-            writer.write(np.ascontiguousarray(frame[..., ::-1])); n += 1
-        if writer is None: raise ValueError(f'{path}: no frames to write')
-        writer.release(); part.replace(path)
-    finally:
-        if writer is not None: writer.release()
-        part.unlink(missing_ok=True)
-    return n
 
 # %% ../nbs/70_authenticate.ipynb #ced126d8
 RISKS = """- **Not a certified PAD.** Nothing here was tested by a laboratory (ISO/IEC 30107-3). Do not let it alone guard anything of value.

@@ -336,14 +336,16 @@ def _save_picture(image, path):
 # %% ../nbs/90_cli.ipynb #d0000004
 def _annotated(a, auth, path, every=1, **kwargs):
     "Write a video with the answers on it."
-    from gfa_fastai.authenticate import annotate, save_video
+    from gfa_fastai.adapt import save_video
+    from gfa_fastai.authenticate import annotate
     save_video(Path(a.out)/f'{Path(path).stem}.mp4', (annotate(f, r) for _,f,r in auth.watch(path, every, **kwargs)))
 
 # %% ../nbs/90_cli.ipynb #be5f6071
 def _auth_stream(a, auth) -> int:
     "video and webcam: 0 if the video as a whole, or anybody before the camera, is accepted."
     import time
-    from gfa_fastai.authenticate import annotate, save_video
+    from gfa_fastai.adapt import save_video
+    from gfa_fastai.authenticate import annotate
     source, start, accepted = a.source if a.job == 'video' else a.camera, time.monotonic(), [False]
     def answers():
         for i,frame,r in auth.watch(source, a.every, name=a.name, live_only=a.live_only):

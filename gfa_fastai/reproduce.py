@@ -4,7 +4,7 @@
 
 # %% ../nbs/80_reproduce.ipynb #08214eea
 from __future__ import annotations
-import functools, hashlib, inspect, json, math, os, tempfile, time
+import functools, hashlib, inspect, json, math, os, time
 from pathlib import Path
 import numpy as np, pandas as pd
 import gfa_fastai

@@ -10,7 +10,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from gfa_fastai import authenticate as module, cli
-from gfa_fastai.authenticate import CODES, AuthResult, FaceAuthenticator, annotate, both_answers, dev_thresholds, model_card, save_video, small_model
+from gfa_fastai.adapt import save_video
+from gfa_fastai.authenticate import CODES, AuthResult, FaceAuthenticator, annotate, both_answers, dev_thresholds, model_card, small_model
 from gfa_fastai.gallery import Gallery, check_name, model_hash
 from gfa_fastai.model import GFACNN, load_model, save_model
 from gfa_fastai.quality import MAX_PIXELS, Gates, as_photo, check_faces, face_quality, find_faces
