@@ -36,7 +36,7 @@ def test_sidebar_tells_the_story():
     "The opening page first, then the chapters by number; the last of them are the commands."
     found = sidebar()
     assert found[:2] == ['index.ipynb', 'guides/presentation_attacks.ipynb']
-    chapters = [o for o in found if re.match(r'\d\d_', o)]
+    chapters = [o for o in found if re.match(r'[1-9]\d_', o)]   # 05, how pages are made, is an appendix
     assert chapters == sorted(chapters)
 
 def test_quarto_reads_the_sidebar():
@@ -166,3 +166,19 @@ def test_prose_between_code(path):
         if not plain or 'google.colab' in src(cell): continue
         run += 1
         assert run < 5, f'cells {i-run+1} to {i} are code alone: a sentence between them'
+
+# --- files that pages read
+
+@each(NOTEBOOKS)
+def test_results_are_read_on_colab_too(path):
+    "There the notebook is alone: what is committed beside a page is read through results_file, and the package carries it."
+    for s in code_of(path):
+        if re.search(r'^#\|\s*slow', s, flags=re.M): continue
+        for name in re.findall(r"""(?:read_csv|open)\(\s*['"]([^'"{}]+)['"]""", s):
+            assert not (path.parent/name).exists(), f'{name}: read results_file({Path(name).name!r}) instead'
+
+def test_the_package_carries_what_pages_read():
+    beside = {p.name: p for p in NBS.rglob('*') if p.suffix in ('.csv', '.json', '.bib') and not any(o[0] in '_.' for o in p.relative_to(NBS).parts)}
+    carried = {p.name: p for p in (ROOT/CFG['lib_path']/'results').iterdir()}
+    assert set(beside) == set(carried), 'gfa_fastai/results holds a link to each table beside a page: ln -s ../../nbs/NAME gfa_fastai/results/'
+    for name, p in carried.items(): assert p.read_bytes() == beside[name].read_bytes(), f'{name} is another file in gfa_fastai/results'
