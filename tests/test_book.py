@@ -182,3 +182,30 @@ def test_the_package_carries_what_pages_read():
     carried = {p.name: p for p in (ROOT/CFG['lib_path']/'results').iterdir()}
     assert set(beside) == set(carried), 'gfa_fastai/results holds a link to each table beside a page: ln -s ../../nbs/NAME gfa_fastai/results/'
     for name, p in carried.items(): assert p.read_bytes() == beside[name].read_bytes(), f'{name} is another file in gfa_fastai/results'
+
+# --- what CONTRIBUTING promises
+
+def test_ten_lines_of_contributing_run(tmp_path):
+    "The reader and the baseline of CONTRIBUTING.md, as they stand there."
+    import numpy as np
+    from PIL import Image
+    from gfa_fastai.baselines import BASELINES
+    from gfa_fastai.datasets import READERS
+    dataset, baseline = re.findall(r'^```python\n(.*?)^```', (ROOT/'CONTRIBUTING.md').read_text(encoding='utf-8'), flags=re.M|re.S)
+    said = {}
+    try:
+        exec(dataset, said); exec(baseline, said)
+        for o in 'train/real/ann_1', 'train/fake/ann_2', 'dev/real/ben_1', 'test/real/carl_1', 'test/fake/carl_2':
+            (p := tmp_path/f'{o}.mp4').parent.mkdir(parents=True, exist_ok=True); p.touch()
+        df = READERS['mine'](tmp_path)
+        assert df.groupby('split').subject.unique().str[0].to_dict() == dict(dev='ben', test='carl', train='ann')
+        assert (df.label == 'live').sum() == 3
+        rng = np.random.default_rng(0)
+        for i, label in enumerate(df.label):
+            x = rng.integers(0, 100, (32, 32, 3)) + 100*(label == 'live')
+            Image.fromarray(x.astype(np.uint8)).save(tmp_path/f'{i}.png')
+        frames = df.assign(frame_path=[str(tmp_path/f'{i}.png') for i in range(len(df))]).assign(face_path=lambda d: d.frame_path)
+        model = said['make_baseline']('Mean colour', progress=False, workers=1).fit(frames)
+        scores = model.score(frames)
+        assert scores.score[scores.label == 'live'].min() > scores.score[scores.label == 'attack'].max()
+    finally: READERS.pop('mine', None); BASELINES.pop('Mean colour', None)
