@@ -25,9 +25,9 @@ from .samples import writable_folder
 from .vgg import IMAGENET_MEAN, IMAGENET_STD, VGG16_BLOCKS, init_conv, load_trunk, read_weights, vgg16_trunk, _conv_layers, _layer_names
 
 # %% auto #0
-__all__ = ['VGG19_BLOCKS', 'LOSS_ARCHS', 'NORMS', 'GAIN', 'FDA_PRESETS', 'PRECISIONS', 'ROUND', 'LossNetwork', 'content_loss',
-           'gram_matrix', 'domain_loss', 'TransformNet', 'tv_loss', 'FDALoss', 'ShowTransfer', 'fda_learner',
-           'choose_target', 'FDA', 'mean_grams', 'gram_gap']
+__all__ = ['VGG19_BLOCKS', 'LOSS_ARCHS', 'NORMS', 'GAIN', 'FDA_PRESETS', 'ROUND', 'LossNetwork', 'content_loss', 'gram_matrix',
+           'domain_loss', 'TransformNet', 'tv_loss', 'FDALoss', 'ShowTransfer', 'fda_learner', 'choose_target', 'FDA',
+           'mean_grams', 'gram_gap']
 
 # %% ../nbs/41_fda.ipynb #9232b681
 VGG19_BLOCKS = ((64,)*2, (128,)*2, (256,)*4, (512,)*4, (512,)*4)
@@ -375,13 +375,13 @@ class ShowTransfer(Callback):
         if self.training: self.n += 1
         if self.training and self.n % self.every == 0: self._take(self.n)
 
-PRECISIONS = dict(fp32=None, bf16=torch.bfloat16, fp16=torch.float16)
+_PRECISIONS = dict(fp32=None, bf16=torch.bfloat16, fp16=torch.float16)
 
 def _cast(precision, device):
     "Autocast of a precision on a device; raises ValueError."
-    if precision not in PRECISIONS: raise ValueError(f'precision {precision!r} is not known, choose fp32, bf16 or fp16')
+    if precision not in _PRECISIONS: raise ValueError(f'precision {precision!r} is not known, choose fp32, bf16 or fp16')
     if precision == 'fp16' and device.type != 'cuda': raise ValueError('precision fp16 needs a GPU of NVIDIA: use bf16 or fp32')
-    return torch.autocast(device.type, PRECISIONS[precision], enabled=precision != 'fp32')
+    return torch.autocast(device.type, _PRECISIONS[precision], enabled=precision != 'fp32')
 
 class _BF16(Callback):
     "bfloat16 autocast around model and loss, on any device; needs no gradient scaler."
@@ -448,7 +448,7 @@ class FDA(Adapter):
         super().__init__()
         if preset not in FDA_PRESETS: raise ValueError(f'FDA: preset {preset!r} is not known, choose one of {", ".join(FDA_PRESETS)}')
         if scale not in ('trained', 'own'): raise ValueError(f"FDA: scale {scale!r} is not known, choose 'trained' or 'own'")
-        if precision not in PRECISIONS: raise ValueError(f'FDA: precision {precision!r} is not known, choose fp32, bf16 or fp16')
+        if precision not in _PRECISIONS: raise ValueError(f'FDA: precision {precision!r} is not known, choose fp32, bf16 or fp16')
         if size < 16: raise ValueError(f'FDA: size is {size}: crops need 16 pixels or more')
         self.preset, self.size, self.seed, self.scale, self.precision, self.info = preset, int(size), int(seed), scale, precision, dict(info or {})
         self.width, self.weights = float(width), tuple(map(float, weights or FDA_PRESETS[preset]['weights']))
