@@ -1,25 +1,15 @@
-"""What error rates cost: the EER of many scores against scikit-learn's ROC curve, and a whole report: python benchmarks/evaluation.py
-
-Times depend on the machine and on who else is using it; both of a pair are run in turn, and the ratio is that of the medians."""
-import argparse
-import platform
+"""Rows `eer` and `report`: what error rates cost, the EER of many scores and a whole report."""
 import tempfile
 import time
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_curve
 
+from benchmarks.measure import against, line, turns
 from gfa_fastai.evaluation import compare_thresholds, evaluate_scores, load_scores, page_html, report_figure, report_markdown, save_scores
 from gfa_fastai.metrics import auc, eer
-
-def clock(f, *args):
-    "Seconds that a call takes, and what it returns."
-    start = time.perf_counter()
-    out = f(*args)
-    return time.perf_counter()-start, out
 
 def table(subjects, videos, frames, seed=0):
     "Scores with people, videos and frames of their own luck: a third of the people in dev, a third of the videos live, four species."
@@ -38,24 +28,22 @@ def whole_report(folder):
     compare_thresholds(scores)
     return page
 
-if __name__ == '__main__':
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--scores', type=int, default=10**6, help='scores of each class for the EER')
-    p.add_argument('--repeats', type=int, default=5, help='runs of each')
-    p.add_argument('--subjects', type=int, default=500)
-    p.add_argument('--videos', type=int, default=20, help='of each subject')
-    p.add_argument('--frames', type=int, default=10, help='of each video')
-    a = p.parse_args()
-    print(f'{platform.platform()}, numpy {np.__version__}, pandas {pd.__version__}')
-    rng = np.random.default_rng(0)
-    attack, live = rng.normal(0, 1, a.scores), rng.normal(1.5, 1, a.scores)
-    y, s = np.r_[np.zeros(a.scores), np.ones(a.scores)], np.r_[attack, live]
-    times = [(clock(eer, attack, live)[0], clock(roc_curve, y, s)[0], clock(auc, attack, live)[0]) for _ in range(a.repeats)]
-    ours, theirs, area = (median(t) for t in zip(*times))
-    print(f'{a.scores:,} + {a.scores:,} scores: EER {ours:.3f} s, roc_curve {theirs:.3f} s, ratio {ours/theirs:.2f}; AUC {area:.3f} s')
+def rows(a):
+    "The row of the report; goal: 1/0.37 of the time of roc_curve, which is bob's ratio."
+    n, rng = 10**5 if a.quick else 10**6, np.random.default_rng(0)
+    attack, live = rng.normal(0, 1, n), rng.normal(1.5, 1, n)
+    y, s = np.r_[np.zeros(n), np.ones(n)], np.r_[attack, live]
+    forms, goals = {'roc_curve of scikit-learn': lambda: roc_curve(y, s), 'eer': lambda: eer(attack, live)}, {'roc_curve of scikit-learn': 1/.37}
+    try: from bob.measure import eer as theirs
+    except ImportError: note = 'bob.measure is not installed'
+    else: forms['eer of bob.measure'], goals['eer of bob.measure'], note = lambda: theirs(attack, live), 1, ''
+    seen = turns(forms | {'auc': lambda: auc(attack, live)}, a.rounds)
+    return against('eer', f'{n:,} + {n:,} scores', seen, 'eer', goals, note=note)
+
+def report(a):
+    "The row of the report: everything that gfa_evaluate does, and its parts."
     with tempfile.TemporaryDirectory() as tmp:
-        df = table(a.subjects, a.videos, a.frames)
+        df = table(*(50, 4, 5) if a.quick else (500, 20, 10))
         save_scores(df, Path(tmp)/'scores.csv')
-        print(f'{len(df):,} frames, {a.subjects} subjects, 1,000 resamples:')
-        print(f'  evaluate_scores {clock(evaluate_scores, df)[0]:.2f} s; judged frame by frame {clock(lambda: evaluate_scores(df, how="frame"))[0]:.2f} s')
-        print(f'  from the file to the page, with every threshold {clock(whole_report, Path(tmp))[0]:.2f} s')
+        seen = turns({'evaluate_scores': lambda: evaluate_scores(df), 'frame by frame': lambda: evaluate_scores(df, how='frame'), 'from the file to the page': lambda: whole_report(Path(tmp))}, min(a.rounds, 2))
+    return [line('report', f'{len(df):,} frames', k, v) for k,v in seen.items()]

@@ -1,23 +1,20 @@
-"""What transferring images costs: python benchmarks/fda.py
+"""Rows `fda` and `fit`: what transferring images costs, and fitting a network that does it.
 
-Images per second at 256x256 and 720x480, one image at a time, of the transform network as the literature has it (written
-here with PyTorch's own layers: reflection padding, nearest neighbour and 3x3, InstanceNorm), of TransformNet in both of its
-forms, of FDA as it is applied by default (a frame larger than its training size is seen at that size, 256, and the
-difference enlarged), and of LightFDA. All in one run, on the same images, in turns. The first three rows are one function:
-their largest difference is printed, so their divergence to any target is equal. Whether that of the others is, depends on
-the fit: chapter 42 and Figure 7 measure it. Times depend on the machine, the threads and on who else is using it; compare within one table.
-With one thread on a CPU it is processor time, which others at work on the machine disturb less."""
-import argparse
-import platform
-import resource
-import time
-from statistics import median
-
+Images at 256x256 and 720x480, one at a time, through the transform network as the literature has it (written here with PyTorch's
+own layers: reflection padding, nearest neighbour and 3x3, InstanceNorm), in float32 and under bf16 autocast; through TransformNet
+in both precisions; through FDA as it is applied by default (a frame larger than its training size is seen at that size, 256, and
+the difference enlarged); and through LightFDA. The first, second and third rows in float32 are one function: the note says by how
+many grey levels of 255 each differs from the common network, at most and in the mean, and how far it is from a target in relative
+Grams of a network (random weights): equal divergence is equal to some thousandths. That of FDA as applied and of LightFDA hangs on the
+fit: chapter 42 and Figure 7 measure it."""
 import torch
 from torch import nn
 
+from benchmarks.measure import against, clock, line, turns
 from gfa_fastai.adapt import GridNet
-from gfa_fastai.fda import FDA, FDALoss, LossNetwork, TransformNet
+from gfa_fastai.fda import FDA, FDALoss, LossNetwork, TransformNet, domain_loss, gram_matrix
+
+JUDGED = ('relu1_2', 'relu2_2', 'relu3_3', 'relu4_3')
 
 class Block(nn.Module):
     "Two convolutions and a sum."
@@ -40,54 +37,84 @@ def same_weights(net, theirs):
     for a,b in zip(parts(net), parts(theirs), strict=True):
         b.weight.data.copy_(a.weight.data); b.bias.data.copy_(a.bias.data)
 
-def clock(forms, x, rounds, now):
-    "Median seconds of each form, in turns."
-    seen = {k: [] for k in forms}
-    with torch.inference_mode():
-        for r in range(rounds+1):
-            for k,f in forms.items():
-                t = now(); f(x)
-                if r: seen[k].append(now() - t)  # the first round warms up
-    return {k: median(v) for k,v in seen.items()}
-
-def fit_step(net, size, now, bs=4, steps=3):
-    "Seconds of a training step with the shipped small trunk as the loss network."
-    loss = FDALoss(LossNetwork(), torch.rand(1, 3, size, size), 'relu2_2', ('relu1_2', 'relu2_2', 'relu3_3', 'relu4_3'), 'relative')
-    opt, x, seen = torch.optim.Adam(net.parameters()), torch.rand(bs, 3, size, size), []
-    for _ in range(steps+1):
-        t = now()
-        opt.zero_grad(); loss(net(x), x).backward(); opt.step()
-        seen.append(now() - t)
-    return median(seen[1:])
-
-def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--threads', type=int, default=1, help='of torch')
-    p.add_argument('--rounds', type=int, default=5, help='of timing')
-    p.add_argument('--device', default='cpu', help='cpu or cuda')
-    p.add_argument('--fit', action='store_true', help='time a training step at 256x256, too')
-    a = p.parse_args()
-    if min(a.threads, a.rounds) < 1: p.error('threads and rounds start at 1')
-    torch.set_num_threads(a.threads)
-    fast, slow, theirs, light = TransformNet(out='linear').eval(), TransformNet(out='linear').eval().fast(False), common().eval(), GridNet()
+def networks(device):
+    "The forms that are compared: name -> function of a batch."
+    fast, theirs, light, applied = TransformNet(out='linear').eval(), common().eval(), GridNet(), FDA(size=256)
     same_weights(fast.layers, theirs)
     nn.init.normal_(light.last.weight, 0, .05)
-    applied = FDA(size=256)
-    applied.net, applied.info['steps'] = applied.net.to(a.device), 0
-    def other(x): return theirs((x - fast.mean)/fast.std)*fast.std + fast.mean
-    def wait(f): return (lambda x: (f(x), torch.cuda.synchronize())[0]) if a.device == 'cuda' else f
-    for m in (fast, slow, theirs, light): m.to(a.device)
-    forms = {'common PyTorch network': wait(other), 'TransformNet, as written': wait(slow), 'TransformNet': wait(fast), 'FDA, as it is applied': wait(applied.apply), 'LightFDA': wait(light)}
-    now = time.process_time if a.device == 'cpu' and a.threads == 1 else time.perf_counter
-    print(f'float32, {a.threads} thread(s), {a.device}, torch {torch.__version__}, {platform.machine()}; images per second of {"processor" if now is time.process_time else "wall-clock"} time, median of {a.rounds}')
-    print(f'{"":26}{"256x256":>10}{"times":>8}{"720x480":>10}{"times":>8}')
-    took = {s: clock(forms, torch.rand(1, 3, *s, device=a.device), a.rounds, now) for s in ((256, 256), (480, 720))}
-    for k in forms:
-        print(f'{k:26}' + ''.join(f'{1/t[k]:10.2f}{t["common PyTorch network"]/t[k]:8.2f}' for t in took.values()))
-    x = torch.rand(1, 3, 256, 256, device=a.device)
-    with torch.inference_mode(): print(f'largest difference of TransformNet and the common network, of 1: {(fast(x)-other(x)).abs().max().item():.1e}')
-    print(f'peak memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024:.0f} MB')
-    if a.fit:
-        print('a training step of 4 images at 256x256, small trunk: ' + ', '.join(f'{k} {fit_step(m, 256, now):.1f} s' for k,m in (('TransformNet', TransformNet()), ('LightFDA', GridNet()))))
+    for m in (fast, theirs, light): m.to(device)
+    applied.net, applied.info['steps'] = applied.net.to(device), 0
+    small = FDA(size=256, precision='bf16')
+    small.net, small.info['steps'] = applied.net, 0
+    def usual(x): return theirs((x - fast.mean)/fast.std)*fast.std + fast.mean
+    def half(f):
+        def go(x):
+            with torch.autocast(torch.device(device).type, torch.bfloat16): return f(x)
+        return go
+    return {'common network': usual, 'common network, bf16': half(usual), 'TransformNet': fast, 'TransformNet, bf16': half(fast),
+            'FDA as applied': applied.apply, 'FDA as applied, bf16': small.apply, 'LightFDA': light}
 
-if __name__ == '__main__': main()
+def difference(y, want, goal, phi):
+    "In grey levels, and how far both are from a target in relative Grams."
+    off, gaps = 255*(y.float() - want).abs(), []
+    for ims in (want, y.float()):
+        gaps.append(sum(domain_loss(f, goal[l], 'relative').item() for l,f in phi(ims, JUDGED).items()))
+    return f'off by {off.max().item():.2g} grey levels, {off.mean().item():.2g} in the mean; domain loss {gaps[1]:.4f}, common network {gaps[0]:.4f}'
+
+def smooth(h, w, device, seed=0):
+    "A picture with soft and hard edges."
+    x = torch.rand(1, 3, h//16, w//16, generator=torch.Generator().manual_seed(seed)).to(device)
+    soft = nn.functional.interpolate(x, (h, w), mode='bicubic').clamp(0, 1)
+    return torch.where(soft[:, :1] > .6, soft.flip(1), soft)
+
+@torch.inference_mode()
+def rows(a):
+    "The row of the report; goals: 1.5 times the common network, 10 times for the light one."
+    forms, lines = networks(a.device), []
+    phi = LossNetwork(None, seed=1).to(a.device)
+    goal = {l: gram_matrix(f) for l,f in phi(smooth(256, 256, a.device, 9), JUDGED).items()}
+    wait = torch.cuda.synchronize if a.device == 'cuda' else lambda: None
+    for h,w in ((96, 128),) if a.quick else ((256, 256), (480, 720)):
+        x = smooth(h, w, a.device)
+        seen = turns({k: (lambda f=f: f(x)) for k,f in forms.items()}, a.rounds, clock(a.device, a.threads), wait)
+        usual, half = 'common network', 'common network, bf16'
+        goals = {'TransformNet': {usual: 1.5}, 'TransformNet, bf16': {usual: 1.5, half: 1.5}, 'FDA as applied': {usual: None},
+                 'FDA as applied, bf16': {usual: None}, 'LightFDA': {usual: 10}}
+        lines += [line('fda', f'{w}x{h}', k, seen[k]) for k in (usual, half)]
+        for k,g in goals.items():
+            note = '' if 'FDA' in k else difference(forms[k](x), forms[usual](x), goal, phi)
+            lines += [line('fda', f'{w}x{h}', k, seen[k], anchor, seen[anchor], least, note) for anchor,least in g.items()]
+    return lines
+
+def fit(a, bs=4):
+    "The row of the report: a training step with the shipped small trunk as the loss network."
+    px, forms = 64 if a.quick else 256, {}
+    x = torch.rand(bs, 3, px, px, device=a.device)
+    for name,net in (('TransformNet', TransformNet()), ('LightFDA', GridNet())):
+        net.to(a.device)
+        loss, opt = FDALoss(LossNetwork(), x[:1].cpu(), 'relu2_2', JUDGED, 'relative').to(a.device), torch.optim.Adam(net.parameters())
+        def step(net=net, loss=loss, opt=opt, half=False):
+            opt.zero_grad()
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=half): l = loss(net(x), x)
+            l.backward(); opt.step()
+        forms[name], forms[f'{name}, bf16'] = step, lambda step=step: step(half=True)
+    wait = torch.cuda.synchronize if a.device == 'cuda' else lambda: None
+    seen = turns(forms, min(a.rounds, 3), clock(a.device, a.threads), wait)
+    return [line('fit', f'{bs} crops of {px}x{px}', k, s, None if k == 'TransformNet' else 'TransformNet', seen['TransformNet']) for k,s in seen.items()]
+
+@torch.inference_mode()
+def where(a, px=256, c=128):
+    """The row of the report: where the time of one image goes, and what bounds it: the rate of its main convolution, in billions of
+    multiply-adds a second, beside that of the matrix products that Winograd's form of it would need (2.25 times fewer multiplications)."""
+    from benchmarks.network import profile
+    forms, lines, x = networks(a.device), [], smooth(px, px, a.device)
+    for k in ('common network', 'TransformNet', 'TransformNet, bf16'):
+        forms[k](x)
+        lines += [line('where', f'profile of {k}', kind, [ms/1e3]) for kind,ms in profile(lambda: forms[k](x)).items()]
+    h = px//4
+    y, w, parts, kernels = torch.rand(1, c, h+2, h+2), torch.rand(c, c, 3, 3), torch.rand(16, h*h//4, c), torch.rand(16, c, c)
+    yh, wh = y.bfloat16(), w.bfloat16()
+    ways = {'3x3 convolution': lambda: nn.functional.conv2d(y, w), 'products of its Winograd form': lambda: torch.bmm(parts, kernels), '3x3 convolution, bf16': lambda: nn.functional.conv2d(yh, wh)}
+    work = {'3x3 convolution': 9*c*c*h*h, 'products of its Winograd form': 4*c*c*h*h, '3x3 convolution, bf16': 9*c*c*h*h}
+    seen = turns(ways, 3*a.rounds, clock('cpu', a.threads))
+    return lines + [line('where', f'{c} channels, {h}x{h}', k, s, None if k == '3x3 convolution' else '3x3 convolution', seen['3x3 convolution'], note=f'{work[k]/sorted(s)[len(s)//2]/1e9:.0f} billion multiply-adds/s') for k,s in seen.items()]

@@ -1,14 +1,10 @@
-"""How fast extract_frames goes through a folder of videos, on one thread and on more, and what memory it takes: python benchmarks/frames.py
+"""Row `frames`: how fast extract_frames goes through a folder of videos, on one thread and on more, and what memory it takes.
 
-A hundred videos are generated: a drawn face that moves, over a textured background. Each number of threads gets a process
-and a cache of its own, and the videos in three portions, a tenth, a third and the rest: the peak of memory after each says
-whether it grows with their number. `per core` is frames per second of processor time, which does not mind who else uses the
-machine; `frames/s` is by the clock and does. The line above the table is OpenCV alone, one thread that decodes every frame."""
-import argparse
+The videos are generated: a drawn face that moves, over a textured background. Each number of threads gets a process and a cache of
+its own, and the videos in three portions, a tenth, a third and the rest: the peak of memory after each says whether it grows with
+their number. The anchor is OpenCV alone, one thread that decodes every frame. By the time of day, which minds who else is at work."""
 import json
 import os
-import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -19,8 +15,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from gfa_fastai.frames import extract_frames, frames_summary, video_frames
-
+from benchmarks.measure import line
 
 def picture(texture, n, i):
     "Frame `i` of video `n`: a face drawn from ellipses, on a piece of the texture."
@@ -46,48 +41,39 @@ def generate(folder, videos, frames, size, ext):
         rows.append(dict(dataset='bench', split='train', subject=f's{n}', label='live' if n % 2 else 'attack', video=f'v{n}', path=str(path)))
     return pd.DataFrame(rows)
 
+CHILD = """
+import json, resource, sys, time, cv2, pandas as pd
+from gfa_fastai.frames import extract_frames, video_frames
+table, cache, workers, every = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(2**20 if sys.platform == 'darwin' else 2**10)
+cv2.setNumThreads(1)
+t = pd.read_csv(table)
+start, n = time.process_time(), sum(1 for p in t.path[:10] for _ in video_frames(p))
+decode = (time.process_time()-start)/n
+cuts, base, start, cpu, n, peaks = [0, len(t)//10, len(t)//3, len(t)], peak(), time.perf_counter(), time.process_time(), 0, []
+for a,b in zip(cuts, cuts[1:]):
+    n += len(extract_frames(t.iloc[a:b], cache, workers=workers, every=every, progress=False)); peaks.append(round(peak()-base))
+took, used = time.perf_counter()-start, time.process_time()-cpu
+start = time.perf_counter(); extract_frames(t, cache, workers=workers, every=every, progress=False)
+print(json.dumps(dict(frames=n, took=took, used=used, peaks=peaks, again=time.perf_counter()-start, decode=decode)))
+"""
 
-def child(table, cache, workers, every):
-    "The run of one process: time, processor time, peaks of memory."
-    cv2.setNumThreads(1)
-    t = pd.read_csv(table)
-    cuts = [0, len(t)//10, len(t)//3, len(t)]
-    base, start, cpu, n, peaks = peak(), time.perf_counter(), time.process_time(), 0, []
-    for a,b in zip(cuts, cuts[1:]):
-        f = extract_frames(t.iloc[a:b], cache, workers=workers, every=every, progress=workers > 1)
-        n += len(f); peaks.append(peak()-base)
-    took, used = time.perf_counter()-start, time.process_time()-cpu
-    start = time.perf_counter(); again = extract_frames(t, cache, workers=workers, every=every, progress=False)
-    print(json.dumps(dict(frames=n, took=took, used=used, peaks=peaks, again=time.perf_counter()-start, summary=frames_summary(again))))
-
-def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--videos', type=int, default=100, help='default: %(default)s')
-    p.add_argument('--frames', type=int, default=60, help='of each video (default: %(default)s)')
-    p.add_argument('--size', default='640x480', help='width x height in pixels (default: %(default)s)')
-    p.add_argument('--ext', choices=['avi', 'mov', 'mp4'], default='mp4', help='default: %(default)s')
-    p.add_argument('--every', type=int, default=1, help='take every n-th frame (default: %(default)s)')
-    p.add_argument('--workers', type=int, nargs='+', default=None, help='threads (default: 1, 2, 4, ... up to the cores)')
-    p.add_argument('--child', nargs=3, help=argparse.SUPPRESS)
-    a = p.parse_args()
-    if a.child: return child(a.child[0], a.child[1], int(a.child[2]), a.every)
-    cores = os.cpu_count()
-    workers = a.workers or sorted({min(2**k, cores) for k in range(8)})
+def rows(a, every=(1, 5)):
+    "The row of the report: milliseconds for a frame of the videos."
+    videos, frames, size = (10, 10, (160, 120)) if a.quick else (60, 40, (640, 480))
+    cores, lines = os.cpu_count(), []
+    workers = sorted({min(2**k, cores) for k in range(8)})
     with tempfile.TemporaryDirectory() as tmp:
         tmp = Path(tmp); (tmp/'videos').mkdir()
-        t = generate(tmp/'videos', a.videos, a.frames, tuple(map(int, a.size.split('x'))), a.ext)
-        t.to_csv(tmp/'t.csv', index=False)
-        start = time.process_time(); n = sum(1 for path in t.path[:10] for _ in video_frames(path)); used = time.process_time()-start
-        print(f'{a.videos} videos of {a.frames} frames, {a.size}, .{a.ext}; OpenCV {cv2.__version__}, {cores} cores, {platform.machine()}')
-        print(f'decoding alone: {n/used:.0f} frames/s of processor time')
-        rows = []
-        for w in workers:
-            done = subprocess.run([sys.executable, __file__, '--every', str(a.every), '--child', str(tmp/'t.csv'), str(tmp/f'cache{w}'), str(w)], stdout=subprocess.PIPE, text=True, check=True)
-            r = json.loads(done.stdout)
-            rows.append({'threads': w, 'frames': r['frames'], 's': round(r['took'], 1), 'frames/s': round(r['frames']/r['took']), 'per core': round(r['frames']/r['used']),
-                         'cores used': round(r['used']/r['took'], 2), 'speed-up': round(rows[0]['s']/r['took'], 2) if rows else 1., **{f'MB {k}': round(m) for k,m in zip(('1/10', '1/3', 'all'), r['peaks'])}, 'again, s': round(r['again'], 1)})
-        print(pd.DataFrame(rows).to_string(index=False))
-        print(r['summary'])
-
-if __name__ == '__main__': main()
+        generate(tmp/'videos', videos, frames, size, 'mp4').to_csv(tmp/'t.csv', index=False)
+        for e in every:
+            first = None
+            for w in workers if e == 1 else workers[:1]:
+                done = subprocess.run([sys.executable, '-c', CHILD, tmp/'t.csv', tmp/f'cache{w}-{e}', str(w), str(e)], stdout=subprocess.PIPE, text=True, check=True)
+                r = json.loads(done.stdout.splitlines()[-1]); per = videos*frames
+                case = f'{videos} videos of {frames} frames, {size[0]}x{size[1]}, every {e}'
+                if first is None and e == 1: lines.append(line('frames', case, 'OpenCV, decoding all', [r['decode']]))
+                first = first or r
+                note = f'{r["used"]/per*1e3:.1f} ms of processor; peak after 1/10, 1/3, all: +{", +".join(map(str, r["peaks"]))} MB; again {r["again"]:.1f} s'
+                lines.append(line('frames', case, f'extract_frames, {w} thread(s)', [r['took']/per], None if w == 1 else '1 thread', [first['took']/per], note=note))
+    return lines

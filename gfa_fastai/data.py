@@ -107,6 +107,8 @@ class PairLoaders(DataLoaders):
         return super().test_dl(table_rows(test_items) if isinstance(test_items, pd.DataFrame) else test_items, **kwargs)
 
 # %% ../nbs/50_data.ipynb #5d60857a
+def _pinned(device, num_workers): return num_workers > 0 and torch.device(device or default_device()).type == 'cuda'  # copied to the GPU from pages that stay
+
 def gfa_dataloaders(
     samples:pd.DataFrame, # samples table with frame_path and face_path, as extract_frames makes it
     bs:int=32, # batch size (paper: 32)
@@ -128,7 +130,7 @@ def gfa_dataloaders(
     dsets = Datasets(table_rows(df), [[LoadPicture('frame_path')], [LoadPicture('face_path')], [LiveAttack()], [SubjectId(vocab)]], n_inp=2,
                      splits=[list(np.flatnonzero(train)), list(np.flatnonzero(~train))])
     dsets._dbunch_type = PairLoaders
-    dls = dsets.dataloaders(bs=bs, val_bs=2*bs, dl_type=PairDL, device=device, num_workers=num_workers, drop_last=True,
+    dls = dsets.dataloaders(bs=bs, val_bs=2*bs, dl_type=PairDL, device=device, num_workers=num_workers, drop_last=True, pin_memory=_pinned(device, num_workers),
                             after_item=[ToTensor()], after_batch=[IntToFloatTensor(), *L(batch_tfms)])
     for dl in dls: dl.vocab = vocab
     if balanced:

@@ -137,7 +137,7 @@ def domain_loss(
 def _up_kernel(w):
     "(O, I, 3, 3) after nearest x2, as (4*O, I, 2, 2) on the small image: the phases (0,0), (0,1), (1,0), (1,1)."
     m = torch.tensor([[[1., 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], dtype=w.dtype, device=w.device)     # phase, tap of 2, tap of 3
-    return torch.einsum('pai,qbj,ocij->pqocab', m, m, w).reshape(4*w.shape[0], w.shape[1], 2, 2)
+    with _no_autocast(w): return torch.einsum('pai,qbj,ocij->pqocab', m, m, w).reshape(4*w.shape[0], w.shape[1], 2, 2)
 
 def _wide_kernel(w):
     "(O, I, k, k) at stride 1, as (O*4, I, k+1, k+1) at stride 2, for pixel_shuffle(2)."
@@ -161,10 +161,19 @@ def _last_fast(x, w, b): return F.pixel_shuffle(F.conv2d(x, _wide_kernel(w), b.r
 
 # %% ../nbs/41_fda.ipynb #17923367
 class _Norm(nn.GroupNorm):
-    "Instance norm with scale and shift; in float32 under autocast."
+    "Instance norm with scale and shift; its mean and variance are float32 under autocast, too."
     def __init__(self, n): super().__init__(n, n)
     def forward(self, x):
-        with _no_autocast(x): return F.group_norm(_full(x), self.num_groups, self.weight, self.bias, self.eps)
+        with _no_autocast(x):
+            if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last): return self.by_moments(x)
+            mixed = x.dtype == torch.bfloat16 and x.device.type == 'cpu' and not torch.is_grad_enabled()  # sums in float32 by itself
+            return F.group_norm(x if mixed else _full(x), self.num_groups, self.weight, self.bias, self.eps)
+    def by_moments(self, x):
+        "The same for channels-last order, where PyTorch's kernels are inexact (CPU) or leave it (GPU)."
+        x = _full(x)
+        var, mean = torch.var_mean(x, (2, 3), correction=0, keepdim=True)
+        scale = self.weight[:, None, None]*(var + self.eps).rsqrt()
+        return x*scale + (self.bias[:, None, None] - mean*scale)
 
 class _Conv(nn.Conv2d):
     "A convolution that keeps the size (over its stride)."
@@ -187,8 +196,8 @@ class _Residual(nn.Module):
     "Two convolutions, added to what came in."
     def __init__(self, n, pad):
         super().__init__()
-        self.body = nn.Sequential(_Conv(n, n, 3, pad=pad), _Norm(n), nn.ReLU(), _Conv(n, n, 3, pad=pad), _Norm(n))
-    def forward(self, x): return x + self.body(x)
+        self.body = nn.Sequential(_Conv(n, n, 3, pad=pad), _Norm(n), nn.ReLU(True), _Conv(n, n, 3, pad=pad), _Norm(n))
+    def forward(self, x): return self.body(x).add_(x)
 
 # %% ../nbs/41_fda.ipynb #48f9581f
 GAIN = .05  # of a residual output: Adam moves each of the last layer's 2,592 weights by lr, and all of them add up in a pixel
@@ -197,7 +206,7 @@ _UP, _PAD, _OUT = ('resize', 'transposed'), ('reflect', 'zero'), ('residual', 't
 def _layers(width, blocks, up, pad):
     "The layers of a transform network."
     a, b, c = (max(4, round(n*width)) for n in (32, 64, 128))
-    def block(conv, n): return [conv, _Norm(n), nn.ReLU()]
+    def block(conv, n): return [conv, _Norm(n), nn.ReLU(True)]
     def grow(n_in, n_out): return _Up(n_in, n_out, pad) if up == 'resize' else nn.ConvTranspose2d(n_in, n_out, 3, 2, 1, 1)
     return nn.Sequential(*block(_Conv(3, a, 9, pad=pad), a), *block(_Conv(a, b, 3, 2, pad), b), *block(_Conv(b, c, 3, 2, pad), c),
                          *[_Residual(c, pad) for _ in range(blocks)],
@@ -246,6 +255,7 @@ class TransformNet(nn.Module):
         if not isinstance(x, Tensor) or x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point():
             raise ValueError(f'TransformNet: expected float RGB images (B, 3, H, W) in 0..1, got {tuple(x.shape)} of {x.dtype}' if isinstance(x, Tensor) else f'TransformNet: expected a tensor of images, got {type(x).__name__}')
         x, (h, w) = x.as_subclass(Tensor), x.shape[2:]
+        if not x.is_cuda: x = x.contiguous()                                              # (a picture from numpy is channels-last)
         padded = _to_multiple(x)
         z = _full(self.layers((padded - self.mean)/self.std)[..., :h, :w])
         return x + GAIN*z if self.config['out'] == 'residual' else 150/255*z.tanh() + .5 if self.config['out'] == 'tanh' else z*self.std + self.mean
@@ -335,14 +345,20 @@ class _Draws:
 
 # %% ../nbs/41_fda.ipynb #ed548f60
 class _Terms(Callback):
-    "Keeps the terms of the loss, step by step, and moves a bar."
-    def __init__(self, bar): self.rows, self.bar = [], bar
+    "Keeps the terms of the loss, step by step, and moves a bar; a GPU is asked for them every ten steps, so that it need not wait."
+    def __init__(self, bar, every=None): self.rows, self.bar, self.every, self.late = [], bar, every, []
     def after_batch(self):
         if not self.training: return
-        terms = {k: float(v) for k,v in self.learn.loss_func.terms.items()}
-        self.rows.append(terms)
-        if self.bar is not None: self.bar.update(); self.bar.set_postfix(domain=f'{terms["domain"]:.3g}', content=f'{terms["content"]:.3g}', refresh=False)
-        if not all(map(math.isfinite, terms.values())): raise FloatingPointError(f'FDA: the loss is not finite at step {len(self.rows)} ({terms}): lower lr, or use precision fp32')
+        self.late.append(dict(self.learn.loss_func.terms))
+        if len(self.late) >= (self.every or (10 if self.dls.device.type == 'cuda' else 1)): self.read()
+    def after_train(self): self.read()
+    def read(self):
+        if not self.late: return
+        names, values, self.late = list(self.late[0]), torch.stack([torch.stack(list(t.values())) for t in self.late]).tolist(), []
+        for terms in (dict(zip(names, v)) for v in values):
+            self.rows.append(terms)
+            if self.bar is not None: self.bar.update(); self.bar.set_postfix(domain=f'{terms["domain"]:.3g}', content=f'{terms["content"]:.3g}', refresh=False)
+            if not all(map(math.isfinite, terms.values())): raise FloatingPointError(f'FDA: the loss is not finite at step {len(self.rows)} ({terms}): lower lr, or use precision fp32')
 
 class ShowTransfer(Callback):
     "Keeps what the network makes of the same images, at the start and after every so many steps."
@@ -358,6 +374,14 @@ class ShowTransfer(Callback):
     def after_batch(self):
         if self.training: self.n += 1
         if self.training and self.n % self.every == 0: self._take(self.n)
+
+_PRECISIONS = dict(fp32=None, bf16=torch.bfloat16, fp16=torch.float16)
+
+def _cast(precision, device):
+    "Autocast of a precision on a device; raises ValueError."
+    if precision not in _PRECISIONS: raise ValueError(f'precision {precision!r} is not known, choose fp32, bf16 or fp16')
+    if precision == 'fp16' and device.type != 'cuda': raise ValueError('precision fp16 needs a GPU of NVIDIA: use bf16 or fp32')
+    return torch.autocast(device.type, _PRECISIONS[precision], enabled=precision != 'fp32')
 
 class _BF16(Callback):
     "bfloat16 autocast around model and loss, on any device; needs no gradient scaler."
@@ -377,10 +401,9 @@ def fda_learner(
 ) -> Learner: # raises ValueError
     "A fastai Learner for Eq. 5."
     device = default_device()
-    if precision not in ('fp32', 'bf16', 'fp16'): raise ValueError(f'precision {precision!r} is not known, choose fp32, bf16 or fp16')
-    if precision == 'fp16' and device.type != 'cuda': raise ValueError('precision fp16 needs a GPU of NVIDIA: use bf16 or fp32')
+    _cast(precision, device)                                                          # refuses what there is not
     dls = DataLoaders(*[DataLoader(d, bs=bs, shuffle=False, num_workers=0, device=device) for d in (draws, [])], device=device)   # (nothing to validate on)
-    def adam(params, lr): return OptimWrapper([list(params)], torch.optim.Adam, lr=lr)
+    def adam(params, lr): return OptimWrapper([list(params)], torch.optim.Adam, lr=lr, fused=device.type == 'cuda')
     learn = Learner(dls, net, loss.to(device), opt_func=adam, lr=lr, cbs=list(cbs) + [_BF16()]*(precision == 'bf16'))
     return learn.to_fp16() if precision == 'fp16' else learn
 
@@ -420,19 +443,23 @@ class FDA(Adapter):
         weights:tuple|None=None, # content, domain, total variation; None: the preset's
         scale:str='trained', # at which an image larger than `size` is seen, if the output is residual; or 'own': its own
         info:dict|None=None, # what a fit has noted (given by `load`)
+        precision:str='fp32', # of `transform`: 'fp32', 'bf16' (faster where CPU or GPU computes in it) or (on a GPU) 'fp16'
     ):
         super().__init__()
         if preset not in FDA_PRESETS: raise ValueError(f'FDA: preset {preset!r} is not known, choose one of {", ".join(FDA_PRESETS)}')
         if scale not in ('trained', 'own'): raise ValueError(f"FDA: scale {scale!r} is not known, choose 'trained' or 'own'")
+        if precision not in _PRECISIONS: raise ValueError(f'FDA: precision {precision!r} is not known, choose fp32, bf16 or fp16')
         if size < 16: raise ValueError(f'FDA: size is {size}: crops need 16 pixels or more')
-        self.preset, self.size, self.seed, self.scale, self.info = preset, int(size), int(seed), scale, dict(info or {})
+        self.preset, self.size, self.seed, self.scale, self.precision, self.info = preset, int(size), int(seed), scale, precision, dict(info or {})
         self.width, self.weights = float(width), tuple(map(float, weights or FDA_PRESETS[preset]['weights']))
         self.loss_network = dict(loss_network or {})
         self.net = TransformNet(width, seed=seed, **FDA_PRESETS[preset]['net']).to(self.device).eval()
         self.target = None if target is None else _shrink(_as_array(target), self.size)
         if isinstance(target, (str, Path)): self.info.setdefault('target', f'given: {Path(target).name}')
 
-    def config(self): return dict(preset=self.preset, width=self.width, loss_network=self.loss_network, size=self.size, seed=self.seed, weights=self.weights, scale=self.scale, info=self.info)
+    def config(self):
+        own = dict(preset=self.preset, width=self.width, loss_network=self.loss_network, size=self.size, seed=self.seed, weights=self.weights, scale=self.scale, info=self.info)
+        return own if self.precision == 'fp32' else own | dict(precision=self.precision)  # so that another precision has a cache of its own
     def state(self): return {f'net.{k}': v for k,v in self.net.state_dict().items()} | ({} if self.target is None else dict(target=torch.from_numpy(self.target.copy())))
     def set_state(self, state):
         self.net.load_state_dict({k[4:]: v for k,v in state.items() if k.startswith('net.')})
@@ -441,7 +468,8 @@ class FDA(Adapter):
     def apply(self, x):
         if 'steps' not in self.info: raise ValueError('FDA: not fitted: call fit(images) first, or load a saved one')
         smaller = self.scale == 'trained' and min(x.shape[2:]) > self.size and getattr(self.net, 'config', {}).get('out') == 'residual'
-        return _from_small(self.net, x, self.size) if smaller else self.net(x)
+        if x.is_cuda: x = x.contiguous(memory_format=torch.channels_last)
+        with _cast(self.precision, x.device): return _from_small(self.net, x, self.size) if smaller else self.net(x)
 
 # %% ../nbs/41_fda.ipynb #fdc7c9c3
 ROUND = 250  # steps between checkpoints

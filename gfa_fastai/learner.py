@@ -140,21 +140,27 @@ TERMS = ('anti', 'ident', 'tpc', 'fc2_std', 'id_accuracy', 'lr')
 class TrackTerms(Callback):
     "Log the loss terms of every training batch in `learn.terms`; FloatingPointError where one is not finite."
     order = 12  # after mixed precision has left autocast
+    def __init__(self, every:int|None=None): self.every, self.late = every, []  # steps between readings; None: 20 on CUDA, which then need not wait for them, else 1
     def after_create(self): self.learn.terms = []
-    def before_fit(self): _refuse(self.learn); self.finding = hasattr(self.learn, 'lr_finder')
+    def before_fit(self): _refuse(self.learn); self.finding, self.late = hasattr(self.learn, 'lr_finder'), []
     def after_pred(self): self.learn.pred = Answers(self.pred)
     def after_loss(self):
         if not self.training: return
         loss, subject = self.loss_func, self.yb[1].as_subclass(Tensor)
         hit = (self.pred[1].argmax(-1) == subject).sum()/(subject != UNKNOWN).sum()  # nan where nobody is known
         fine = [o.isfinite().all() for o in self.pred]  # the NaN of an unknown person is in no loss, but in the gradient
-        values = torch.stack([o.float() for o in (loss.anti, loss.ident, loss.tpc, loss.fc2_std, hit, *fine)]).tolist()
-        bad = [f'L_{k}' for k,v,ok in zip(TERMS, values, values[5:]) if not (ok and math.isfinite(v))]
-        if bad and self.finding: raise CancelFitException()
-        lr = float(self.opt.hypers[-1]['lr'])
-        if bad: raise FloatingPointError(f'{" and ".join(bad)} not finite at step {len(self.terms)} (learning rate {lr:.2g}). {_blame(self.learn)}')
-        if not self.finding: self.terms.append(dict(zip(TERMS, [*values[:5], lr])))
+        values = torch.stack([o.float() for o in (loss.anti, loss.ident, loss.tpc, loss.fc2_std, hit, *fine)])
+        self.late.append((values, float(self.opt.hypers[-1]['lr'])))
+        if self.finding or len(self.late) >= (self.every or (20 if values.is_cuda else 1)): self.read()
+    def read(self):
+        late, self.late = self.late, []
+        for values,lr in zip(torch.stack([v for v,_ in late]).tolist() if late else [], [lr for _,lr in late]):
+            bad = [f'L_{k}' for k,v,ok in zip(TERMS, values, values[5:]) if not (ok and math.isfinite(v))]
+            if bad and self.finding: raise CancelFitException()
+            if bad: raise FloatingPointError(f'{" and ".join(bad)} not finite at step {len(self.terms)} (learning rate {lr:.2g}). {_blame(self.learn)}')
+            if not self.finding: self.terms.append(dict(zip(TERMS, [*values[:5], lr])))
     def after_train(self):
+        self.read()
         if not self.finding: check_weights(self.learn, len(self.terms))
 
 # %% ../nbs/51_learner.ipynb #3a47ca10
@@ -336,14 +342,18 @@ def gfa_learner(
     weights=None, # of the trunk: see vgg16_trunk
     model=None, # a GFACNN instead of a new one
     precision=None, # 'fp32', 'bf16' or 'fp16'
+    recompute:bool=False, # gradient checkpointing of the trunk: less memory, more time, the same gradients
+    compiled:bool|str=False, # by torch.compile; or the name of its backend
     seed:int|None=0, # of the weights, dropout and the order of the batches; None: as chance has it
     cbs=None, # further callbacks
     **kwargs # for Learner: path, metrics, opt_func, wd (an L2 term of Adam, on biases too), moms (of fit_one_cycle) ...
 ) -> GFALearner: # with HalveLR and TrackTerms
     "The two-headed network with the paper's loss, optimiser and schedule."
-    settings = {k: str(v) for k,v in locals().items() if k not in ('dls', 'model', 'cbs', 'kwargs')}
+    settings = {k: str(v) for k,v in locals().items() if k not in ('dls', 'model', 'recompute', 'compiled', 'cbs', 'kwargs')}
     if seed is not None: set_seed(seed); dls.train.rng = random.Random(seed)
     model = _model(dls, model, width=width, fc_dim=fc_dim, dropout=dropout, pool=pool, weights=weights)
+    model.recompute = recompute
+    if compiled: model.compile(backend='inductor' if compiled is True else compiled)
     loss = GFALoss(tpc, lambda_id, lambda_tpc, pairs, reduction, n_pairs, scale, bs=dls.train.bs)
     learn = GFALearner(dls, model, loss_func=loss, lr=lr, cbs=[HalveLR(halve_every), TrackTerms(), *_precision(precision, dls.device), *L(cbs)],
                        **{**dict(opt_func=tf_adam, splitter=trunk_and_heads, metrics=[spoof_accuracy, SpoofEER()]), **kwargs})
@@ -397,6 +407,7 @@ def settings(self:Checkpoint) -> dict:
 @patch
 def save(self:Checkpoint, epoch:int, step:int):
     "Write the state of the run with `epoch` epochs and `step` further steps done."
+    self.learn.track_terms.read()
     check_weights(self.learn, len(self.terms))
     start, tmp = time.monotonic(), self.path.with_name(self.path.name+'.part')
     state = dict(model=self.model.state_dict(), opt=self.opt.state_dict()['state'], done=(epoch, step), epochs=self.epochs, settings=self.settings(),

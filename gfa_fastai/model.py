@@ -13,8 +13,9 @@ from . import __version__
 from .vgg import find_weights, load_trunk, torchvision_names, vgg16_trunk, weights_scale
 
 # %% auto #0
-__all__ = ['CLASSES', 'FC2', 'MODEL_FORMAT', 'CONFIG', 'ADAPTER', 'fc_head', 'run_head', 'init_head', 'set_scale',
-           'fitting_layers', 'GFACNN', 'save_model', 'model_header', 'load_model_adapter', 'load_model']
+__all__ = ['CLASSES', 'FC2', 'MODEL_FORMAT', 'CONFIG', 'ADAPTER', 'fc_head', 'run_head', 'init_head', 'set_scale', 'trunk_blocks',
+           'fitting_layers', 'GFACNN', 'training_memory', 'save_model', 'model_header', 'load_model_adapter',
+           'load_model']
 
 # %% ../nbs/44_model.ipynb #e0594f42
 CLASSES = ('attack', 'live')  # the order of the two anti-spoofing outputs
@@ -68,6 +69,19 @@ def set_scale(
         if hasattr(model, name): getattr(model, name).copy_(new)
         else: model.register_buffer(name, new)
 
+def trunk_blocks(
+    trunk:nn.Sequential, # a VGG's convolutions
+) -> list: # of nn.Sequential; they share the layers with the trunk
+    "The blocks of a trunk, each up to its pooling."
+    ends = [i+1 for i,layer in enumerate(trunk) if isinstance(layer, nn.MaxPool2d)]
+    return [trunk[a:b] for a,b in zip([0, *ends], ends)]
+
+def _forgetful(trunk, x):
+    "The trunk, block by block: what is inside a block is not kept, but computed again when its gradient is wanted."
+    from torch.utils.checkpoint import checkpoint
+    for block in trunk_blocks(trunk): x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False)
+    return x
+
 def fitting_layers(
     model:nn.Module, # with the heads `spoof_head` and `id_head`
     state:dict, # of a VGG16, in any naming of `torchvision_names`
@@ -86,6 +100,7 @@ def fitting_layers(
 # %% ../nbs/44_model.ipynb #aab2d580
 class GFACNN(nn.Module):
     "The paper's network: a VGG16 trunk shared by an anti-spoofing and a recognition head (Sec. 3.1, Fig. 2)."
+    recompute = False  # True: gradient checkpointing of the trunk, less memory in training for more time
     def __init__(self,
         n_subjects:int, # people to tell apart: outputs of the recognition head
         width:float=1.0, # scales the channels of the trunk; 1.0 is VGG16
@@ -115,7 +130,9 @@ class GFACNN(nn.Module):
 
     def features(self, x:Tensor) -> Tensor:
         "Normalise, run the trunk, pool, flatten: (B, 3, H, W) RGB in 0..1 -> (B, C*pool*pool)."
-        return self.avgpool(self.trunk((x - self.mean)/self.std)).flatten(1)
+        x = (x - self.mean)/self.std
+        x = _forgetful(self.trunk, x) if self.recompute and torch.is_grad_enabled() else self.trunk(x)
+        return self.avgpool(x).flatten(1)
 
 # %% ../nbs/44_model.ipynb #0d2fbb5b
 def _check_images(x:Tensor, name:str) -> Tensor:
@@ -166,6 +183,37 @@ def live_score(self:GFACNN,
     "Probability that each frame is live; the model must be in eval mode."
     if self.training: raise RuntimeError('live_score in training mode would be random (dropout): call model.eval() first')
     return self.spoof(frame)[0].float().softmax(1)[:, CLASSES.index('live')]
+
+# %% ../nbs/44_model.ipynb #c0a7e501
+def _kept(f, x):
+    "What `f(x)` keeps for its backward pass, in bytes without weights, and its result."
+    kept, own = {}, {p.untyped_storage()._cdata for p in f.parameters()}
+    def pack(t):
+        if (storage := t.untyped_storage())._cdata not in own: kept[storage._cdata] = t
+        return t
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t): y = f(x)
+    return sum(t.untyped_storage().nbytes() for t in kept.values()), y
+
+def training_memory(
+    bs:int, # pairs of frame and face in a batch
+    size:int=224, # their side in pixels
+    width:float=1., # of the network
+    pool:int=7, # of the network
+    number_bytes:int=4, # of an activation: 4 for fp32, 2 for bf16 and fp16
+    recompute:bool=False, # gradient checkpointing of the trunk
+) -> dict: # GB: weights (with gradients and Adam's moments), activations, total
+    "What a training step needs, counted on the meta device: an estimate."
+    with torch.device('meta'):
+        model, x, kept = GFACNN(15, width, pool=pool).eval(), torch.empty(2*bs, 3, size, size), []
+        weights = sum(p.numel() for p in model.parameters())*16
+        if number_bytes == 2: model, x = model.bfloat16(), x.bfloat16()
+        wide = 2*x[:, :1].numel()*model.trunk[0].out_channels*number_bytes            # a gradient before and behind the first ReLU
+        for block in trunk_blocks(model.trunk):
+            inside, y = _kept(block, x)
+            kept.append((x.numel()*number_bytes, inside)); x = y
+        heads = sum(_kept(head, part)[0] for head,part in zip((model.spoof_head, model.id_head), model.avgpool(x).flatten(1).chunk(2)))
+    trunk = sum(a for a,_ in kept) + max(b for _,b in kept) if recompute else sum(b for _,b in kept)
+    return dict(weights=weights/1e9, activations=(trunk + heads + wide)/1e9, total=(weights + trunk + heads + wide)/1e9)
 
 # %% ../nbs/44_model.ipynb #62d9e199
 @patch

@@ -208,3 +208,10 @@ def test_refused(frames, change, kw, message):
 def test_all_rows_in_one_batch(frames):
     n = (loaders(frames).samples.split == 'train').sum()
     assert len(next(iter(loaders(frames, bs=int(n)).train))[2]) == n
+
+def test_bytes_go_to_the_device(frames):
+    "Pixels are uint8 until they are there; flips and floats are made on the device."
+    dl = loaders(frames, num_workers=0).train
+    batch = dl.create_batch([dl.do_item(i) for i in range(3)])
+    assert [o.dtype for o in batch[:2]] == [torch.uint8]*2 and [o.dtype for o in dl.after_batch(batch)[:2]] == [torch.float32]*2
+    assert not dl.pin_memory                                                                  # nothing to gain on a CPU

@@ -322,3 +322,67 @@ def test_gram_gap():
     phi = LossNetwork()
     target = mean_grams(faces(4), phi)
     assert gram_gap(faces(4), target, phi) < 1e-6 < .01 < gram_gap(faces(4, seed=2), target, phi)
+
+# -- fast forms
+
+@pytest.mark.parametrize('mean,std', [(0, 1), (10, .1), (100, .1)])
+@pytest.mark.parametrize('memory', [torch.contiguous_format, torch.channels_last])
+def test_norm_in_any_memory_order_is_that_of_float64(mean, std, memory):
+    "PyTorch's own group norm on a CPU loses all digits in channels-last order where the mean is large."
+    x = mean + std*torch.randn(2, 8, 32, 32, generator=GEN)
+    y = fda._Norm(8)(x.contiguous(memory_format=memory))
+    assert y.is_contiguous(memory_format=memory)
+    torch.testing.assert_close(y.double(), F.instance_norm(x.double()), rtol=0, atol=3e-6*(1 + mean/std))
+
+def test_gradients_of_both_forms_of_the_norm():
+    x, norm = (rand(2, 8, 9, 7) + 3).double().requires_grad_(), fda._Norm(8).double()
+    nn.init.normal_(norm.weight, 1); nn.init.normal_(norm.bias)
+    g = torch.randn(2, 8, 9, 7, generator=GEN, dtype=torch.float64)
+    a, b = (torch.autograd.grad((f(x)*g).sum(), [x, *norm.parameters()]) for f in (norm, norm.by_moments))
+    for i,j in zip(a, b): torch.testing.assert_close(i, j)
+
+def test_memory_order_of_a_picture_does_not_count():
+    net, x = TransformNet(.25, out='linear'), rand(1, 3, 40, 44)
+    with torch.no_grad(): assert torch.equal(net(x), net(x.contiguous(memory_format=torch.channels_last)))
+
+@pytest.fixture(scope='module')
+def small_fda(): return FDA(faces(1, seed=5)[0], width=.25, size=32).fit(faces(8), steps=40, bs=2, progress=False)
+
+@pytest.mark.parametrize('scale', ['trained', 'own'])
+def test_bf16_transfers_like_float32(small_fda, scale, monkeypatch):
+    monkeypatch.setattr(small_fda, 'scale', scale)
+    ims = faces(4, 72, seed=3)
+    full = np.stack(small_fda.transform(ims)).astype(int)
+    monkeypatch.setattr(small_fda, 'precision', 'bf16')
+    half = np.stack(small_fda.transform(ims)).astype(int)
+    assert 0 < np.abs(half - full).max() <= 3 and np.abs(half - full).mean() < .1
+    phi = LossNetwork(None, seed=4)
+    target = mean_grams([small_fda.target], phi)
+    assert gram_gap(list(half.astype(np.uint8)), target, phi) == pytest.approx(gram_gap(list(full.astype(np.uint8)), target, phi), rel=.01)
+
+def test_norm_sums_in_float32_under_autocast():
+    x = (100 + torch.randn(1, 4, 256, 256, generator=GEN)).bfloat16()                  # sums of a hundred thousand numbers
+    with torch.inference_mode(), torch.autocast('cpu', torch.bfloat16): y = fda._Norm(4)(x)
+    torch.testing.assert_close(y.double(), F.instance_norm(x.double()), rtol=.01, atol=.02)
+
+def test_precision_is_saved_and_has_a_cache_of_its_own(small_fda, tmp_path, monkeypatch):
+    plain, config = small_fda.fingerprint(), small_fda.config()
+    assert 'precision' not in config                                                   # caches of earlier releases stay good
+    monkeypatch.setattr(small_fda, 'precision', 'bf16')
+    again = FDA.load(small_fda.save(tmp_path/'f.safetensors'))
+    assert again.precision == 'bf16' and again.fingerprint() == small_fda.fingerprint() != plain
+
+def test_bad_precision(small_fda, monkeypatch):
+    with pytest.raises(ValueError, match="FDA: precision 'int8' is not known, choose fp32, bf16 or fp16"): FDA(faces(1)[0], width=.125, precision='int8')
+    monkeypatch.setattr(small_fda, 'precision', 'fp16')
+    if small_fda.device.type == 'cpu':
+        with pytest.raises(ValueError, match='precision fp16 needs a GPU of NVIDIA: use bf16 or fp32'): small_fda.transform(faces(1))
+
+def test_terms_read_late_are_the_same(monkeypatch):
+    "A GPU is asked for the terms every ten steps only: nothing is lost, the last steps neither."
+    def rows(every):
+        monkeypatch.setattr(fda, '_Terms', lambda bar: real(bar, every))
+        return FDA(faces(1, seed=5)[0], width=.125, size=16).fit(faces(4), steps=7, bs=2, progress=False).terms
+    real = fda._Terms
+    a, b = rows(1), rows(3)
+    assert len(a) == len(b) == 7 and (a == b).all(axis=None)

@@ -590,3 +590,52 @@ def test_a_model_of_ones_own(new):
 
 def test_augmentation(new):
     learn = new(data=dict(batch_tfms=aug_transforms(max_warp=0))); learn.fit(1); assert len(learn.terms) == len(learn.dls.train)
+
+
+# -- the fast path
+
+def test_terms_read_late_are_the_same(new, tmp_path):
+    "A GPU is asked for the terms every twenty steps only; nothing is lost, neither at the end nor in a checkpoint."
+    runs = []
+    for every in (1, 4):
+        learn = new(); learn.track_terms.every = every
+        epochs = fit_resumable(learn, 2, tmp_path/f'{every}.pt', every=0)
+        runs.append((fingerprint(learn, epochs), torch.load(tmp_path/f'{every}.pt', weights_only=True)['terms']))
+    assert runs[0][0] == runs[1][0] and torch.equal(runs[0][1], runs[1][1])
+    learn = new(); learn.track_terms.every = 1000
+    learn.fit(1); assert len(learn.terms) == len(learn.dls.train)
+
+def test_terms_read_late_stop_all_the_same(new):
+    class Spoil(Callback):
+        def after_pred(self):
+            if self.training and self.iter == 1: self.learn.pred = (self.pred[0]*float('nan'), *self.pred[1:])
+    learn = new(cbs=Spoil()); learn.track_terms.every = 1000
+    with pytest.raises(FloatingPointError, match='L_anti not finite at step 1 '): learn.fit(1)
+
+def test_no_host_synchronisation_inside_a_step(new, monkeypatch):
+    "Nothing asks a tensor for its value while steps go on: what would make a CPU wait for a GPU."
+    asked = []
+    class Watch(Callback):
+        order = -100
+        def before_batch(self): self.learn.inside = self.training
+        def after_batch(self): self.learn.inside = False
+    learn = new(cbs=Watch()); learn.inside, learn.track_terms.every = False, 1000
+    for name in ('item', 'tolist', '__bool__', '__float__', 'numpy'):
+        def spy(self, *args, _f=getattr(torch.Tensor, name), _n=name):
+            if learn.inside: asked.append(_n)
+            return _f(self, *args)
+        monkeypatch.setattr(torch.Tensor, name, spy)
+    learn.fit(1)
+    assert not asked and learn.terms
+
+def test_recompute_trains_the_same(new):
+    plain, slow = new(dropout=0.), new(dropout=0., recompute=True)
+    for learn in (plain, slow): learn.fit(1)
+    assert same(weights(plain), weights(slow)) and plain.settings == slow.settings
+
+def test_compiled_trains_the_same(new):
+    "With a backend that changes nothing: what the compiler follows is the same computation, under the same names."
+    plain, compiled = new(dropout=0.), new(dropout=0., compiled='eager')
+    for learn in (plain, compiled): learn.fit(1)
+    a, b = weights(plain), weights(compiled)
+    assert list(a) == list(b) and all(torch.allclose(a[k], b[k], atol=1e-6) for k in a)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from gfa_fastai import model as model_module
-from gfa_fastai.model import CLASSES, GFACNN, MODEL_FORMAT, fc_head, init_head, load_model, run_head, save_model
+from gfa_fastai.model import CLASSES, GFACNN, MODEL_FORMAT, fc_head, init_head, load_model, run_head, save_model, training_memory
 from gfa_fastai.vgg import VGGFACE_MEAN, VGGFACE_STD, vgg16_trunk
 
 def slim(n_subjects=5, **kwargs):
@@ -345,3 +345,48 @@ def test_batches_must_agree():
 @pytest.mark.parametrize('n', [0, -1])
 def test_needs_a_subject(n):
     with pytest.raises(ValueError, match=f'n_subjects is {n}'): GFACNN(n, width=.125)
+
+# -- memory
+
+def test_recomputed_gradients_are_the_same():
+    frame, face = images(3), images(3, seed=2)
+    m = slim(dropout=0.).train()
+    def gradients():
+        m.zero_grad()
+        sum(o.square().sum() for o in m(frame, face)).backward()
+        return [p.grad.clone() for p in m.parameters()]
+    plain = gradients()
+    m.recompute = True
+    assert all(torch.equal(a, b) for a,b in zip(plain, gradients()))
+    with torch.autocast('cpu', torch.bfloat16):
+        half = gradients(); m.recompute = False
+        assert all(torch.equal(a, b) for a,b in zip(half, gradients()))
+
+def test_recomputing_keeps_less(monkeypatch):
+    m, x = slim(), images(4)
+    def kept(): 
+        seen = {}
+        def pack(t): seen[t.untyped_storage()._cdata] = t; return t
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t): y = m.features(x)
+        return sum(t.untyped_storage().nbytes() for t in seen.values())
+    plain = kept(); m.recompute = True
+    assert kept() < .3*plain
+
+def test_training_memory_counts_what_autograd_keeps():
+    "The estimate on the meta device against the tensors that a real pass keeps."
+    m, x = GFACNN(15, .125, pool=2).eval(), images(6, 64)
+    own, seen = {p.untyped_storage()._cdata for p in m.parameters()}, {}
+    def pack(t):
+        if t.untyped_storage()._cdata not in own: seen[t.untyped_storage()._cdata] = t
+        return t
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t): m(x[:3], x[3:])
+    real, count = sum(t.untyped_storage().nbytes() for t in seen.values())/1e9, training_memory(3, 64, .125, 2)
+    assert count['activations'] == pytest.approx(real + 2*6*64*64*8*4/1e9, rel=.05)
+    assert count['weights'] == pytest.approx(16*sum(p.numel() for p in m.parameters())/1e9)
+
+def test_training_memory_is_linear_in_the_batch():
+    a, b = (training_memory(n, 64, .125, 2)['activations'] for n in (4, 16))
+    assert b == pytest.approx(4*a, rel=.02)
+    assert training_memory(4, 64, .125, 2, number_bytes=2)['activations'] < .7*a
+    assert training_memory(4, 64, .125, 2, recompute=True)['activations'] < .8*a
+    assert training_memory(32, number_bytes=2)['total'] < 15                                  # full width at 224 pixels, a card of 15 GB
