@@ -425,6 +425,7 @@ class FDA(Adapter):
         if preset not in FDA_PRESETS: raise ValueError(f'FDA: preset {preset!r} is not known, choose one of {", ".join(FDA_PRESETS)}')
         if scale not in ('trained', 'own'): raise ValueError(f"FDA: scale {scale!r} is not known, choose 'trained' or 'own'")
         if size < 16: raise ValueError(f'FDA: size is {size}: crops need 16 pixels or more')
+        if not 0 < width <= 8: raise ValueError(f'FDA: width is {width}: above 0, up to 8 (1 is the paper\'s)')
         self.preset, self.size, self.seed, self.scale, self.info = preset, int(size), int(seed), scale, dict(info or {})
         self.width, self.weights = float(width), tuple(map(float, weights or FDA_PRESETS[preset]['weights']))
         self.loss_network = dict(loss_network or {})
