@@ -24,7 +24,7 @@ setup(
     package_data={cfg['lib_name']: ['weights/*.safetensors', 'results/*']},
     python_requires=f'>={cfg["min_python"]}',
     install_requires=shlex.split(cfg['requirements']),
-    extras_require={k: shlex.split(cfg[f'{k}_requirements']) for k in ('dev', 'export', 'explain')},
+    extras_require={k: shlex.split(cfg[f'{k}_requirements']) for k in ('dev', 'export', 'explain', 'distributed')},
     entry_points={
         'console_scripts': cfg['console_scripts'].split(),
         'nbdev': [f'{cfg["lib_name"]}={cfg["lib_name"]}._modidx:d'],

@@ -12,7 +12,6 @@ import cv2, numpy as np, torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from PIL import Image, ImageDraw, ImageFont
-from .adapt import clip_frames
 from .frames import crop_face, video_frames, _open_yunet, _resize
 from .gallery import Gallery, check_name, model_hash
 from .model import CLASSES, load_model, load_model_adapter, model_header, run_head
@@ -229,6 +228,7 @@ def _is_video(x): return isinstance(x, (str, os.PathLike)) and Path(x).suffix.lo
 # %% ../nbs/70_authenticate.ipynb #45f48a36
 def _take_frames(path, n):
     "`n` frames of a video, evenly spread; ValueError names the file."
+    from gfa_fastai.adapt import clip_frames                    # (fastai comes with it: not for one photograph)
     try: found = list(clip_frames(path, n))
     except ValueError as e: raise ValueError(f'{path}: {e}') from None
     if not found: raise ValueError(f'{path}: no frame of it can be decoded; copy it again, or convert it')

@@ -68,7 +68,7 @@ def _data_arguments(p):
 def _training_arguments(p):
     "The arguments that say how a network is trained."
     p.add_argument('--steps', type=_positive, help="training steps of each network (default: the preset's)")
-    p.add_argument('--bs', type=_positive, help="images in a batch (default: the preset's)")
+    p.add_argument('--bs', type=_positive, help="images in a batch of each process (default: the preset's)")
     p.add_argument('--precision', default='fp32', choices=('fp32', 'bf16', 'fp16'), help='arithmetic of the network; bf16 and fp16 are for GPUs')
     p.add_argument('--weights', help="first weights of the trunk: random, small, imagenet, or a file (default: the preset's)")
     p.add_argument('--pairs', choices=('all', 'halves'), help="reading of TPC: all ordered pairs of a batch, or those of its two halves, a far weaker pull (default: the preset's)")
@@ -135,6 +135,7 @@ def gfa_train(argv=None):
     p.add_argument('--seed', type=int, default=0, help='of first weights and order of batches')
     a = p.parse_args(argv)
     path = train_model(a.out, tpc=a.tpc, seed=a.seed, preset=a.preset, data=a.data, steps=a.steps, bs=a.bs, precision=a.precision, weights=a.weights, pairs=a.pairs, **_data_settings(a))
+    if int(os.environ.get('RANK', 0)): return                   # of several processes the first one speaks
     print(f'model:  {path}\nscores: {path.with_name("scores.csv")} (development and test people; gfa_evaluate reads them)')
 
 # %% ../nbs/90_cli.ipynb #dade01ff
@@ -147,9 +148,11 @@ def gfa_score(argv=None):
     p.add_argument('data', help='root of the dataset')
     p.add_argument('--out', required=True, help='the CSV file to write')
     p.add_argument('--cache', help='folder for decoded frames (default: beside the CSV file)')
+    p.add_argument('--shard', help='score a share of a large folder in this process, as 2/4 for the second of four; the last to finish writes the CSV file (default: all, or as accelerate launch says)')
     _data_arguments(p)
     a = p.parse_args(argv)
-    scores = score_folder(a.model, a.data, a.out, a.cache, **_data_settings(a))
+    scores = score_folder(a.model, a.data, a.out, a.cache, shard=a.shard, **_data_settings(a))
+    if scores is None: return print(f'this share is done; {a.out} is written as soon as the others are done, too')
     skipped = scores.attrs['skipped']
     print(f'{len(scores)} images of {scores["subject"].nunique()} people scored: {a.out}')
     if known := scores.attrs['known']: print(f'{len(known)} of them bear names of people that the model was trained on ({", ".join(known[:5])}{", ..." if known[5:] else ""}). '

@@ -8,7 +8,7 @@ import importlib, json, os, tempfile, warnings, logging
 from pathlib import Path
 import cv2, numpy as np, torch
 import torch.nn.functional as F
-from torch import nn
+from torch import nn, Tensor
 from .authenticate import FaceAuthenticator
 from .frames import crop_face, _resize
 from .model import CLASSES, run_head
@@ -16,7 +16,60 @@ from .quality import as_photo, check_faces, find_faces
 from .samples import writable_folder
 
 # %% auto #0
-__all__ = ['PRECISIONS', 'CAM_LAYERS', 'Answers8', 'export_onnx', 'open_onnx', 'onnx_answers', 'export_torch', 'explain']
+__all__ = ['PRECISIONS', 'CAM_LAYERS', 'overlaps', 'shrink8', 'grow8', 'resize8', 'Answers8', 'export_onnx', 'open_onnx',
+           'onnx_answers', 'export_torch', 'explain']
+
+# %% ../nbs/71_export.ipynb #71aa0001
+def overlaps(
+    n:int, # pixels of an axis
+    m:int, # cells that share them, n or fewer
+    device=None,
+) -> tuple: # (m, n) float64, how much of each pixel lies in each cell; pixels of a cell
+    "Area averaging of one axis as a matrix; its rows add up to the pixels of a cell."
+    r, i, j = n/m, torch.arange(m, dtype=torch.float64, device=device)[:, None], torch.arange(n, dtype=torch.float64, device=device)
+    return (torch.minimum((i+1)*r, j+1) - torch.maximum(i*r, j)).clamp(min=0), r
+
+# %% ../nbs/71_export.ipynb #71aa0004
+def shrink8(
+    x:Tensor, # (B, C, H, W) float32, whole numbers 0..255
+    h:int, # rows of the result, H or fewer
+    w:int, # columns of the result, W or fewer
+) -> Tensor: # (B, C, h, w), whole numbers
+    "OpenCV's INTER_AREA."
+    H, W = x.shape[-2:]
+    (a, ra), (b, rb) = overlaps(H, h, x.device), overlaps(W, w, x.device)
+    one = torch.ones((), device=x.device)                    # (the sizes are free: a tensor of the graph, no number of today)
+    multiples, halves = (one*H % h == 0) & (one*W % w == 0), (one*H == 2*h) & (one*W == 2*w)
+    mean = torch.where(multiples, a.float() @ x @ b.float().T*(1/(ra*rb)), (a/ra).float() @ (x @ (b/rb).float().T))
+    return torch.where(halves, torch.floor(mean+.5), torch.round(mean)).clamp(0, 255)
+
+# %% ../nbs/71_export.ipynb #71aa0005
+def _taps(n, m, device):
+    "Left and right neighbour of m points on an axis of n pixels, and their weights in 1/2048."
+    at = (torch.arange(m, dtype=torch.float32, device=device)+.5)*(n/m)-.5
+    low = at.floor()
+    part = torch.where((low < 0) | (low >= n-1), 0., at-low)
+    left = low.clamp(0, n-1).long()
+    return left, (left+1).clamp(max=n-1), ((1-part)*2048).round().long(), (part*2048).round().long()
+
+def grow8(
+    x:Tensor, # (B, C, h, w), whole numbers 0..255
+    size:int, # side of the result, h and w or more
+) -> Tensor: # (B, C, size, size) whole numbers
+    "OpenCV's INTER_LINEAR, in its fixed-point arithmetic."
+    h, w = x.shape[-2:]
+    left, right, a, b = _taps(w, size, x.device)
+    x = (x.long()[..., left]*a + x.long()[..., right]*b) >> 4
+    up, down, a, b = _taps(h, size, x.device)
+    return (((x[..., up, :]*a[:, None] >> 16) + (x[..., down, :]*b[:, None] >> 16) + 2) >> 2).clamp(0, 255)
+
+def resize8(
+    x:Tensor, # (B, C, H, W) bytes
+    size:int, # side of the result in pixels
+) -> Tensor: # (B, C, size, size) float32, whole numbers 0..255
+    "To a square as the library does it with OpenCV: sides that are too long first, then those that are too short."
+    h, w = (torch.sym_min(n, size) for n in x.shape[-2:])
+    return grow8(shrink8(x.float(), h, w), size).float()
 
 # %% ../nbs/71_export.ipynb #d3d27a57
 class Answers8(nn.Module):
@@ -25,12 +78,12 @@ class Answers8(nn.Module):
         auth:FaceAuthenticator, # its model and its adapter
     ):
         super().__init__()
-        self.model, self.net = auth.model, getattr(auth.adapter, 'net', None)
+        self.model, self.net, self.size = auth.model, getattr(auth.adapter, 'net', None), auth.size
         if auth.adapter is not None and self.net is None: raise ValueError(f'{type(auth.adapter).__name__} is no network, so it cannot go into the graph: apply it to frames before, or export a model trained with FDA or without')
 
     def forward(self, frame, face):
         dtype = self.model.mean.dtype
-        x, f = (o.permute(0, 3, 1, 2).to(dtype)/255 for o in (frame, face))
+        x, f = (resize8(o.permute(0, 3, 1, 2), self.size).to(dtype)/255 for o in (frame, face))
         if self.net is not None: x = (self.net(x).clamp(0, 1)*255).round()/255
         n = x.shape[0]
         all = self.model.features(torch.cat([x, f, f.flip(3)]))
@@ -59,21 +112,21 @@ def export_onnx(
     path, # of the .onnx to write
     precision:str='fp32', # 'fp32', 'fp16' (weights and arithmetic) or 'int8' (weights; dynamic quantisation)
 ) -> Path: # raises ImportError, ValueError, OSError
-    "Write a network as ONNX: `frame`, `face` (B, S, S, 3) uint8 -> `live` (B,), `embedding` (B, D)."
+    "Write a network as ONNX: `frame` (B, H, W, 3), `face` (B, h, w, 3) uint8 of any sizes -> `live` (B,), `embedding` (B, D)."
     if precision not in PRECISIONS: raise ValueError(f'precision {precision!r} is not known, choose one of {", ".join(PRECISIONS)}')
     onnx, _ = _needs('onnx', 'onnxscript')
-    path, size, device = Path(path), auth.size, auth.device
+    path, device = Path(path), auth.device
     writable_folder(path.parent)
     part, module = path.with_name(f'.{path.name}.{os.getpid()}.part'), Answers8(auth).eval().to('cpu')
     if precision == 'fp16':
         from copy import deepcopy
         module = deepcopy(module).half()
-    x, batch = torch.zeros(2, size, size, 3, dtype=torch.uint8), torch.export.Dim('batch', min=1, max=4096)
+    pictures, free = _any_pictures()
     try:
         with warnings.catch_warnings(), _quiet():
             warnings.simplefilter('ignore')
-            made = torch.onnx.export(module, (x, x.clone()), dynamo=True, dynamic_shapes=({0: batch}, {0: batch}), input_names=['frame', 'face'], output_names=['live', 'embedding'], opset_version=18, verbose=False)
-        proto = made.model_proto
+            made = torch.onnx.export(module, pictures, dynamo=True, dynamic_shapes=free, input_names=['frame', 'face'], output_names=['live', 'embedding'], opset_version=18, verbose=False)
+        proto = _bare(made.model_proto)
         onnx.helper.set_model_props(proto, _metadata(auth))
         onnx.save(proto, part)
         if precision == 'int8': _quantised(part)
@@ -84,6 +137,18 @@ def export_onnx(
     return path
 
 # %% ../nbs/71_export.ipynb #14e39bdb
+def _any_pictures():
+    "Two pictures to trace with, and what is free about them."
+    batch, *sides = (torch.export.Dim(n, min=1, max=m) for n,m in dict(batch=4096, height=32768, width=32768, face_height=32768, face_width=32768).items())
+    frame, face = torch.zeros(2, 90, 110, 3, dtype=torch.uint8), torch.zeros(2, 70, 80, 3, dtype=torch.uint8)
+    return (frame, face), ({0: batch, 1: sides[0], 2: sides[1]}, {0: batch, 1: sides[2], 2: sides[3]})
+
+def _bare(proto):
+    "An ONNX model without the exporter's notes on every node: where in which file it came from."
+    for part in (*proto.graph.node, *proto.graph.value_info, *proto.graph.input, *proto.graph.output, *proto.graph.initializer, proto.graph):
+        part.ClearField('metadata_props'); part.ClearField('doc_string')
+    return proto
+
 class _quiet:
     "No chatter of the exporter and of the quantiser."
     def __enter__(self): self.level = logging.root.manager.disable; logging.disable(logging.WARNING)
@@ -115,8 +180,8 @@ def open_onnx(
 
 def onnx_answers(
     session, # from open_onnx
-    frames, # (B, S, S, 3) uint8
-    faces, # (B, S, S, 3) uint8
+    frames, # (B, H, W, 3) uint8, whole pictures
+    faces, # (B, h, w, 3) uint8, cut out of them
 ) -> tuple: # live scores (B,) and embeddings (B, D), as both_answers
     "Both answers, by onnxruntime."
     return tuple(session.run(['live', 'embedding'], dict(frame=frames, face=faces)))
@@ -126,7 +191,7 @@ def export_torch(
     auth:FaceAuthenticator, # what is exported
     path, # of the .pt2 to write
 ) -> Path: # raises OSError
-    "Write a network as a torch.export program with a free batch size."
+    "Write a network as a torch.export program: `frame`, `face` (B, S, S, 3) uint8, B free."
     path, size = Path(path), auth.size
     writable_folder(path.parent)
     x, batch = torch.zeros(2, size, size, 3, dtype=torch.uint8, device=auth.device), torch.export.Dim('batch', min=1, max=4096)

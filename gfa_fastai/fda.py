@@ -450,6 +450,7 @@ class FDA(Adapter):
         if scale not in ('trained', 'own'): raise ValueError(f"FDA: scale {scale!r} is not known, choose 'trained' or 'own'")
         if precision not in _PRECISIONS: raise ValueError(f'FDA: precision {precision!r} is not known, choose fp32, bf16 or fp16')
         if size < 16: raise ValueError(f'FDA: size is {size}: crops need 16 pixels or more')
+        if not 0 < width <= 8: raise ValueError(f'FDA: width is {width}: above 0, up to 8 (1 is the paper\'s)')
         self.preset, self.size, self.seed, self.scale, self.precision, self.info = preset, int(size), int(seed), scale, precision, dict(info or {})
         self.width, self.weights = float(width), tuple(map(float, weights or FDA_PRESETS[preset]['weights']))
         self.loss_network = dict(loss_network or {})

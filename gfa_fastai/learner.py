@@ -33,11 +33,12 @@ class GFALoss(nn.Module):
         reduction:str='sum', # of L_tpc over pairs: 'sum' or 'mean'
         n_pairs:int|None=None, # for pairs='random'
         scale=None, # None, or 'paper': the paper's pull at another batch size or width
-        bs:int|None=None, # batch size in training, to which L_tpc of other batches is brought; None: as it comes
+        bs:int|None=None, # rows that L_tpc has in training, to which it is brought for other batches; None: as it comes
+        groups:int=1, # L_tpc within so many equal parts of the batch, and their mean: one for each process where TPC does not reach over them (chapter 52)
     ):
         super().__init__()
         if reduction not in ('sum', 'mean'): raise ValueError(f"GFALoss: reduction is {reduction!r}; known are 'sum' and 'mean'.")
-        self.lambda_id, self.lambda_tpc, self.use_tpc, self.bs, self.reduction = lambda_id, lambda_tpc, tpc, bs, 'mean'
+        self.lambda_id, self.lambda_tpc, self.use_tpc, self.bs, self.groups, self.reduction = lambda_id, lambda_tpc, tpc, bs, groups, 'mean'
         self.tpc_func = TPCLoss(pairs, reduction, n_pairs=n_pairs, scale=scale)
     def forward(self, pred, label, subject, reduction=None):
         spoof, ident, fc2 = (o.as_subclass(Tensor) for o in pred)
@@ -46,11 +47,14 @@ class GFALoss(nn.Module):
             anti = F.cross_entropy(spoof.float(), label, reduction='none')
             who = F.cross_entropy(ident.float(), subject, reduction='none', ignore_index=UNKNOWN)
             known = (subject != UNKNOWN).sum().clamp(min=1)
-            with torch.set_grad_enabled(self.use_tpc and torch.is_grad_enabled()): tpc = self.tpc_func(fc2)*self._per_batch(len(fc2))
+            with torch.set_grad_enabled(self.use_tpc and torch.is_grad_enabled()): tpc = self._tpc(fc2)
             self.anti, self.ident, self.tpc, self.fc2_std = (o.detach() for o in (anti.mean(), who.sum()/known, tpc, feature_std(fc2)))
             rows = anti + self.lambda_id*who*(len(who)/known)
             if self.use_tpc: rows = rows + self.lambda_tpc*tpc
         return rows if (reduction or self.reduction) == 'none' else rows.mean()
+    def _tpc(self, fc2):
+        parts = fc2.chunk(self.groups)
+        return sum(self.tpc_func(p)*self._per_batch(len(p)) for p in parts)/len(parts)
     def _per_batch(self, n):
         t = self.tpc_func
         if self.bs in (None, n) or t.reduction == 'mean' or t.scale == 'paper' or n < 2: return 1.
@@ -108,6 +112,7 @@ def _blame(learn):
             return f'The {name} in row(s) {rows[:5]} of the batch holds NaN or infinity: mend or remove the image, or mend the augmentation.'
     if wrong := _not_finite(learn.model):
         return f'Weights are no longer finite ({_names(wrong)}): start again from a checkpoint or a new learner, with a lower learning rate.'
+    if learn.processes > 1: return f'The weights and the images of process {learn.rank} are finite: see what the other processes say, and if all say this, lower the learning rate or lambda_tpc.'
     return 'Images and weights are finite, so it overflowed: lower the learning rate or lambda_tpc, or use bf16 or float32 instead of fp16.'
 
 def check_weights(learn, step:int):
@@ -131,6 +136,8 @@ def _refuse(learn):
         if isinstance(cb, ReduceLROnPlateau): raise ValueError('ReduceLROnPlateau has no effect on optimisers of PyTorch, and HalveLR sets the rate. Use halve_every, or fit_one_cycle.')
         if isinstance(cb, TrackerCallback) and 'eer' in cb.monitor and cb.comp is np.greater:
             raise ValueError(f'{cb.name}: less {cb.monitor} is better, but fastai assumes more. Add comp=np.less.')
+    if learn.processes == 1 and any(type(cb).__name__ == 'DistributedTrainer' for cb in learn.cbs):
+        raise ValueError('distrib_ctx of fastai alone leaves TPC, labels and metrics to each process. Write `import gfa_fastai.distributed` first: it gives this Learner a distrib_ctx of its own.')
     for m in learn.metrics: _refuse_metric(m)
     if sum(isinstance(cb, HalveLR) for cb in learn.cbs) > 1: raise ValueError('There are two HalveLR: gfa_learner brings one, set its halve_every.')
 
@@ -247,6 +254,7 @@ def _precision(precision, device, **kwargs):
 # %% ../nbs/51_learner.ipynb #6e822876
 class GFALearner(Learner):
     "A fastai Learner whose tools know two inputs and two heads."
+    processes, rank = 1, 0  # how many train together, and which of them this is (chapter 52)
     @property
     def size(self): return self.dls.train_ds[0][0].size[0]
     def _pair(self, item, box, margin):
@@ -393,7 +401,7 @@ class Checkpoint(Callback):
         if getattr(getattr(self.learn, 'gradient_accumulation', None), 'count', 0): return False  # half a step is not saved
         return not self.every or time.monotonic()-self.last > max(self.every, 20*self.cost)
     def _seed(self, step):
-        s = int(np.random.SeedSequence([self.seed, self.epoch, step]).generate_state(1)[0])
+        s = int(np.random.SeedSequence([self.seed, self.epoch, step, *[self.learn.rank]*(self.learn.rank > 0)]).generate_state(1)[0])
         set_seed(s); return s
 
 # %% ../nbs/51_learner.ipynb #9ca53f7f
@@ -401,16 +409,17 @@ class Checkpoint(Callback):
 def settings(self:Checkpoint) -> dict:
     "What must be the same for a run to go on."
     dls = self.dls
-    data = dict(bs=dls.train.bs, train_rows=len(dls.train_ds), dev_rows=len(dls.valid_ds), subjects=len(dls.vocab), balanced=getattr(dls.train, 'weights', None) is not None)
+    data = dict(bs=dls.train.bs*self.learn.processes, **(dict(groups=self.loss_func.groups) if self.loss_func.groups > 1 else {}), train_rows=len(dls.train_ds), dev_rows=len(dls.valid_ds), subjects=len(dls.vocab), balanced=getattr(dls.train, 'weights', None) is not None)
     return {k: str(v) for k,v in {**getattr(self.learn, 'settings', {}), **data, 'loss weights': self.loss_func.weights(), 'first lr': self.learn.lr, 'seed of the run': self.seed}.items()}
 
 @patch
 def save(self:Checkpoint, epoch:int, step:int):
-    "Write the state of the run with `epoch` epochs and `step` further steps done."
+    "Write the state of the run with `epoch` epochs and `step` further steps done; of several processes the first one does."
     self.learn.track_terms.read()
     check_weights(self.learn, len(self.terms))
+    if self.learn.rank: return
     start, tmp = time.monotonic(), self.path.with_name(self.path.name+'.part')
-    state = dict(model=self.model.state_dict(), opt=self.opt.state_dict()['state'], done=(epoch, step), epochs=self.epochs, settings=self.settings(),
+    state = dict(model=getattr(self.model, 'module', self.model).state_dict(), opt=self.opt.state_dict()['state'], done=(epoch, step), epochs=self.epochs, settings=self.settings(),
                  terms=torch.tensor([list(r.values()) for r in self.terms], dtype=torch.float64), steps=self.learn.halve_lr.steps)
     try: tmp.parent.mkdir(parents=True, exist_ok=True); torch.save(state, tmp); tmp.replace(self.path)
     finally: tmp.unlink(missing_ok=True)
@@ -436,6 +445,14 @@ def load(self:Checkpoint):
     self.learn.halve_lr.steps, self.epochs, self.done = state['steps'], state['epochs'], tuple(state['done'])
 
 # %% ../nbs/51_learner.ipynb #b81a6f47
+def _wait_and_load(checkpoint):
+    "Of several processes, those after the first start from the checkpoint of the first."
+    if checkpoint.learn.processes == 1: return
+    distrib_barrier()
+    if not checkpoint.learn.rank: return
+    if not checkpoint.path.exists(): raise ValueError(f'process {checkpoint.learn.rank} sees no {checkpoint.path}, which process 0 has written: give a path in a folder that all machines share.')
+    checkpoint.load()
+
 def fit_resumable(
     learn, # a gfa_learner: a new one, or the one that was interrupted
     n_epoch:int, # epochs of the whole run; more than last time makes a finished run longer
@@ -449,8 +466,10 @@ def fit_resumable(
     checkpoint = Checkpoint(path, seed, every)
     with learn.added_cbs(checkpoint):
         if learn.opt is None: learn.create_opt()
-        learn.opt.zero_grad(); checkpoint.load()
+        learn.opt.zero_grad()
+        if not learn.rank: checkpoint.load()
         if checkpoint.done > (n_epoch, 0): raise ValueError(f'{path} is of a run that has {checkpoint.done[0]} epochs and more behind it, not {n_epoch}. Use another file, or remove it.')
         if not checkpoint.path.exists(): checkpoint.save(0, 0)
+        _wait_and_load(checkpoint)
         if checkpoint.done < (n_epoch, 0): learn.fit(n_epoch, start_epoch=checkpoint.done[0])
     return checkpoint.epochs

@@ -37,14 +37,20 @@ def _large_enough(image):
     return image
 
 # %% ../nbs/68_quality.ipynb #660cf2bc
+def _formats():
+    "What Pillow reads, without PostScript: that is a program, which Ghostscript would run."
+    Image.init()
+    return [f for f in Image.ID if f != 'EPS']
+
 def _photo_file(path):
     "An image file as (H, W, 3) uint8; raises ValueError that names it."
     if path.is_dir(): raise ValueError(f'{path} is a folder, and one picture is needed: name a file in it')
     if not path.exists(): raise ValueError(f'{path}: the file does not exist: check the path')
+    if not path.is_file(): raise ValueError(f'{path} is no regular file but a device or a pipe, which may never end: save the picture first')
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')   # of a size that is refused below, of odd tags
-            with Image.open(path) as im: return _photo(im)
+            with Image.open(path, formats=_formats()) as im: return _photo(im)
     except ValueError as e: raise ValueError(f'{path}: {e}') from None
     except Image.DecompressionBombError: raise ValueError(f'{path}: it claims more than {MAX_PIXELS/1e6:.0f} million pixels: make it smaller') from None
     except Exception as e:  # a damaged file makes decoders raise anything

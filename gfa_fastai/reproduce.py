@@ -4,13 +4,13 @@
 
 # %% ../nbs/80_reproduce.ipynb #08214eea
 from __future__ import annotations
-import functools, hashlib, inspect, json, math, os, time
+import functools, hashlib, inspect, json, math, os, shutil, time
 from pathlib import Path
 import numpy as np, pandas as pd
 import gfa_fastai
 from .datasets import READERS
-from .evaluation import _write, find_threshold, load_scores, save_scores, score_samples
-from .frames import extract_frames, frames_summary
+from .evaluation import SCORE_COLUMNS, _write, find_threshold, load_scores, save_scores, score_samples, validate_scores
+from .frames import _check_skipped, extract_frames, frames_summary
 from .report import judge, paired_table, what_learned, write_report
 from .samples import _named, check_classes, save_samples, split_by_subject, writable_folder
 from .synth.benchmark import DOMAIN_NAMES, SYNTHPAD_VERSION, make_synthpad
@@ -18,8 +18,8 @@ from .synth.benchmark import DOMAIN_NAMES, SYNTHPAD_VERSION, make_synthpad
 # %% auto #0
 __all__ = ['PRESETS', 'run_settings', 'check_reader', 'code_hash', 'has_begun', 'open_run', 'read_data', 'run_samples',
            'run_frames', 'list_arms', 'arm_learner', 'train_arm', 'fit_fda', 'transfer_frames', 'run_arm',
-           'gallery_rows', 'arm_recognition', 'domains_apart', 'take_measures', 'reproduce', 'train_model',
-           'score_folder']
+           'gallery_rows', 'arm_recognition', 'domains_apart', 'take_measures', 'reproduce', 'train_model', 'own_shard',
+           'cut_pieces', 'score_pieces', 'merge_pieces', 'score_folder']
 
 # %% ../nbs/80_reproduce.ipynb #e8bd4961
 PRESETS = dict(
@@ -185,6 +185,7 @@ def train_arm(
 ) -> Path: # of model.safetensors: weights, configuration, people, thresholds, all in one file
     "Train an arm, or go on with it."
     from gfa_fastai.authenticate import dev_thresholds
+    from gfa_fastai.distributed import on_first
     from gfa_fastai.learner import Callback, fit_resumable, terms_table
     from gfa_fastai.model import save_model
     first = 0 if bar is None else bar.n
@@ -194,17 +195,20 @@ def train_arm(
     learn, start = arm_learner(arm, frames, settings, cbs=Bar()), time.time()
     n_epoch = math.ceil(settings['steps']/len(learn.dls.train))
     if bar is not None: bar.total += n_epoch*len(learn.dls.train) - settings['steps']
-    with learn.no_bar(), learn.no_logging(): epochs = fit_resumable(learn, n_epoch, folder/'checkpoint.pt', seed=arm['seed'])
-    folder.mkdir(parents=True, exist_ok=True)
-    terms_table(learn).to_csv(folder/'terms.csv')
+    with learn.distrib_ctx(), learn.no_bar(), learn.no_logging():
+        processes, epochs = learn.processes, fit_resumable(learn, n_epoch, folder/'checkpoint.pt', seed=arm['seed'])
     own = frames[frames['dataset'] == arm['train']]
-    dev = score_samples(learn, own[own['split'] == 'dev'], progress=False)
-    info = dict(arm, epochs=n_epoch, steps=len(learn.terms), dev_eer=[e[-1] for e in epochs], device=str(learn.dls.device), seconds=round(time.time()-start, 1),
-                parameters=sum(p.numel() for p in learn.model.parameters()), fc_dim=learn.model.config['fc_dim'], size=settings['size'], margin=settings['margin'], spread=settings['spread'],
-                threshold=find_threshold(dev, 'dev')[0], thresholds=dev_thresholds(learn.model.eval(), own), people=list(learn.dls.vocab))
-    path = save_model(learn.model, folder/'model.safetensors', with_adapter=adapter, **info)
-    (folder/'checkpoint.pt').unlink(missing_ok=True)
-    return path
+    def finish():
+        folder.mkdir(parents=True, exist_ok=True)
+        terms_table(learn).to_csv(folder/'terms.csv')
+        dev = score_samples(learn, own[own['split'] == 'dev'], progress=False)
+        info = dict(arm, processes=processes, epochs=n_epoch, steps=len(learn.terms), dev_eer=[e[-1] for e in epochs], device=str(learn.dls.device), seconds=round(time.time()-start, 1),
+                    parameters=sum(p.numel() for p in learn.model.parameters()), fc_dim=learn.model.config['fc_dim'], size=settings['size'], margin=settings['margin'], spread=settings['spread'],
+                    threshold=find_threshold(dev, 'dev')[0], thresholds=dev_thresholds(learn.model.eval(), own), people=list(learn.dls.vocab))
+        path = save_model(learn.model, folder/'model.safetensors', with_adapter=adapter, **info)
+        (folder/'checkpoint.pt').unlink(missing_ok=True)
+        return path
+    return on_first(finish)
 
 # %% ../nbs/80_reproduce.ipynb #cb1b19f5
 def fit_fda(
@@ -335,6 +339,7 @@ def reproduce(
     from gfa_fastai.model import load_model
     from tqdm import tqdm
     start, settings = time.time(), run_settings(preset, **kwargs)
+    if int(os.environ.get('WORLD_SIZE', 1)) > 1: raise ValueError('gfa_reproduce is one process, and here are several: start it without accelerate launch. One long training takes several: gfa_train.')
     out = open_run(out, settings)
     frames, notes = run_frames(settings, out, progress)
     arms, scores = list_arms(frames, settings), {}
@@ -356,19 +361,116 @@ def train_model(
     seed:int=0, # of first weights and order of batches
     **kwargs # for run_settings
 ) -> Path: # of model.safetensors; scores.csv and terms.csv lie beside it
-    "Train one network; started again in the same folder, it goes on where it was."
+    "Train one network, in as many processes as `accelerate launch` starts; started again in the same folder, it goes on where it was."
+    from gfa_fastai.distributed import on_first, start_processes
+    from gfa_fastai.learner import rank_distrib
     from gfa_fastai.model import load_model
     from tqdm import tqdm
-    settings = run_settings(**kwargs, fda=False) | dict(tpc=tpc, seed=seed)
-    out = open_run(out, settings)
-    frames, _ = run_frames(settings, out)
+    start_processes()
+    settings = on_first(lambda: run_settings(**kwargs, fda=False) | dict(tpc=tpc, seed=seed))
+    out = on_first(open_run, out, settings)
+    frames, _ = on_first(run_frames, settings, out)
     names = sorted(frames['dataset'].unique())
     if len(names) > 1: raise ValueError(f'these are {len(names)} datasets ({", ".join(names)}): a network is trained on one, choose it')
     path = out/'model.safetensors'
-    if not path.exists():
-        with tqdm(total=settings['steps'], unit='step', desc=names[0]) as bar: train_arm(dict(name=names[0], train=names[0], tpc=tpc, fda=False, seed=seed), frames, out, settings, bar)
-    save_scores(score_samples(load_model(path)[0], frames[frames['split'] != 'train']), out/'scores.csv')
+    if not on_first(path.exists):
+        with tqdm(total=settings['steps'], unit='step', desc=names[0], disable=rank_distrib() > 0) as bar: train_arm(dict(name=names[0], train=names[0], tpc=tpc, fda=False, seed=seed), frames, out, settings, bar)
+    on_first(lambda: save_scores(score_samples(load_model(path)[0], frames[frames['split'] != 'train']), out/'scores.csv'))
     return path
+
+# %% ../nbs/80_reproduce.ipynb #5a4d0002
+def own_shard(
+    shard=None, # '2/4', the second of four; None: what accelerate launch or torchrun says in the environment
+) -> tuple: # (number from 0, of how many); raises ValueError
+    "Which share of the work is this process's."
+    if shard is None: return int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
+    k, _, n = str(shard).partition('/')
+    if not (k.isdecimal() and n.isdecimal() and 1 <= int(k) <= int(n)): raise ValueError(f'shard {shard!r} is no share: give 1/4, 2/4, 3/4 and 4/4 to four processes')
+    return int(k)-1, int(n)
+
+def cut_pieces(
+    df:pd.DataFrame, # samples table
+    rows:int=200, # in a piece, or a few more
+) -> list: # of tables, one after the other; a recording is in one of them
+    "A table in pieces of whole recordings."
+    video = df.groupby(['dataset', 'split', 'subject', 'video'], sort=False, dropna=False).ngroup().to_numpy()
+    order = np.argsort(video, kind='stable')
+    start = np.flatnonzero(np.diff(video[order], prepend=-1))               # where a recording begins
+    cuts = [start[np.searchsorted(start, i)] for i in range(rows, len(df), rows) if i <= start[-1]]
+    return [df.iloc[o].reset_index(drop=True) for o in np.split(order, np.unique(cuts))]
+
+# %% ../nbs/80_reproduce.ipynb #5a4d0005
+def _parts_folder(out, model, df, frames_of):
+    "Where the pieces of a scoring lie, by all that decides what is in them."
+    def stamp(path): return ((s := os.stat(path)).st_size, s.st_mtime_ns) if os.path.exists(path) else None
+    key = hashlib.sha1(Path(model).read_bytes() if Path(model).is_file() else str(model).encode())
+    table = df.drop(columns='depth', errors='ignore').astype(str).to_csv(index=False)
+    for part in (code_hash(), frames_of, [stamp(p) for p in df['path'].unique()], table): key.update(str(part).encode())
+    return Path(out).with_name(f'.{Path(out).name}-{key.hexdigest()[:12]}.parts')
+
+def _own_device():
+    "The device of this process: a GPU for each where there are several of both."
+    import torch
+    from gfa_fastai.learner import default_device
+    if torch.cuda.is_available() and 'LOCAL_RANK' in os.environ: torch.cuda.set_device(int(os.environ['LOCAL_RANK']) % torch.cuda.device_count())
+    return default_device()
+
+# %% ../nbs/80_reproduce.ipynb #5a4d0006
+def score_pieces(
+    net, # GFACNN
+    model, # its file: an FDA may be in it
+    pieces:list, # from cut_pieces
+    own:tuple, # from own_shard
+    parts:Path, # folder of pieces
+    cache:Path, # folder of frames
+    max_bad:float, # share of all files that may be unusable
+    progress:bool, # show bars
+    size:int, # of frames, in pixels
+    margin:float, # of face crops
+    spread:int=None, # frames taken from each video
+):
+    "Score the pieces of a share that are not there yet."
+    from gfa_fastai.model import load_model_adapter
+    from tqdm import tqdm
+    todo = [i for i in range(own[0], len(pieces), own[1]) if not (parts/f'{i}.json').exists()]
+    if not todo: return
+    rows = pd.concat([pieces[i].assign(piece=i) for i in todo], ignore_index=True)
+    frames = extract_frames(rows, cache, size, margin, 1., progress, spread=spread)
+    if adapter := load_model_adapter(model): frames = adapter.transform(frames, cache/'fda', bs=32, max_bad=1., progress=progress)
+    skipped = frames.attrs['skipped']
+    _check_skipped(skipped, len({p for piece in pieces for p in piece['path']}), max_bad, 'files')
+    net = net.to(_own_device())
+    for i in tqdm(todo, desc='scores', unit='piece', disable=not progress):
+        mine = frames[frames['piece'] == i].reset_index(drop=True)
+        scores = score_samples(net, mine, progress=False) if len(mine) else pd.DataFrame(columns=SCORE_COLUMNS)
+        lost = [s for s in skipped if s[0] in set(pieces[i]['path'])]
+        _write(parts/f'{i}.json', json.dumps(dict(scores=scores.to_dict('list'), skipped=lost)))
+
+# %% ../nbs/80_reproduce.ipynb #5a4d0007
+def merge_pieces(
+    parts:Path, # folder of pieces
+    n:int, # how many there have to be
+    out, # CSV file to write
+    max_bad:float, # share of the files that may be unusable
+    files:int, # how many there are in all
+) -> pd.DataFrame | None: # scores table, None where pieces are missing; raises ValueError
+    "Write the scores where all pieces are there."
+    try: found = [json.loads((parts/f'{i}.json').read_text(encoding='utf-8')) for i in range(n)]
+    except FileNotFoundError:
+        if parts.exists() or not Path(out).exists(): return None
+        scores = load_scores(out)                                            # another process was faster
+        scores.attrs['skipped'] = []
+        return scores
+    skipped = [tuple(s) for f in found for s in f['skipped']]
+    _check_skipped(skipped, files, max_bad, 'files')
+    scores = validate_scores(pd.concat([t for f in found if len(t := pd.DataFrame(f['scores']))], ignore_index=True))
+    save_scores(scores, out)
+    done = parts.with_name(f'{parts.name}.{os.getpid()}.done')
+    try: parts.rename(done)                                                  # gone at one stroke
+    except OSError: pass
+    shutil.rmtree(done, ignore_errors=True)
+    scores.attrs['skipped'] = skipped
+    return scores
 
 # %% ../nbs/80_reproduce.ipynb #643b4c11
 def score_folder(
@@ -382,11 +484,12 @@ def score_folder(
     max_bad:float=.01, # share of the images that may be unusable
     spread:int=None, # frames taken from each video; None: as many as for the model's training
     progress:bool=True, # show bars
+    shard=None, # '2/4': the second of four shares, each a process that somebody starts; None: all, or the share that `accelerate launch` or torchrun says
     **reader # further arguments of the reader
-) -> pd.DataFrame: # scores table; `attrs`: `skipped` images, `known` names of training people among the test people; raises ValueError or FileNotFoundError
-    "Score a folder of images or videos with a saved model."
-    from gfa_fastai.learner import default_device
-    from gfa_fastai.model import load_model, load_model_adapter
+) -> pd.DataFrame | None: # scores table, None as long as other shares are missing; `attrs`: `skipped` images, `known` names of training people among the test people; raises ValueError or FileNotFoundError
+    "Score a folder of images or videos with a saved model; what a killed process has finished is not made again."
+    from gfa_fastai.model import load_model
+    own = own_shard(shard)
     net, meta = load_model(model)
     if missing := {'size', 'margin'} - meta.keys(): raise ValueError(f'{model}: it does not say {" and ".join(sorted(missing))} of its images. Give a model that gfa_train or gfa_reproduce wrote.')
     df = read_data(data, dataset, **reader)
@@ -394,10 +497,9 @@ def score_folder(
     test, dev = _named(test_subjects, people, 'test_subjects'), _named(dev_subjects, people, 'dev_subjects')
     if test or dev or set(df['split']) == {'train'}:
         df['split'] = np.select([df['subject'].isin(dev or ()), df['subject'].isin(test or people)], ['dev', 'test'], 'train')
-    frames = extract_frames(df, cache or Path(out).parent/'cache', meta['size'], meta['margin'], max_bad, progress, spread=spread or meta.get('spread'))
-    if adapter := load_model_adapter(model): frames = adapter.transform(frames, Path(cache or Path(out).parent/'cache')/'fda', bs=32, max_bad=max_bad, progress=progress)
-    scores = score_samples(net.to(default_device()), frames, progress=progress)
-    save_scores(scores, out)
-    known = sorted(set(scores.loc[scores['split'] == 'test', 'subject']) & set(meta.get('people', ())))
-    scores.attrs.update(skipped=frames.attrs['skipped'], known=known)
+    frames_of = dict(size=meta['size'], margin=meta['margin'], spread=spread or meta.get('spread'))
+    pieces, parts = cut_pieces(df), _parts_folder(out, model, df, frames_of)
+    score_pieces(net, model, pieces, own, parts, Path(cache or Path(out).parent/'cache'), max_bad, progress, **frames_of)
+    scores = merge_pieces(parts, len(pieces), out, max_bad, df['path'].nunique())
+    if scores is not None: scores.attrs['known'] = sorted(set(scores.loc[scores['split'] == 'test', 'subject']) & set(meta.get('people', ())))
     return scores

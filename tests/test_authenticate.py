@@ -559,3 +559,49 @@ def test_photographs():
     assert np.mean([l.code is None for l in looks]) > .8
     assert all(0 <= l.live <= 1 for l in looks if l.code is None)
     assert {a.decide(l).code for l in looks} <= set(CODES)
+
+# -- more of what is no picture
+
+def test_postscript_is_not_run(tmp_path, monkeypatch):
+    "Whatever the file is called: Pillow would hand it to Ghostscript."
+    from PIL import EpsImagePlugin
+    monkeypatch.setattr(EpsImagePlugin, 'Ghostscript', lambda *args, **kw: pytest.fail('Ghostscript was called'))
+    for name in 'a.eps', 'b.jpg':
+        (tmp_path/name).write_bytes(b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 60 80\n%%EndComments\n(x) (w) file closefile\nshowpage\n%%EOF\n')
+        with pytest.raises(ValueError, match='not a readable image'): as_photo(tmp_path/name)
+
+@POSIX
+def test_a_pipe_is_no_picture(tmp_path):
+    "Reading it would wait for ever."
+    os.mkfifo(tmp_path/'pipe.jpg')
+    for path in tmp_path/'pipe.jpg', '/dev/zero':
+        with pytest.raises(ValueError, match='no regular file'): as_photo(path)
+
+@pytest.mark.parametrize('kind', ['zTXt', 'iCCP', 'IDAT'])
+def test_bombs_in_png_chunks(tmp_path, kind):
+    "100 MB of nothing in a chunk: refused, or not unpacked."
+    import zlib, struct
+    def chunk(t, d): return struct.pack('>I', len(d)) + t + d + struct.pack('>I', zlib.crc32(t+d))
+    bomb, kind = zlib.compress(bytes(100_000_000), 9), kind.encode()
+    pixels = [] if kind == b'IDAT' else [chunk(b'IDAT', zlib.compress(b''.join(b'\0'+bytes(180) for _ in range(80))))]
+    head = chunk(b'IHDR', struct.pack('>IIBBBBB', 60, 80, 8, 2, 0, 0, 0))
+    (tmp_path/'b.png').write_bytes(b'\x89PNG\r\n\x1a\n' + head + chunk(kind, bomb if kind == b'IDAT' else b'a\0\0'+bomb) + b''.join(pixels) + chunk(b'IEND', b''))
+    try: assert as_photo(tmp_path/'b.png').shape == (80, 60, 3)
+    except ValueError as e: assert 'b.png' in str(e)
+
+def test_an_adapter_that_claims_to_be_huge(tmp_path):
+    "No memory is taken for what a header says."
+    from safetensors import safe_open
+    from gfa_fastai.adapter import load_adapter
+    from gfa_fastai.fda import FDA
+    path = FDA(noise(), width=.25, size=64, info=dict(steps=1)).save(tmp_path/'a.safetensors')
+    with safe_open(path, 'pt') as f: header, state = f.metadata(), {k: f.get_tensor(k) for k in f.keys()}
+    for width in (1e5, -1, float('nan'), float('inf')):
+        save_file(state, path, metadata=header | dict(config=json.dumps(json.loads(header['config']) | dict(width=width))))
+        with pytest.raises(ValueError, match='width is'): load_adapter(path)
+
+def test_start_brings_no_fastai():
+    "The shipped model is up within two seconds beyond PyTorch because nothing that trains is imported."
+    code = "import sys\nfrom gfa_fastai.authenticate import FaceAuthenticator\nFaceAuthenticator.load('small', device='cpu')\nprint(*sorted({'fastai', 'sklearn', 'scipy', 'matplotlib', 'torchvision', 'accelerate'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, '-c', code], env={**os.environ, 'PYTHONPATH': str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stdout.split(), done.stdout + done.stderr

@@ -89,3 +89,39 @@ def test_explain(layer):
     cam, photo, r = explain(authenticator(), image, layer)
     assert cam.shape == (90, 120) and np.abs(cam).max() <= 1 and np.array_equal(photo, image) and r.code
     with pytest.raises(ValueError, match="layer 'relu9' is not known"): explain(authenticator(), image, 'relu9')
+
+@pytest.mark.parametrize('size', [48, 64, 224])
+@pytest.mark.parametrize('shape', [(64, 64), (448, 448), (480, 640), (1080, 1920), (192, 256), (37, 41), (300, 50), (50, 300), (225, 226), (1, 500), (500, 1), (1, 1)])
+def test_resize_is_opencvs(size, shape):
+    "Never off by more than one grey level, and that in few places."
+    from gfa_fastai.export import resize8
+    from gfa_fastai.frames import _resize
+    im = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    for im in (im, np.full_like(im, 255), np.tile(np.linspace(0, 255, shape[1]).astype(np.uint8)[None, :, None], (shape[0], 1, 3))):
+        got = resize8(torch.from_numpy(im).permute(2, 0, 1)[None], size)
+        assert got.shape == (1, 3, size, size)
+        d = np.abs(got[0].permute(1, 2, 0).numpy() - _resize(im, size))
+        assert d.max() <= 1 and (d > 0).mean() < .02
+
+@pytest.mark.parametrize('frame, face', [((480, 640), (201, 201)), ((1080, 1920), (640, 640)), ((50, 40), (31, 31)), ((64, 300), (64, 64))])
+def test_onnx_takes_any_size(onnx_file, frame, face):
+    from gfa_fastai.frames import _resize
+    auth, path = onnx_file
+    rng = np.random.default_rng(1)
+    x, y = (rng.integers(0, 256, (2, *s, 3), dtype=np.uint8) for s in (frame, face))
+    want = both_answers(auth.model, *(np.stack([_resize(o, 64) for o in p]) for p in (x, y)))
+    for a,b in zip(onnx_answers(open_onnx(path, 1), x, y), want): assert np.abs(a-b).max() < 1e-4
+
+def test_small_model_by_onnx_from_whole_pictures(tmp_path):
+    "Rendered people in a larger room: the file gets the picture and the crop as they are."
+    pytest.importorskip('onnxruntime'); pytest.importorskip('onnxscript')
+    from gfa_fastai.synth.faces import EVEN, NEUTRAL, draw_clothes, identity, render_scene
+    auth = FaceAuthenticator.load('small', device='cpu')
+    session = open_onnx(export_onnx(auth, tmp_path/'small.onnx'), 1)
+    for seed,(h, w) in enumerate([(240, 320), (300, 200), (480, 640)]):
+        room = np.full((h, w, 3), .25, np.float32)
+        linear = render_scene(identity(seed), NEUTRAL, np.eye(3), (w/2, .45*h), h/5, EVEN, room, draw_clothes(np.random.default_rng(seed)))[0]
+        photo, side = (255*np.clip(linear, 0, 1)**(1/2.2)).round().astype(np.uint8), h//2
+        crop = photo[h//5:h//5+side, w//2-side//2:w//2-side//2+side]
+        frame, face = (np.stack([export._resize(p, auth.size)]) for p in (photo, crop))
+        for a,b in zip(onnx_answers(session, photo[None], crop[None]), both_answers(auth.model, frame, face)): assert np.abs(a-b).max() < 1e-4
