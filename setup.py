@@ -21,7 +21,7 @@ setup(
     keywords=cfg['keywords'].split(),
     classifiers=[f'Intended Audience :: {cfg["audience"]}', f'Natural Language :: {cfg["language"]}', 'Development Status :: 3 - Alpha'],
     packages=find_packages(include=[cfg['lib_name'], cfg['lib_name']+'.*']),
-    package_data={cfg['lib_name']: ['weights/*.safetensors']},
+    package_data={cfg['lib_name']: ['weights/*.safetensors', 'results/*']},
     python_requires=f'>={cfg["min_python"]}',
     install_requires=shlex.split(cfg['requirements']),
     extras_require={k: shlex.split(cfg[f'{k}_requirements']) for k in ('dev', 'export', 'explain')},

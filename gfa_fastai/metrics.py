@@ -7,9 +7,10 @@ from __future__ import annotations
 from bisect import bisect_left
 import numpy as np, pandas as pd
 from scipy.stats import norm
+from .pages import PALETTE
 
 # %% auto #0
-__all__ = ['PALETTE', 'LINES', 'RATES', 'MIN_SUBJECTS', 'far_frr', 'plot_scores', 'roc_points', 'eer_threshold', 'eer', 'hter',
+__all__ = ['LINES', 'RATES', 'MIN_SUBJECTS', 'far_frr', 'plot_scores', 'roc_points', 'eer_threshold', 'eer', 'hter',
            'apcer_per_pai', 'apcer', 'bpcer', 'acer', 'apcer_threshold', 'bpcer_at_apcer', 'tpr_at_fpr', 'auc',
            'plot_roc', 'plot_det', 'bootstrap_subjects', 'paired_bootstrap']
 
@@ -49,7 +50,6 @@ def far_frr(
     return float(np.mean(attack >= threshold)), float(np.mean(live < threshold))
 
 # %% ../nbs/10_metrics.ipynb #e302fb01
-PALETTE = ['#4477AA', '#EE6677', '#228833', '#CCBB44', '#66CCEE', '#AA3377', '#777777'] # safe for colour-blind readers
 LINES = ['-', '--', '-.', ':']
 
 def _axes(ax, size):

@@ -2,7 +2,8 @@
 
 The rule: markdown cells as they are, with relative links turned from `nbs/` to the top level; code cells as ```python
 fences without their `#|` lines, with the text of their stored outputs after them, indented by four. A cell with
-`#| hide` leaves nothing, one with `#| echo: false` its outputs only; pictures among the outputs are left out."""
+`#| hide` leaves nothing, one with `#| echo: false` its outputs only; an output that is markdown stays markdown; pictures
+among the outputs are left out."""
 import argparse, json, posixpath, re, sys
 from pathlib import Path
 
@@ -39,8 +40,10 @@ def readme(nb:dict) -> str:
         source = '\n'.join(l for l in lines if not l.startswith('#|')).strip()
         if source and 'echo false' not in flags: parts.append(f'```python\n{source}\n```')
         if 'output false' in flags: continue
-        out = '\n'.join(filter(None, map(text_of, cell['outputs'])))
+        marked = [relink(''.join(o['data']['text/markdown'])) for o in cell['outputs'] if 'text/markdown' in o.get('data', {})]
+        out = '\n'.join(filter(None, (text_of(o) for o in cell['outputs'] if 'text/markdown' not in o.get('data', {}))))
         if out: parts.append('\n'.join(f'    {l}'.rstrip() for l in out.splitlines()))
+        parts += marked
     return '\n\n'.join(p for p in parts if p.strip()) + '\n'
 
 if __name__ == '__main__':
