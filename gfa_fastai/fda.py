@@ -343,6 +343,20 @@ class _Draws:
             return x, x
         raise ValueError(f'FDA: none of 50 images in a row can be used; the first: {next(iter(self.bad.values()))}')
 
+_PRECISIONS = dict(fp32=None, bf16=torch.bfloat16, fp16=torch.float16)
+
+def _cast(precision, device):
+    "Autocast of a precision on a device; raises ValueError."
+    if precision not in _PRECISIONS: raise ValueError(f'precision {precision!r} is not known, choose fp32, bf16 or fp16')
+    if precision == 'fp16' and device.type != 'cuda': raise ValueError('precision fp16 needs a GPU of NVIDIA: use bf16 or fp32')
+    return torch.autocast(device.type, _PRECISIONS[precision], enabled=precision != 'fp32')
+
+class _BF16(Callback):
+    "bfloat16 autocast around model and loss, on any device; needs no gradient scaler."
+    order = 15
+    def before_batch(self): self.cast = torch.autocast(self.dls.device.type, torch.bfloat16); self.cast.__enter__()
+    def after_loss(self): self.cast.__exit__(None, None, None)
+
 # %% ../nbs/41_fda.ipynb #ed548f60
 class _Terms(Callback):
     "Keeps the terms of the loss, step by step, and moves a bar; a GPU is asked for them every ten steps, so that it need not wait."
@@ -374,20 +388,6 @@ class ShowTransfer(Callback):
     def after_batch(self):
         if self.training: self.n += 1
         if self.training and self.n % self.every == 0: self._take(self.n)
-
-_PRECISIONS = dict(fp32=None, bf16=torch.bfloat16, fp16=torch.float16)
-
-def _cast(precision, device):
-    "Autocast of a precision on a device; raises ValueError."
-    if precision not in _PRECISIONS: raise ValueError(f'precision {precision!r} is not known, choose fp32, bf16 or fp16')
-    if precision == 'fp16' and device.type != 'cuda': raise ValueError('precision fp16 needs a GPU of NVIDIA: use bf16 or fp32')
-    return torch.autocast(device.type, _PRECISIONS[precision], enabled=precision != 'fp32')
-
-class _BF16(Callback):
-    "bfloat16 autocast around model and loss, on any device; needs no gradient scaler."
-    order = 15
-    def before_batch(self): self.cast = torch.autocast(self.dls.device.type, torch.bfloat16); self.cast.__enter__()
-    def after_loss(self): self.cast.__exit__(None, None, None)
 
 # %% ../nbs/41_fda.ipynb #b950f61a
 def fda_learner(
@@ -446,9 +446,8 @@ class FDA(Adapter):
         precision:str='fp32', # of `transform`: 'fp32', 'bf16' (faster where CPU or GPU computes in it) or (on a GPU) 'fp16'
     ):
         super().__init__()
-        if preset not in FDA_PRESETS: raise ValueError(f'FDA: preset {preset!r} is not known, choose one of {", ".join(FDA_PRESETS)}')
-        if scale not in ('trained', 'own'): raise ValueError(f"FDA: scale {scale!r} is not known, choose 'trained' or 'own'")
-        if precision not in _PRECISIONS: raise ValueError(f'FDA: precision {precision!r} is not known, choose fp32, bf16 or fp16')
+        for name,value,known in (('preset', preset, FDA_PRESETS), ('scale', scale, ('trained', 'own')), ('precision', precision, _PRECISIONS)):
+            if value not in known: raise ValueError(f'FDA: {name} {value!r} is not known, choose one of {", ".join(known)}')
         if size < 16: raise ValueError(f'FDA: size is {size}: crops need 16 pixels or more')
         if not 0 < width <= 8: raise ValueError(f'FDA: width is {width}: above 0, up to 8 (1 is the paper\'s)')
         self.preset, self.size, self.seed, self.scale, self.precision, self.info = preset, int(size), int(seed), scale, precision, dict(info or {})

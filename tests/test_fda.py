@@ -258,7 +258,7 @@ def test_scale_is_saved_and_counts(tmp_path):
     own = fitted(scale='own')
     again = FDA.load(own.save(tmp_path/'own.safetensors'))
     assert again.scale == 'own' and again.fingerprint() == own.fingerprint() != fitted().fingerprint()
-    with pytest.raises(ValueError, match="scale 'big' is not known, choose 'trained' or 'own'"): FDA(scale='big')
+    with pytest.raises(ValueError, match="scale 'big' is not known, choose one of trained, own"): FDA(scale='big')
 
 @pytest.mark.parametrize('preset', ['paper', 'johnson', 'authors'])
 def test_networks_that_draw_the_whole_image_see_it_as_it_is(preset):
@@ -373,7 +373,7 @@ def test_precision_is_saved_and_has_a_cache_of_its_own(small_fda, tmp_path, monk
     assert again.precision == 'bf16' and again.fingerprint() == small_fda.fingerprint() != plain
 
 def test_bad_precision(small_fda, monkeypatch):
-    with pytest.raises(ValueError, match="FDA: precision 'int8' is not known, choose fp32, bf16 or fp16"): FDA(faces(1)[0], width=.125, precision='int8')
+    with pytest.raises(ValueError, match="FDA: precision 'int8' is not known, choose one of fp32, bf16, fp16"): FDA(faces(1)[0], width=.125, precision='int8')
     monkeypatch.setattr(small_fda, 'precision', 'fp16')
     if small_fda.device.type == 'cpu':
         with pytest.raises(ValueError, match='precision fp16 needs a GPU of NVIDIA: use bf16 or fp32'): small_fda.transform(faces(1))
