@@ -48,9 +48,8 @@ def _taps(n, m, device):
     "Left and right neighbour of m points on an axis of n pixels, and their weights in 1/2048."
     at = (torch.arange(m, dtype=torch.float32, device=device)+.5)*(n/m)-.5
     low = at.floor()
-    part = torch.where((low < 0) | (low >= n-1), 0., at-low)
-    left = low.clamp(0, n-1).long()
-    return left, (left+1).clamp(max=n-1), ((1-part)*2048).round().long(), (part*2048).round().long()
+    part = at-low
+    return low.clamp(0, n-1).long(), (low+1).clamp(0, n-1).long(), ((1-part)*2048).round().long(), (part*2048).round().long()
 
 def grow8(
     x:Tensor, # (B, C, h, w), whole numbers 0..255
