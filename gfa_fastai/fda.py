@@ -4,7 +4,7 @@
 
 # %% ../nbs/41_fda.ipynb #409fb0bc
 from __future__ import annotations
-import hashlib, json, math, os, time, warnings
+import hashlib, json, math, os, pickle, time, warnings
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 import torch.nn.functional as F
@@ -488,23 +488,24 @@ def _untouched(loss, draws, i):
     loss(x, x)
     return loss.terms['domain'].item()
 
-def _resume(learn, checkpoint, mark):
+def _resume(learn, checkpoint, mark, terms):
     "Load a checkpoint of the same fit: how many rounds it has behind it."
     if checkpoint is None or not Path(checkpoint).exists(): return 0
-    saved = torch.load(checkpoint, map_location='cpu', weights_only=True)
+    try: saved = torch.load(checkpoint, map_location='cpu', weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as e: raise ValueError(f'{checkpoint} is no whole checkpoint ({type(e).__name__}): remove it, and the fit starts again') from None
     if saved['mark'] != mark: raise ValueError(f'{checkpoint} belongs to another fit: remove it, or name another checkpoint')
-    learn.create_opt(); learn.model.load_state_dict(saved['model']); learn.opt.load_state_dict(saved['opt'])
+    learn.create_opt(); learn.model.load_state_dict(saved['model']); learn.opt.load_state_dict(saved['opt']); terms.rows = saved['terms']
     return saved['rounds']
 
 class _Keep(Callback):
     "After every round: move on to the next draws, and write a checkpoint."
     order = 80
-    def __init__(self, draws, path, mark, per_round): self.draws, self.path, self.mark, self.per = draws, path and Path(path), mark, per_round
+    def __init__(self, draws, path, mark, per_round, terms): self.draws, self.path, self.mark, self.per, self.terms = draws, path and Path(path), mark, per_round, terms
     def before_epoch(self): self.draws.first = self.epoch*self.per
     def after_epoch(self):
         if self.path is None: return
         part = writable_folder(self.path.parent)/f'.{self.path.name}.{os.getpid()}.part'
-        torch.save(dict(mark=self.mark, rounds=self.epoch+1, model=self.learn.model.state_dict(), opt=self.opt.state_dict()), part)
+        torch.save(dict(mark=self.mark, rounds=self.epoch+1, model=self.learn.model.state_dict(), opt=self.opt.state_dict(), terms=self.terms.rows), part)
         part.replace(self.path)
 
 # %% ../nbs/41_fda.ipynb #cdeadffe
@@ -530,11 +531,11 @@ def fit(self:FDA,
     draws = _Draws(images, self.size, per_round*bs, self.seed)
     loss = _fda_loss(self, draws)
     domain_before = float(np.mean([_untouched(loss, draws, i) for i in range(0, min(16, len(draws)), 4)]))
-    mark = hashlib.sha1(json.dumps([self.config(), steps, bs, lr, precision, len(images), hashlib.sha1(self.target.tobytes()).hexdigest()], default=str).encode()).hexdigest()
+    mark = hashlib.sha1(json.dumps([2, self.config(), steps, bs, lr, precision, len(images), hashlib.sha1(self.target.tobytes()).hexdigest()], default=str).encode()).hexdigest()
     with tqdm(total=rounds*per_round, desc='FDA', unit='step', disable=not progress) as bar:
         terms = _Terms(bar)
-        learn = fda_learner(self.net.train(), loss, draws, bs, lr, precision, [terms, _Keep(draws, checkpoint, mark, per_round*bs), *cbs])
-        first = _resume(learn, checkpoint, mark)
+        learn = fda_learner(self.net.train(), loss, draws, bs, lr, precision, [terms, _Keep(draws, checkpoint, mark, per_round*bs, terms), *cbs])
+        first = _resume(learn, checkpoint, mark, terms)
         bar.update(first*per_round)
         falling = ParamScheduler({'lr': combined_cos(.5, lr, lr, lr/100)})
         with learn.no_bar(), learn.no_logging(): learn.fit(rounds, lr, start_epoch=first, cbs=falling)

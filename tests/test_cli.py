@@ -141,7 +141,8 @@ def test_killed_and_started_again(whole, tmp_path):
         p = shell('gfa_reproduce', *TINY, '--out', out)
         when(moment, p); p.kill(); p.communicate(timeout=60)   # (a worker that outlived it would keep the pipe open)
     p = shell('gfa_reproduce', *TINY, '--out', out)
-    assert (p.communicate(timeout=600), p.returncode)[1] == 0
+    err = p.communicate(timeout=600)[1]
+    assert p.returncode == 0, err[-3000:]
     same_results(whole[0], out)
 
 @pytest.mark.skipif(os.name == 'nt', reason='POSIX signals')
@@ -153,7 +154,8 @@ def test_ctrl_c(whole, tmp_path):
     err = p.communicate(timeout=60)[1]
     assert p.returncode == 130 and 'the same command goes on from there' in err and 'Traceback' not in err
     p = shell('gfa_reproduce', *TINY, '--out', out)
-    assert (p.communicate(timeout=600), p.returncode)[1] == 0
+    err = p.communicate(timeout=600)[1]
+    assert p.returncode == 0, err[-3000:]
     same_results(whole[0], out)
 
 def test_a_damaged_model_or_score_file_says_so(whole, tmp_path, capsys):

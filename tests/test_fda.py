@@ -210,19 +210,31 @@ def test_the_same_seed_gives_the_same_network():
     a, b, c = (FDA(faces(1)[0], width=.125, size=32, seed=s).fit(faces(4), steps=3, progress=False) for s in (0, 0, 1))
     assert a.fingerprint() == b.fingerprint() != c.fingerprint()
 
-def test_a_stopped_fit_goes_on(tmp_path, monkeypatch):
+@pytest.mark.parametrize('rounds', [1, 2, 3])    # 3: stopped when all is done but the writing down of it
+def test_a_stopped_fit_goes_on(tmp_path, monkeypatch, rounds):
     monkeypatch.setattr(fda, 'ROUND', 10)
     def make(): return FDA(faces(1)[0], width=.125, size=16, loss_network=dict(weights=None, width=1/16))
     whole = make().fit(faces(4), steps=30, bs=1, progress=False)
     class Stop(fda.Callback):
         order = 90
-        def after_epoch(self): raise KeyboardInterrupt
+        def after_epoch(self):
+            if self.epoch+1 == rounds: raise KeyboardInterrupt
     with pytest.raises(KeyboardInterrupt): make().fit(faces(4), steps=30, bs=1, checkpoint=tmp_path/'c.pt', cbs=[Stop()], progress=False)
     assert (tmp_path/'c.pt').exists()
     with pytest.raises(ValueError, match='belongs to another fit'): make().fit(faces(4), steps=29, bs=1, checkpoint=tmp_path/'c.pt', progress=False)
     again = make().fit(faces(4), steps=30, bs=1, checkpoint=tmp_path/'c.pt', progress=False)
-    assert len(again.terms) == 20 and not (tmp_path/'c.pt').exists()
+    assert not (tmp_path/'c.pt').exists() and again.terms.equals(whole.terms) and again.info == whole.info
     for a,b in zip(whole.net.parameters(), again.net.parameters()): assert torch.equal(a, b)
+
+@pytest.mark.parametrize('kept', [0, 20, 500])
+def test_a_damaged_checkpoint_says_so(tmp_path, kept):
+    def make(): return FDA(faces(1)[0], width=.125, size=16, loss_network=dict(weights=None, width=1/16))
+    class Stop(fda.Callback):
+        order = 90
+        def after_epoch(self): raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): make().fit(faces(4), steps=4, bs=1, checkpoint=tmp_path/'c.pt', cbs=[Stop()], progress=False)
+    (tmp_path/'c.pt').write_bytes((tmp_path/'c.pt').read_bytes()[:kept])
+    with pytest.raises(ValueError, match='c.pt is no whole checkpoint .*remove it'): make().fit(faces(4), steps=4, bs=1, checkpoint=tmp_path/'c.pt', progress=False)
 
 def test_show_transfer_keeps_the_same_images():
     shown = ShowTransfer(rand(2, 3, 32, 32), every=2)
