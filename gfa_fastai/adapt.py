@@ -175,10 +175,9 @@ def fit(self:AdaIN, images, steps=1000, bs=4, lr=1e-3, progress=True):
     self.decoder.eval(); self.info.update(steps=steps, images=len(draws.images), loss=float(loss.detach()))
     return self
 
-# %% ../nbs/42_adapt.ipynb #41fd8078
+# %% ../nbs/42_adapt.ipynb #ff515da6
 def _brightness(x): return (x*x.new_tensor([.3, .59, .11]).view(1, 3, 1, 1)).sum(1, keepdim=True).clamp(0, 1)
 
-# %% ../nbs/42_adapt.ipynb #ff515da6
 def slice_grid(
     x:Tensor, # (B, 3, H, W) RGB in 0..1
     grid:Tensor, # (B, 12, D, h, w) affine colour transforms, row by row of 3x4, for D levels of brightness
@@ -253,6 +252,29 @@ class LightFDA(Adapter):
         "As FDA.fit."
         self._fda.fit(images, steps, **kw)
         return self
+
+# %% ../nbs/42_adapt.ipynb #afd57c8f
+@patch
+def imitate(self:LightFDA,
+    teacher:Adapter, # a fitted method, as FDA
+    images, # training images of the source: samples table, files or arrays
+    steps:int=300, # of Adam
+    bs:int=8, # images in a batch
+    lr:float=3e-3, # falling to a hundredth
+    progress:bool=True, # show a bar
+) -> LightFDA: # itself; raises ValueError
+    "Learn to do what a fitted method does: the mean absolute difference of the two results, over training images."
+    net, size, images = self._fda.net, self._fda.size, _image_list(images, 'LightFDA.imitate')
+    if self._fda.target is None: self._fda.target = getattr(teacher, 'target', None)
+    draws, opt, off = _Draws(images, size, steps*bs, self._fda.seed), torch.optim.Adam(net.train().parameters(), lr), []
+    for i in tqdm(range(steps), desc='LightFDA', unit='step', disable=not progress):
+        x = torch.stack([draws[i*bs+j][0] for j in range(bs)]).to(self.device)
+        with torch.no_grad(): y = teacher.apply(x).float().clamp(0, 1)
+        loss = F.l1_loss(net(x), y)
+        opt.zero_grad(); loss.backward(); opt.step(); off.append(loss.detach())
+        for g in opt.param_groups: g['lr'] = lr*(.01 + .495*(1 + math.cos(math.pi*(i+1)/steps)))
+    net.eval(); self.info.update(steps=steps, images=len(images), imitates=teacher.fingerprint(), off=float(torch.stack(off[-max(1, steps//10):]).mean()))
+    return self
 
 # %% ../nbs/42_adapt.ipynb #08fcd672
 @torch.no_grad()
@@ -342,9 +364,11 @@ def make_adapter(
     steps:int=1000, # of the fit
     file=None, # a fitted method is kept there, and taken from there if it is the same one
     progress:bool=True, # show a bar
+    teacher:Adapter=None, # a fitted method that `light` learns to imitate, in place of the losses
     **kw, # further arguments of the method, as size, width, preset, loss_network, seed
 ) -> Adapter: # raises ValueError, OSError
     "A method that is ready for use."
+    if teacher is not None and method != 'light': raise ValueError(f'method {method} imitates nothing: leave the teacher out, or take light')
     if method in SIMPLE:
         if target is None and method in ('colour', 'fourier'): raise ValueError(f'method {method} needs a target image')
         return SIMPLE[method](target, **kw)
@@ -352,13 +376,14 @@ def make_adapter(
     if method == 'adain' and target is None: raise ValueError('method adain needs a target image')
     images = _image_list(images, method)
     names = [_outcome(_file_sha, i) if isinstance(i, (str, Path)) else hashlib.sha1(np.ascontiguousarray(i)).hexdigest() for i in images]
-    asked = hashlib.sha1(json.dumps([method, steps, kw, names, None if target is None else _as_array(target).tobytes().hex()], sort_keys=True, default=str).encode()).hexdigest()
+    asked = hashlib.sha1(json.dumps([method, steps, kw, names, *([teacher.fingerprint()] if teacher else []), None if target is None else _as_array(target).tobytes().hex()], sort_keys=True, default=str).encode()).hexdigest()
     if file is not None and Path(file).exists():
         made = _outcome(load_adapter, file)                     # (a damaged one is made again)
         if not isinstance(made, str) and made.info.get('asked') == asked: return made
     made = FITTED[method](target, **kw)
-    more = {} if method == 'adain' or file is None else dict(checkpoint=Path(file).with_suffix('.checkpoint'))
-    made.fit(images, steps=steps, progress=progress, **more).info['asked'] = asked
+    if teacher is not None: made.imitate(teacher, images, steps, progress=progress)
+    else: made.fit(images, steps=steps, progress=progress, **({} if method == 'adain' or file is None else dict(checkpoint=Path(file).with_suffix('.checkpoint'))))
+    made.info['asked'] = asked
     if file is not None: made.save(file)
     return made
 

@@ -226,6 +226,7 @@ def gfa_transfer(argv=None):
     p.add_argument('--target', help='image whose look they get (default: the most ordinary of the images that the method is fitted on)')
     p.add_argument('--method', default='light', choices=[*FITTED, *SIMPLE], help="fda is the paper's; light has its losses and keeps edges; colour and fourier need no fit; recompress and identity are controls")
     p.add_argument('--model', help='a saved method, in place of --method and --target')
+    p.add_argument('--imitate', help='a saved method that light learns to do like, in place of its losses: as good as that one, and many times as fast')
     p.add_argument('--fit-on', nargs='+', help='images and folders that fda, light and adain are fitted on (default: the paths themselves)')
     p.add_argument('--steps', type=_positive, default=500, help='of the fit')
     p.add_argument('--size', type=_positive, default=128, help='of the crops in the fit, in pixels')
@@ -247,12 +248,14 @@ def gfa_transfer(argv=None):
 def _adapter(a, images, videos, make_adapter, clip_frames):
     "The method that gfa_transfer was asked for, fitted where it has to be."
     from gfa_fastai.adapt import FITTED
+    from gfa_fastai.adapter import load_adapter
+    if a.imitate and a.method != 'light': raise ValueError(f'--imitate is for --method light, not {a.method}')
     if a.method not in FITTED: return make_adapter(a.method, a.target)
     def frames(v):
         try: return list(clip_frames(v, 16))
         except ValueError: return []                            # reported when it is to be transferred
     fit_on = [f for f,_ in images] + [im for v,_ in videos for im in frames(v)]
-    kw = dict(width=a.width) if a.method == 'fda' else {}
+    kw = dict(width=a.width) if a.method == 'fda' else dict(teacher=load_adapter(a.imitate)) if a.imitate else {}
     made = make_adapter(a.method, a.target, fit_on, a.steps, Path(a.out)/'method.safetensors', size=a.size, seed=a.seed, **kw)
     print(f'fitted on {len(fit_on)} images, target: {made.info.get("target", a.target)}')
     return made

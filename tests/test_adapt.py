@@ -12,7 +12,7 @@ from PIL import Image
 from gfa_fastai import adapt
 from gfa_fastai.adapt import (FITTED, SIMPLE, AdaIN, ColourMatch, FourierSwap, GridNet, Identity, LightFDA, Recompress, adain, domain_gap, drift,
                               equal_divergence, find_media, fourier_swap, make_adapter, no_painted_texture, slice_grid, texture_energy, transfer_media, clip_frames)
-from gfa_fastai.adapter import load_adapter
+from gfa_fastai.adapter import Adapter, load_adapter
 from gfa_fastai.fda import LossNetwork
 
 RNG = np.random.default_rng(0)
@@ -121,6 +121,23 @@ def test_fitted_methods_are_kept(tmp_path):
     assert make_adapter('light', TARGET, faces(4, seed=3), **kw).fingerprint() != first.fingerprint()
     (tmp_path/'m.safetensors').write_bytes(b'damaged')
     assert make_adapter('light', TARGET, faces(4), **kw).fingerprint() == first.fingerprint()
+
+def test_light_imitates_a_fitted_method(tmp_path):
+    images = faces(8, (48, 48))
+    teacher = ColourMatch(TARGET, 'rgb')
+    class Warmer(Adapter):
+        def apply(self, x): return (x*x.new_tensor([1.2, 1., .8]).view(1, 3, 1, 1)).clamp(0, 1)
+    def off(m): return np.mean([abs(a.astype(float)-b) for a,b in zip(m.transform(images), Warmer().transform(images))])
+    light = LightFDA(size=32).imitate(Warmer(), images, steps=120, progress=False)
+    assert off(light) < .4*off(Identity())
+    again = LightFDA.load(light.save(tmp_path/'l.safetensors'))
+    assert again.fingerprint() == light.fingerprint() and again.info['imitates'] == Warmer().fingerprint()
+    a, b = (LightFDA(TARGET, size=32).imitate(Warmer(), images, steps=3, progress=False).fingerprint() for _ in range(2))
+    assert a == b
+    kw = dict(steps=2, file=tmp_path/'m.safetensors', progress=False, size=32)
+    plain, pupil, other = (make_adapter('light', TARGET, images, teacher=t, **kw).fingerprint() for t in (None, Warmer(), teacher))
+    assert len({plain, pupil, other}) == 3 and make_adapter('light', TARGET, images, teacher=teacher, **kw).fingerprint() == other
+    with pytest.raises(ValueError, match='fda imitates nothing'): make_adapter('fda', TARGET, images, teacher=teacher, **kw)
 
 def test_bad_arguments(tmp_path):
     with pytest.raises(ValueError, match="method 'paint' is not known, choose one of identity, recompress, colour, fourier, fda, light, adain"): make_adapter('paint', TARGET)

@@ -449,6 +449,15 @@ def test_transfer_of_a_folder(method, folder, tmp_path, capsys):
         status, said = run(capsys, 'gfa_transfer', folder/'live', '--model', tmp_path/'out'/'method.safetensors', '--out', tmp_path/'again', '--codec', 'jpeg')
         assert status == 0 and len(list((tmp_path/'again').rglob('*.jpg'))) == 32
 
+def test_light_imitates_a_saved_fda(folder, tmp_path, capsys):
+    assert run(capsys, 'gfa_transfer', folder, '--target', target(tmp_path), '--method', 'fda', '--out', tmp_path/'fda', *QUICK)[0] == 0
+    saved = tmp_path/'fda'/'method.safetensors'
+    status, said = run(capsys, 'gfa_transfer', folder, '--method', 'light', '--imitate', saved, '--out', tmp_path/'light', *QUICK)
+    assert status == 0 and '96 files by LightFDA' in said, said
+    for args, words in ((('--method', 'colour', '--imitate', saved), 'is for --method light'), (('--imitate', tmp_path/'none'), 'no saved adaptation')):
+        status, said = run(capsys, 'gfa_transfer', folder, '--target', target(tmp_path), *args, '--out', tmp_path/'x', *QUICK)
+        assert status == 2 and words in said, said
+
 def test_transfer_says_what_it_skipped(folder, tmp_path, capsys):
     (folder/'live'/'0000'/'0.jpg').write_bytes(b'no picture')
     (folder/'notes.txt').write_text('passed over')
