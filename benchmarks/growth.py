@@ -1,8 +1,12 @@
-"""Row `growth`: how cost grows with the number of images, people, the batch and the size of images, and what memory does (threads: row `frames`).
+"""Row `growth`: how cost grows with the number of images, people, the batch and the size of images, and what memory does;
+and with the number of processes (threads: row `frames`).
 
 Every case is a process of its own, so that its peak of memory is its own: milliseconds of processor time for an image,
-and in the note the growth of the peak over what imports took. Nothing should be worse than linear in
+and in the note the growth of the peak over what imports took. Of several processes it is the time of day, the start of the processes
+with it. Nothing should be worse than linear in
 the number of images, and memory should not grow with it."""
+import os
+
 from benchmarks.measure import child, line
 
 HEAD = """
@@ -62,16 +66,26 @@ step(2)
 report(lambda: [step(n) for _ in range(3)], 3*n)
 """
 
+PROCESSES = HEAD + """
+from gfa_fastai.synth.benchmark import make_synthpad
+with tempfile.TemporaryDirectory() as tmp:
+    start = time.perf_counter()
+    made = make_synthpad(tmp, 'quick', domains=['webcam'], subjects=(int(sys.argv[2]), 0, 0), size=64, workers=n, progress=False)
+    print(json.dumps(dict(seconds=time.perf_counter()-start, n=len(made), mb=0)))
+"""
+
 def rows(a):
     "The row of the report."
+    workers = [n for n in (1, 2, 4, 8) if n <= max(2, os.cpu_count() or 1)]
     cases = [('images, divergence', IMAGES, [(n,) for n in ((16, 64) if a.quick else (100, 1000))], lambda n: n),
              ('images, transfer', TRANSFER, [(n,) for n in ((8, 32) if a.quick else (64, 640))], lambda n: n),
              ('subjects, report', SUBJECTS, [(n,) for n in ((12, 24) if a.quick else (50, 200, 800))], lambda n: n),
              ('batch, step', STEP, [(n, 64) for n in ((2, 4) if a.quick else (8, 16, 32, 64))], lambda n, px: n),
-             ('image size, step', STEP, [(8, px) for px in ((32, 48) if a.quick else (32, 64, 128))], lambda n, px: px)]
+             ('image size, step', STEP, [(8, px) for px in ((32, 48) if a.quick else (32, 64, 128))], lambda n, px: px),
+             ('processes, making images', PROCESSES, [(n, 4 if a.quick else 60) for n in workers], lambda n, people: n)]
     lines = []
     for name,code,sizes,of in cases:
         for s in sizes:
             runs = [child(code, *s) for _ in range(3)]
-            lines.append(line('growth', name, str(of(*s)), [r['seconds'] for r in runs], per=runs[0]['n'], note=f'+{max(0, *(r["mb"] for r in runs)):.0f} MB'))
+            lines.append(line('growth', name, str(of(*s)), [r['seconds'] for r in runs], per=runs[0]['n'], note='time of day' if code is PROCESSES else f'+{max(0, *(r["mb"] for r in runs)):.0f} MB'))
     return lines
