@@ -94,6 +94,15 @@ def test_every_page_opens_in_colab(path):
 
 # --- pictures
 
+HIDDEN = re.compile(r'^#\|\s*hide\s*$', flags=re.M)
+
+def said(cell, key):
+    "What a cell says in `#| key: \"...\"`, YAML on one line, as a list; None where it says nothing."
+    found = re.search(rf'^#\|\s*{key}:\s*(.+)$', src(cell), flags=re.M)
+    if found is None: return None
+    texts = yaml.safe_load(found[1])
+    return texts if isinstance(texts, list) else [texts]
+
 @each(NOTEBOOKS)
 def test_alt_texts(path):
     "Each cell that draws says in `#| fig-alt: \"...\"` what is to be seen; a list where it draws several pictures."
@@ -102,12 +111,22 @@ def test_alt_texts(path):
         for m in re.findall(r'!\[([^\]]*)\]\((?!https://colab)', src(cell)) if cell['cell_type'] == 'markdown' else []: assert len(m) > 14, f'cell {i}: an image without alt text'
         for m in re.findall(r'<img\b[^>]*>', src(cell)) if cell['cell_type'] == 'markdown' else []: assert 'alt="' in m, f'cell {i}: {m}'
         if not n: continue
-        found = re.search(r'^#\|\s*fig-alt:\s*(.+)$', src(cell), flags=re.M)
-        assert found, f'cell {i} draws and has no #| fig-alt:\n{src(cell)[:200]}'
-        alts = yaml.safe_load(found[1])
-        alts = alts if isinstance(alts, list) else [alts]
+        alts = said(cell, 'fig-alt')
+        assert alts, f'cell {i} draws and has no #| fig-alt:\n{src(cell)[:200]}'
         assert len(alts) == n, f'cell {i}: {n} pictures, {len(alts)} alt texts'
         assert all(isinstance(o, str) and len(o) >= 15 for o in alts), f'cell {i}: say what is to be seen: {alts}'
+
+@each(NOTEBOOKS)
+def test_captions(path):
+    "And in `#| fig-cap: \"...\"` how it is to be read, which is another sentence than the alt text."
+    for i, cell in enumerate(load(path)):
+        n = pictures(cell)
+        if not n or HIDDEN.search(src(cell)): continue
+        captions = said(cell, 'fig-cap')
+        assert captions, f'cell {i} draws and has no #| fig-cap:\n{src(cell)[:200]}'
+        assert len(captions) == n, f'cell {i}: {n} pictures, {len(captions)} captions'
+        assert all(isinstance(o, str) and len(o) >= 15 for o in captions), f'cell {i}: say how to read it: {captions}'
+        assert not set(captions) & set(said(cell, 'fig-alt') or []), f'cell {i}: the caption repeats the alt text'
 
 @each(PAGES)
 def test_a_picture_on_every_page(path):
