@@ -150,6 +150,19 @@ def test_acronyms_in_figures_are_spelled_out(path):
         unsaid = [k for k, v in WORDS.items() if re.search(rf'(?<![\w/]){k}(?![\w.])', written) and v.lower() not in told.lower().replace('\n', ' ')]
         assert not unsaid, f'cell {i}: spell out {unsaid} in its #| fig-cap: or in the prose before it'
 
+BY_HAND = r"(figure\.dpi|figure\.facecolor|axes\.spines\.(top|right)|axes\.prop_cycle)"   # the keys that figure_style sets
+
+@each(NOTEBOOKS)
+def test_one_style(path):
+    "A page that draws calls figure_style() before its first figure, and sets by hand nothing that it sets."
+    cells = load(path)
+    drawn = [i for i, c in enumerate(cells) if pictures(c)]
+    if not drawn: return
+    assert any(re.search(r'^figure_style\(\)', src(c), flags=re.M) for c in cells[:drawn[0]+1] if c['cell_type'] == 'code'), 'figure_style() of gfa_fastai.pages, before the first figure'
+    for i, c in enumerate(cells):
+        if c['cell_type'] != 'code' or 'def figure_style' in src(c): continue
+        assert not (m := re.search(BY_HAND, src(c))), f'cell {i} sets {m[1]}: figure_style() does'
+
 @each(PAGES)
 def test_a_picture_on_every_page(path):
     cells = load(path)
