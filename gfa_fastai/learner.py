@@ -187,8 +187,8 @@ def plot_terms(
     if axs is None: axs = plt.subplots(1, 2, figsize=(8, 2.8), layout='constrained')[1]
     mean = terms.rolling(smooth, min_periods=1).mean()
     names = dict(w_anti=r'$L_{anti}$', w_ident=r'$\lambda_1 L_{id}$', w_tpc=r'$\lambda_2 L_{tpc}$')
-    for (k,name),c in zip(names.items(), ('#EE6677', '#4477AA', '#228833')):
-        if (terms[k] > 0).any(): axs[0].plot(mean[k], color=c, label=name)
+    for (k,name),c,ls in zip(names.items(), ('#EE6677', '#4477AA', '#228833'), ('-', '--', '-.')):
+        if (terms[k] > 0).any(): axs[0].plot(mean[k], color=c, ls=ls, label=name)
     axs[0].set(title='Weighted loss terms', xlabel='step', ylabel='loss (nats)', yscale='log'); axs[0].legend(fontsize=8)
     axs[1].plot(mean['fc2_std'], color='#AA3377'); axs[1].set(title='Spread of FC2', xlabel='step', ylabel='standard deviation', ylim=(0, None))
     return axs

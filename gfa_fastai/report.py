@@ -288,7 +288,7 @@ def histograms_figure(
         for j,test in enumerate(tests):
             report = rows[(rows['train'] == train) & (rows['test'] == test) & (rows['arm'] == arm)]['report'].iloc[0]
             plot_scores(*map(logit, _videos(arms, scores, train, test, arm)), logit(report.threshold), ax=axs[i, j])
-            axs[i, j].set_xlabel('score (log odds of live)')
+            axs[i, j].set_xlabel('score (log odds of live)'); axs[i, j].set_ylim(0, 1.5*axs[i, j].get_ylim()[1])   # room for the legend
             axs[i, j].set_title(f'{train} → {test}, {arm}\n{axs[i, j].get_title()}', fontsize=9)
     return fig
 

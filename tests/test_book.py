@@ -1,5 +1,5 @@
 """What holds for the pages as a book, checked without Quarto: order, links, anchors, pictures, badges, references, anatomy."""
-import json, re, unicodedata
+import ast, json, re, unicodedata
 from pathlib import Path
 import pytest, yaml
 from test_project import CFG, CHAPTERS, NOTEBOOKS, ROOT, code_of, each, links, load, rel, src
@@ -94,6 +94,15 @@ def test_every_page_opens_in_colab(path):
 
 # --- pictures
 
+HIDDEN = re.compile(r'^#\|\s*hide\s*$', flags=re.M)
+
+def said(cell, key):
+    "What a cell says in `#| key: \"...\"`, YAML on one line, as a list; None where it says nothing."
+    found = re.search(rf'^#\|\s*{key}:\s*(.+)$', src(cell), flags=re.M)
+    if found is None: return None
+    texts = yaml.safe_load(found[1])
+    return texts if isinstance(texts, list) else [texts]
+
 @each(NOTEBOOKS)
 def test_alt_texts(path):
     "Each cell that draws says in `#| fig-alt: \"...\"` what is to be seen; a list where it draws several pictures."
@@ -102,12 +111,57 @@ def test_alt_texts(path):
         for m in re.findall(r'!\[([^\]]*)\]\((?!https://colab)', src(cell)) if cell['cell_type'] == 'markdown' else []: assert len(m) > 14, f'cell {i}: an image without alt text'
         for m in re.findall(r'<img\b[^>]*>', src(cell)) if cell['cell_type'] == 'markdown' else []: assert 'alt="' in m, f'cell {i}: {m}'
         if not n: continue
-        found = re.search(r'^#\|\s*fig-alt:\s*(.+)$', src(cell), flags=re.M)
-        assert found, f'cell {i} draws and has no #| fig-alt:\n{src(cell)[:200]}'
-        alts = yaml.safe_load(found[1])
-        alts = alts if isinstance(alts, list) else [alts]
+        alts = said(cell, 'fig-alt')
+        assert alts, f'cell {i} draws and has no #| fig-alt:\n{src(cell)[:200]}'
         assert len(alts) == n, f'cell {i}: {n} pictures, {len(alts)} alt texts'
         assert all(isinstance(o, str) and len(o) >= 15 for o in alts), f'cell {i}: say what is to be seen: {alts}'
+
+@each(NOTEBOOKS)
+def test_captions(path):
+    "And in `#| fig-cap: \"...\"` how it is to be read, which is another sentence than the alt text."
+    for i, cell in enumerate(load(path)):
+        n = pictures(cell)
+        if not n or HIDDEN.search(src(cell)): continue
+        captions = said(cell, 'fig-cap')
+        assert captions, f'cell {i} draws and has no #| fig-cap:\n{src(cell)[:200]}'
+        assert len(captions) == n, f'cell {i}: {n} pictures, {len(captions)} captions'
+        assert all(isinstance(o, str) and len(o) >= 15 for o in captions), f'cell {i}: say how to read it: {captions}'
+        assert not set(captions) & set(said(cell, 'fig-alt') or []), f'cell {i}: the caption repeats the alt text'
+
+WORDS = {  # what an acronym in a figure stands for, as the glossary has it
+    'ACER': 'average classification error rate', 'APCER': 'attack presentation classification error rate', 'AUC': 'area under', 'BPCER': 'bona fide presentation classification error rate',
+    'CNN': 'convolutional neural network', 'DET': 'detection error trade-off', 'DoG': 'difference of Gaussians', 'EER': 'equal error rate', 'FAR': 'false acceptance', 'FC2': 'second fully connected layer',
+    'FDA': 'fast domain adaptation', 'FRR': 'false rejection', 'FV': 'Fisher vector', 'HTER': 'half total error rate', 'IDA': 'image distortion analysis', 'KL': 'Kullback-Leibler', 'LBP': 'local binary pattern',
+    'LPQ': 'local phase quanti', 'MLP': 'multilayer perceptron', 'MMD': 'maximum mean discrepancy', 'PAD': 'presentation attack detection', 'PAI': 'presentation attack instrument', 'PCA': 'principal component',
+    'ROC': 'receiver operating characteristic', 'SIFT': 'scale-invariant feature transform', 'SVM': 'support vector machine', 'TAR': 'true acceptance', 'TPC': 'total pairwise confusion', 't-SNE': 'neighbour embedding'}
+DRAWN = {  # what functions of the library write into a figure
+    'plot_roc': 'ROC FAR AUC', 'plot_det': 'DET FAR FRR EER', 'report_figure': 'ROC DET FAR FRR AUC EER HTER', 'curves_figure': 'ROC FAR FRR AUC', 'histograms_figure': 'FAR FRR', 'terms_figure': 'FC2', 'plot_terms': 'FC2'}
+
+@each(NOTEBOOKS)
+def test_acronyms_in_figures_are_spelled_out(path):
+    "In the prose before the figure, or in its caption; who comes from a search reads no glossary first."
+    told = ''
+    for i, cell in enumerate(load(path)):
+        if cell['cell_type'] == 'markdown': told += src(cell) + '\n'; continue
+        if not pictures(cell) or HIDDEN.search(src(cell)): continue
+        told += ' '.join(said(cell, 'fig-cap') or []) + '\n'
+        written = ' '.join(n.value for n in ast.walk(ast.parse(src(cell))) if isinstance(n, ast.Constant) and isinstance(n.value, str))
+        written += ''.join(f' {v}' for k, v in DRAWN.items() if re.search(rf'\b{k}\(', src(cell)))
+        unsaid = [k for k, v in WORDS.items() if re.search(rf'(?<![\w/]){k}(?![\w.])', written) and v.lower() not in told.lower().replace('\n', ' ')]
+        assert not unsaid, f'cell {i}: spell out {unsaid} in its #| fig-cap: or in the prose before it'
+
+BY_HAND = r"(figure\.dpi|figure\.facecolor|axes\.spines\.(top|right)|axes\.prop_cycle)"   # the keys that figure_style sets
+
+@each(NOTEBOOKS)
+def test_one_style(path):
+    "A page that draws calls figure_style() before its first figure, and sets by hand nothing that it sets."
+    cells = load(path)
+    drawn = [i for i, c in enumerate(cells) if pictures(c)]
+    if not drawn: return
+    assert any(re.search(r'^figure_style\(\)', src(c), flags=re.M) for c in cells[:drawn[0]+1] if c['cell_type'] == 'code'), 'figure_style() of gfa_fastai.pages, before the first figure'
+    for i, c in enumerate(cells):
+        if c['cell_type'] != 'code' or 'def figure_style' in src(c): continue
+        assert not (m := re.search(BY_HAND, src(c))), f'cell {i} sets {m[1]}: figure_style() does'
 
 @each(PAGES)
 def test_a_picture_on_every_page(path):
@@ -115,6 +169,23 @@ def test_a_picture_on_every_page(path):
     drawn = [i for i, c in enumerate(cells) if pictures(c) and not re.match(r'#\|\s*hide\s*$', src(c), flags=re.M) or '![' in re.sub(r'\[!\[.*?\]\(.*?\)\]\(.*?\)', '', src(c)) and c['cell_type'] == 'markdown']
     assert drawn, 'no figure'
     if path in CHAPTERS: assert drawn[0] <= 9, f'the first figure is in cell {drawn[0]}: bring one into the first screen'
+
+# --- equations
+
+@each(NOTEBOOKS)
+def test_equations_carry_the_number_of_the_paper(path):
+    "As `\\qquad (2)` at their end; the paper has Eq. 1 to 8, and a number is one formula on a page."
+    text, seen = prose(path), {}
+    for eq in re.findall(r'\$\$(.+?)\$\$', text, flags=re.S):
+        assert '\\tag' not in eq, f'write \\qquad (n) at the end: {eq}'
+        m = re.search(r'^(.*?)(\\q?quad|\\[,;: ]|~|\s)\s*\((\d+)\)[\s.,]*$', eq, flags=re.S)
+        if m is None: continue
+        formula, space, n = re.sub(r'\s', '', m[1]), m[2], int(m[3])
+        assert eq.rstrip().endswith(rf'\qquad ({n})'), f'write \\qquad ({n}) at the end: {eq}'
+        assert 1 <= n <= 8, f'the paper has no Eq. {n}: {eq}'
+        assert seen.setdefault(n, formula) == formula, f'two formulas are called ({n})'
+    named = [int(n) for m in re.findall(r'\bEqs?\.\s*(\d+(?:\s*(?:to|and|or|,|-|\u2013)\s*\d+)*)', text) for n in re.findall(r'\d+', m)]
+    assert all(1 <= n <= 8 for n in named), f'the paper has Eq. 1 to 8: {sorted(set(named))}'
 
 # --- references
 
