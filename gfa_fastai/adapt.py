@@ -264,6 +264,7 @@ def imitate(self:LightFDA,
     progress:bool=True, # show a bar
 ) -> LightFDA: # itself; raises ValueError
     "Learn to do what a fitted method does: the mean absolute difference of the two results, over training images."
+    if type(teacher).run is not Adapter.run: raise ValueError(f'LightFDA.imitate: {type(teacher).__name__} works on bytes, outside of PyTorch, and is fast by itself: give a network, as FDA')
     net, size, images = self._fda.net, self._fda.size, _image_list(images, 'LightFDA.imitate')
     if self._fda.target is None: self._fda.target = getattr(teacher, 'target', None)
     draws, opt, off = _Draws(images, size, steps*bs, self._fda.seed), torch.optim.Adam(net.train().parameters(), lr), []

@@ -386,7 +386,7 @@ def fda_words(
     return (f'Arms with FDA are trained and tested on frames transferred by the network of chapter 41 at width {s["fda"]["width"]:g}. There is one for each training set. It is fitted on frames of the training people of that set only, '
             'and its target is one of these frames, the medoid in feature statistics: nothing of a test person or of another dataset is seen by the fit or by the choice. '
             'The fit is made once, with seed 0, for all seeds of the training. '
-            'The loss network is the small VGG16 trunk that comes with the library, trained on other people of all four domains of SynthPAD and not on ImageNet. '
+            'The loss network is the small VGG16 trunk that comes with the library, trained on people of all four domains of SynthPAD (the test people of its preset tiny among them) and not on ImageNet. '
             f'{"" if s["fda_train"] in (None, s["train"]) else "In this preset FDA was run for training on " + ", ".join(s["fda_train"]) + " only. "}'
             f'Frames are transferred at the {s["size"]}x{s["size"]} pixels that the network sees, and kept as PNG like those that are not transferred; faces are not transferred. '
             'Losses are relative to the preset\'s weights, means over the last tenth of the fit; the domain loss before is that of frames as they are.')

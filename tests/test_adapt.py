@@ -124,7 +124,7 @@ def test_fitted_methods_are_kept(tmp_path):
 
 def test_light_imitates_a_fitted_method(tmp_path):
     images = faces(8, (48, 48))
-    teacher = ColourMatch(TARGET, 'rgb')
+    teacher = FourierSwap(TARGET, .05)
     class Warmer(Adapter):
         def apply(self, x): return (x*x.new_tensor([1.2, 1., .8]).view(1, 3, 1, 1)).clamp(0, 1)
     def off(m): return np.mean([abs(a.astype(float)-b) for a,b in zip(m.transform(images), Warmer().transform(images))])
@@ -137,6 +137,7 @@ def test_light_imitates_a_fitted_method(tmp_path):
     kw = dict(steps=2, file=tmp_path/'m.safetensors', progress=False, size=32)
     plain, pupil, other = (make_adapter('light', TARGET, images, teacher=t, **kw).fingerprint() for t in (None, Warmer(), teacher))
     assert len({plain, pupil, other}) == 3 and make_adapter('light', TARGET, images, teacher=teacher, **kw).fingerprint() == other
+    with pytest.raises(ValueError, match='Recompress works on bytes.*give a network'): LightFDA(TARGET, size=32).imitate(Recompress(), images, steps=2, progress=False)
     with pytest.raises(ValueError, match='fda imitates nothing'): make_adapter('fda', TARGET, images, teacher=teacher, **kw)
 
 def test_bad_arguments(tmp_path):
