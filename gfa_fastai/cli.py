@@ -51,10 +51,11 @@ def _share(text):
     if not 0 <= x < 1: raise argparse.ArgumentTypeError(f'{text} is no share between 0 and 1')
     return x
 
-def _data_arguments(p):
-    "The arguments that say how a folder is read."
+def _data_arguments(p, several=False):
+    "The arguments that say how a folder is read, or several of them."
     from gfa_fastai.datasets import READERS
-    p.add_argument('--dataset', default='folder', choices=READERS, help='how the data is read: as a published dataset, or as folder: ROOT/[train|dev|test/](live|attack)/[SPECIES/]PERSON/FILE')
+    p.add_argument('--dataset', default='folder', choices=READERS, **(dict(nargs='+') if several else {}),
+                   help='how the data is read: as a published dataset, or as folder: ROOT/[train|dev|test/](live|attack)/[SPECIES/]PERSON/FILE' + '; one for each ROOT, or one for all'*several)
     p.add_argument('--protocol', help='of replay_attack, oulu_npu or siw: a name, a number, or all (default: grandtest, 1, 1)')
     p.add_argument('--fold', type=_positive, help='of a protocol of oulu_npu or siw that has several')
     p.add_argument('--allow-missing', action='store_true', help='leave out videos of a published dataset that are not there, with a warning')
@@ -88,13 +89,13 @@ def gfa_reproduce(argv=None):
     p = new_parser('gfa_reproduce', 'The main job: from images to a report, with and without TPC and FDA. Stopped and started again with the same --out, it goes on where it was.')
     p.add_argument('--preset', default='quick', choices=PRESETS, help='how large everything is; quick takes a quarter of an hour on two cores, full wants a GPU')
     p.add_argument('--out', help='run folder (default: runs/PRESET, or runs/PRESET-NAME for your data)')
-    p.add_argument('--data', help='root of a dataset (default: SynthPAD, made on the spot)')
-    _data_arguments(p)
+    p.add_argument('--data', nargs='+', metavar='ROOT', help='root of a dataset, or of several, for tests of each network on all of them (default: SynthPAD, made on the spot)')
+    _data_arguments(p, several=True)
     _training_arguments(p)
     p.add_argument('--seeds', type=_positive, help="trainings of each arm (default: the preset's)")
     p.add_argument('--no-fda', dest='fda', action='store_false', help='without the arms of fast domain adaptation: half of the trainings')
     a = p.parse_args(argv)
-    out = a.out or f'runs/{a.preset}' + (f'-{Path(a.data).resolve().name}' if a.data else '')
+    out = a.out or f'runs/{a.preset}' + ''.join(f'-{Path(root).resolve().name}' for root in a.data or ())
     done = reproduce(a.preset, out, data=a.data, steps=a.steps, bs=a.bs, seeds=a.seeds, precision=a.precision, fda=a.fda, weights=a.weights, pairs=a.pairs, **_data_settings(a))
     print('\nHTER (%) at the source-dev threshold\n' + headline_table(done['judged']).to_markdown(disable_numparse=True))
     for what in ('TPC', 'FDA')[:1+a.fda]: print(f'\n{what} on minus {what} off\n' + difference_table(done['paired'], what).to_markdown(disable_numparse=True))

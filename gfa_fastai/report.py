@@ -358,7 +358,7 @@ def data_words(
     "What the data is, and what went wrong with it."
     skipped = [f'`{name}`: {why}' for name,why in notes['skipped_images']]
     how = ''.join(f', {k} {v}' for k,v in settings['reader'].items())
-    lines = [DRAWN if settings['data'] is None else f'Dataset `{Path(settings["data"]).name}`, read as `{settings["dataset"]}`{how}.']
+    lines = [DRAWN] if settings['data'] is None else [f'Dataset `{Path(root).name}`, read as `{name}`{how}.' for root,name in zip(settings['data'], settings['dataset'])]
     if 'videos' in notes: lines.append(f'At most {settings["spread"]} frames of each video, evenly spread.')
     lines.append(notes['summary'] + (' Faces are looked for with OpenCV\'s frontal cascade.' if notes['detected'] + notes['fallback'] else ''))
     if skipped: lines.append('Skipped: ' + '; '.join(skipped[:5]) + (f'; and {len(skipped)-5} more' if len(skipped) > 5 else '') + '.')

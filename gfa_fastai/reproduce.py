@@ -12,14 +12,14 @@ from .datasets import READERS
 from .evaluation import SCORE_COLUMNS, _write, find_threshold, load_scores, save_scores, score_samples, validate_scores
 from .frames import _check_skipped, extract_frames, frames_summary
 from .report import judge, paired_table, what_learned, write_report
-from .samples import _named, check_classes, save_samples, split_by_subject, writable_folder
+from .samples import _named, check_classes, save_samples, split_by_subject, validate_samples, writable_folder
 from .synth.benchmark import DOMAIN_NAMES, SYNTHPAD_VERSION, make_synthpad
 
 # %% auto #0
-__all__ = ['PRESETS', 'run_settings', 'check_reader', 'code_hash', 'has_begun', 'open_run', 'read_data', 'run_samples',
-           'run_frames', 'list_arms', 'arm_learner', 'train_arm', 'fit_fda', 'transfer_frames', 'run_arm',
-           'gallery_rows', 'arm_recognition', 'domains_apart', 'take_measures', 'reproduce', 'train_model', 'own_shard',
-           'cut_pieces', 'score_pieces', 'merge_pieces', 'score_folder']
+__all__ = ['PRESETS', 'run_settings', 'data_sources', 'code_hash', 'has_begun', 'open_run', 'read_data', 'with_splits',
+           'run_samples', 'run_frames', 'list_arms', 'arm_learner', 'train_arm', 'fit_fda', 'transfer_frames',
+           'run_arm', 'gallery_rows', 'arm_recognition', 'domains_apart', 'take_measures', 'reproduce', 'train_model',
+           'own_shard', 'cut_pieces', 'score_pieces', 'merge_pieces', 'score_folder']
 
 # %% ../nbs/80_reproduce.ipynb #e8bd4961
 PRESETS = dict(
@@ -31,8 +31,8 @@ PRESETS = dict(
 # %% ../nbs/80_reproduce.ipynb #d328aa8f
 def run_settings(
     preset:str='quick', # a key of PRESETS
-    data=None, # root of a dataset; None: SynthPAD
-    dataset:str='folder', # a key of READERS (chapter 30): how `data` is read
+    data=None, # root of a dataset, or a list of several; None: SynthPAD
+    dataset='folder', # a key of READERS (chapter 30): how `data` is read; a list where the roots are of several kinds
     test_subjects=None, # names of the people for testing; None: as the dataset says, or drawn
     dev_subjects=None, # names of the people for development (thresholds)
     steps:int=None, # training steps of each network, rounded up to whole epochs; None: the preset's
@@ -50,11 +50,12 @@ def run_settings(
     if preset not in PRESETS: raise ValueError(f'preset {preset!r} is not known, choose one of {", ".join(PRESETS)}')
     if pairs not in (None, 'all', 'halves'): raise ValueError(f'pairs {pairs!r} is not known, choose all or halves')
     if weights not in (None, 'random', 'small', 'imagenet') and not Path(weights).is_file(): raise FileNotFoundError(f'no weights at {weights}: give random, small, imagenet, or the path of a file')
-    check_reader(dataset, reader)
-    if data is not None and not Path(data).is_dir(): raise FileNotFoundError(f'no folder at {data}: check the path of the data')
+    sources = data_sources(data or [], dataset, reader)
+    for root,_ in sources:
+        if not Path(root).is_dir(): raise FileNotFoundError(f'no folder at {root}: check the path of the data')
     if data is None and (test_subjects or dev_subjects): raise ValueError('test and dev subjects are chosen for your own data only: give its folder, too')
-    if data is None and (reader or dataset != 'folder'): raise ValueError(f'{", ".join(reader) or f"dataset {dataset}"} is said, and no folder of data: give its folder, too (--data)')
-    s = dict(PRESETS[preset], preset=preset, synthpad=None if data else SYNTHPAD_VERSION, data=data and str(Path(data).resolve()), dataset=dataset, precision=precision, margin=.3, max_bad=max_bad,
+    if data is None and (reader or dataset not in ('folder', ['folder'])): raise ValueError(f'{", ".join(reader) or "dataset " + (dataset if isinstance(dataset, str) else " and ".join(dataset))} is said, and no folder of data: give its folder, too (--data)')
+    s = dict(PRESETS[preset], preset=preset, synthpad=None if data else SYNTHPAD_VERSION, data=[str(Path(root).resolve()) for root,_ in sources] or None, dataset=[name for _,name in sources], precision=precision, margin=.3, max_bad=max_bad,
              test_subjects=test_subjects, dev_subjects=dev_subjects, reader=reader, code=code_hash())
     for k,v in dict(steps=steps, bs=bs, seeds=seeds, spread=spread).items():
         if v is not None and v < 1: raise ValueError(f'{k} is {v}: give 1 or more')
@@ -65,14 +66,22 @@ def run_settings(
     return json.loads(json.dumps(s))
 
 # %% ../nbs/80_reproduce.ipynb #d328aa90
-def check_reader(
-    dataset:str, # a key of READERS
-    reader:dict, # arguments for it
-):
-    "Whether a dataset's reader is there and takes these arguments; ValueError."
-    if dataset not in READERS: raise ValueError(f'dataset {dataset!r} is not known, choose one of {", ".join(READERS)}')
-    takes = list(inspect.signature(READERS[dataset]).parameters)[1:]
-    if wrong := [k for k in reader if k not in takes]: raise ValueError(f'dataset {dataset} takes no {" and no ".join(wrong)}: leave it out ({dataset} takes {", ".join(takes)})')
+def _takes(dataset): return list(inspect.signature(READERS[dataset]).parameters)[1:]
+
+def data_sources(
+    data, # root of a dataset, or a list of roots
+    dataset, # a key of READERS, or a list of them
+    reader=(), # names of further arguments
+) -> list: # of (root, key of READERS); raises ValueError
+    "Which root is read by which reader, and whether somebody takes each of the arguments."
+    roots, names = ([x] if isinstance(x, (str, os.PathLike)) else list(x) for x in (data, dataset))
+    if unknown := [n for n in names if n not in READERS]: raise ValueError(f'dataset {unknown[0]!r} is not known, choose one of {", ".join(READERS)}')
+    if wrong := [k for k in reader if not any(k in _takes(n) for n in names)]:
+        takes = '; '.join(n + ' takes ' + ', '.join(_takes(n)) for n in dict.fromkeys(names))
+        raise ValueError(f'dataset {" and ".join(dict.fromkeys(names))} takes no {" and no ".join(wrong)}: leave it out ({takes})')
+    if len(names) == 1: names = names*len(roots)
+    if len(names) != len(roots) and roots: raise ValueError(f'{len(roots)} folders of data, and {len(names)} datasets say how they are read ({", ".join(names)}): give as many, or one for all')
+    return list(zip(roots, names))
 
 def code_hash() -> str:
     "Hash of this library's modules: results of other code are other results."
@@ -107,14 +116,37 @@ def open_run(
 
 # %% ../nbs/80_reproduce.ipynb #0d40a088
 def read_data(
-    data, # root of a dataset
-    dataset:str='folder', # a key of READERS
-    **reader # further arguments of the reader
-) -> pd.DataFrame: # samples table; a folder gives its name to the dataset
-    "Read a dataset."
-    check_reader(dataset, reader)
-    if dataset == 'folder': reader = dict(dataset=Path(data).resolve().name) | reader
-    return READERS[dataset](data, **reader)
+    data, # root of a dataset, or a list of roots
+    dataset='folder', # a key of READERS, or a list of them, one for each root
+    **reader # further arguments; each goes to the readers that take it
+) -> pd.DataFrame: # samples table; a folder gives its name to the dataset; raises ValueError
+    "Read a dataset, or several into one table."
+    tables = []
+    for root,name in data_sources(data, dataset, reader):
+        own = {k: v for k,v in reader.items() if k in _takes(name)}
+        if name == 'folder': own = dict(dataset=Path(root).resolve().name) | own
+        tables.append(READERS[name](root, **own))
+    called = [t['dataset'].iloc[0] for t in tables]
+    if twice := [n for n in called if called.count(n) > 1]: raise ValueError(f'two datasets are called {twice[0]}: rename a folder, or give each once')
+    return tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
+
+# %% ../nbs/80_reproduce.ipynb #60be1261
+def with_splits(
+    df:pd.DataFrame, # samples table, of one dataset or of several
+    test_subjects=None, # names of the people for testing; None: as the dataset says, or drawn
+    dev_subjects=None, # names of the people for development; None: as the dataset says, or drawn
+) -> pd.DataFrame: # samples table; raises ValueError, too where one person would be in two splits
+    "People for training, for thresholds and for tests in each dataset: its own where it has them, drawn by a seed where not."
+    everybody = sorted(df['subject'].unique())
+    named = dict(test_subjects=_named(test_subjects or None, everybody, 'test_subjects'), dev_subjects=_named(dev_subjects or None, everybody, 'dev_subjects'))
+    def split(d):
+        own = {k: v & set(d['subject']) for k,v in named.items() if v and v & set(d['subject'])}
+        has = set(d['split'])
+        if own or 'test' not in has: return split_by_subject(d, **own)
+        if 'dev' not in has: return split_by_subject(d, test_subjects=d.loc[d['split'] == 'test', 'subject'].unique())
+        return check_classes(d)
+    parts = [split(d) for _,d in df.groupby('dataset', sort=False)]
+    return parts[0] if len(parts) == 1 else validate_samples(pd.concat(parts, ignore_index=True))
 
 # %% ../nbs/80_reproduce.ipynb #875c21d2
 def run_samples(
@@ -124,12 +156,7 @@ def run_samples(
 ) -> pd.DataFrame: # samples table with splits
     "The samples of a run."
     if settings['data'] is None: return make_synthpad(out/'data', settings['preset'], domains=settings['domains'], progress=progress)
-    df = read_data(settings['data'], settings['dataset'], **settings['reader'])
-    named = {k: settings[k] for k in ('test_subjects', 'dev_subjects') if settings[k]}
-    has = set(df['split'])
-    if named or 'test' not in has: return split_by_subject(df, **named)
-    if 'dev' not in has: return split_by_subject(df, test_subjects=df.loc[df['split'] == 'test', 'subject'].unique())
-    return check_classes(df)
+    return with_splits(read_data(settings['data'], settings['dataset'], **settings['reader']), settings['test_subjects'], settings['dev_subjects'])
 
 # %% ../nbs/80_reproduce.ipynb #f5fa76d8
 def run_frames(
@@ -268,8 +295,9 @@ def gallery_rows(
 ) -> pd.DataFrame: # its test people, with enrolment photos; raises ValueError where there are none to be had
     "Probes and gallery for measuring recognition."
     from gfa_fastai.recognition import _check_gallery, pick_gallery
-    test = frames[frames['split'] == 'test'].reset_index(drop=True)
-    if 'gallery' not in set(test['role']): test = pick_gallery(test)
+    def enrolled(d): return d if 'gallery' in set(d['role']) else pick_gallery(d)
+    test = frames[frames['split'] == 'test']
+    test = pd.concat([enrolled(d.reset_index(drop=True)) for _,d in test.groupby('dataset', sort=False)], ignore_index=True)
     _check_gallery(test)
     return test
 

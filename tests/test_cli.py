@@ -319,6 +319,47 @@ def test_a_dataset_without_its_folder(tmp_path, capsys):
     status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--dataset', 'siw', '--out', tmp_path/'run')
     assert status == 2 and 'dataset siw is said, and no folder of data' in said
 
+# -- several datasets: the paper's cross-tests
+
+def test_two_folders(folder, tmp_path, capsys):
+    "Each network is tested on both; a name is one person everywhere."
+    other = tmp_path/'door'
+    for s in range(8):
+        for i in range(2): picture(other/'live'/f'{s:04d}'/f'{i}.jpg', 9000+100*s+i)
+        for i in range(4): picture(other/'spoof'/f'{s:04d}'/f'{i}.jpg', 9050+100*s+i, attack=True)
+    status, said = run(capsys, 'gfa_reproduce', *TINY, '--data', folder, other, '--out', tmp_path/'run')
+    assert status == 0 and 'photos → door' in said and 'door → photos' in said, said
+    results = json.loads((tmp_path/'run'/'results.json').read_text())
+    assert {a['train'] for a in results['trainings']} == {'photos', 'door'} and len(results['trainings']) == 8
+    rows = pd.read_csv(tmp_path/'run'/'samples.csv', dtype=dict(subject=str))
+    assert set(rows.dataset) == {'photos', 'door'} and (rows.groupby('subject').split.nunique() == 1).all()      # the same names, dealt alike
+    text = (tmp_path/'run'/'report.md').read_text(encoding='utf-8')
+    assert 'Dataset `photos`, read as `folder`. Dataset `door`, read as `folder`.' in text and '## Distance of the domains' in text and 'source-dev' in text
+    assert not (tmp_path/'run'/'figures'/'fda.png').exists()                                                       # photographs stay out of it
+
+def test_a_published_dataset_and_a_folder(msu, folder, tmp_path, capsys):
+    "As the paper crosses two datasets; what one reader alone takes goes to that one, and named people are looked for where they are."
+    args = [*PLAIN, '--data', msu, folder, '--dataset', 'msu_mfsd', 'folder', '--video-pattern', '(jpg)', '--out', tmp_path/'run']
+    status, said = run(capsys, 'gfa_reproduce', *args, '--test-subjects', '0000,0001')
+    assert status == 0 and 'msu_mfsd → photos' in said and 'photos → msu_mfsd' in said, said
+    rows = pd.read_csv(tmp_path/'run'/'samples.csv', dtype=dict(subject=str))
+    people = rows[rows.split == 'test'].groupby('dataset').subject.unique().map(sorted)
+    assert people['photos'] == ['0000', '0001'] and len(people['msu_mfsd']) == 4 and (rows[rows.dataset == 'photos'].groupby(['subject', 'label']).video.nunique() < 5).all()
+
+@pytest.mark.parametrize('args, words', [
+    (['photos', 'photos'], 'two datasets are called photos'), (['photos', 'nowhere'], 'no folder at nowhere'),
+    (['photos', 'door', 'hall', '--dataset', 'folder', 'siw'], '3 folders of data, and 2 datasets say how they are read (folder, siw)'),
+    (['photos', 'door', '--dataset', 'folder', 'siw', '--allow-missing'], 'dataset folder and siw takes no allow_missing'),
+    (['photos', 'door', '--test-subjects', '0099'], "test_subjects names 0099"), (['photos', 'door'], 'in more than one split')])
+def test_several_datasets_that_do_not_go_together(args, words, folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in 'door', 'hall':
+        shutil.copytree(folder, tmp_path/name)
+        for kind in (tmp_path/name).glob('*'):
+            for p in [q for q in kind.rglob('000[0-3]') if q.is_dir()]: p.rename(p.with_name('1'+p.name))        # half of the people are others
+    status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--data', *args, '--out', tmp_path/'run')
+    assert status == 2 and words in said and 'Traceback' not in said, said
+
 # -- train, score, evaluate
 
 def test_train_score_evaluate(folder, tmp_path, capsys):
