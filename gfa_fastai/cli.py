@@ -54,9 +54,9 @@ def _share(text):
 def _data_arguments(p, several=False):
     "The arguments that say how a folder is read, or several of them."
     from gfa_fastai.datasets import READERS
-    p.add_argument('--dataset', default='folder', choices=READERS, **(dict(nargs='+') if several else {}),
+    p.add_argument('--dataset', choices=READERS, **(dict(nargs='+', action='extend') if several else dict(default='folder')),
                    help='how the data is read: as a published dataset, or as folder: ROOT/[train|dev|test/](live|attack)/[SPECIES/]PERSON/FILE' + '; one for each ROOT, or one for all'*several)
-    p.add_argument('--protocol', help='of replay_attack, oulu_npu or siw: a name, a number, or all (default: grandtest, 1, 1)')
+    p.add_argument('--protocol', help='of replay_attack, oulu_npu or siw, and of every one of several that takes it: a name, a number, or all (default: grandtest, 1, 1)')
     p.add_argument('--fold', type=_positive, help='of a protocol of oulu_npu or siw that has several')
     p.add_argument('--allow-missing', action='store_true', help='leave out videos of a published dataset that are not there, with a warning')
     p.add_argument('--spread', type=_positive, help="frames taken from each video, evenly spread (default: the preset's, or the model's)")
@@ -78,7 +78,7 @@ def _data_settings(a):
     "The same arguments for run_settings."
     reader = {k: v for k in ('video_pattern', 'subject_pattern', 'protocol', 'fold', 'allow_missing') if (v := getattr(a, k))}
     if p := reader.get('protocol'): reader['protocol'] = None if p == 'all' else int(p) if p.isdecimal() else p
-    return dict(dataset=a.dataset, test_subjects=a.test_subjects, dev_subjects=a.dev_subjects, max_bad=a.max_bad, spread=a.spread, **reader)
+    return dict(dataset=a.dataset or 'folder', test_subjects=a.test_subjects, dev_subjects=a.dev_subjects, max_bad=a.max_bad, spread=a.spread, **reader)
 
 # %% ../nbs/90_cli.ipynb #c3ea8f59
 @command
@@ -89,7 +89,7 @@ def gfa_reproduce(argv=None):
     p = new_parser('gfa_reproduce', 'The main job: from images to a report, with and without TPC and FDA. Stopped and started again with the same --out, it goes on where it was.')
     p.add_argument('--preset', default='quick', choices=PRESETS, help='how large everything is; quick takes a quarter of an hour on two cores, full wants a GPU')
     p.add_argument('--out', help='run folder (default: runs/PRESET, or runs/PRESET-NAME for your data)')
-    p.add_argument('--data', nargs='+', metavar='ROOT', help='root of a dataset, or of several, for tests of each network on all of them (default: SynthPAD, made on the spot)')
+    p.add_argument('--data', nargs='+', action='extend', metavar='ROOT', help='root of a dataset, or of several, for tests of each network on all of them (default: SynthPAD, made on the spot)')
     _data_arguments(p, several=True)
     _training_arguments(p)
     p.add_argument('--seeds', type=_positive, help="trainings of each arm (default: the preset's)")

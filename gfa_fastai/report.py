@@ -4,7 +4,7 @@
 
 # %% ../nbs/78_report.ipynb #fabddb2c
 from __future__ import annotations
-import base64, json, math, os, platform, re
+import base64, inspect, json, math, os, platform, re
 from pathlib import Path
 import numpy as np, pandas as pd
 from scipy import stats
@@ -190,7 +190,7 @@ def domains_table(
     for (train,test,how),t in apart.items():
         row = rows.setdefault(f'{train} → {test}', {})
         row[how], row[f'floor, {how}'] = f'{t["ab_median"].mean():.3f}', f'{t[["aa_median", "bb_median"]].max(axis=1).mean():.3f}'
-    return pd.DataFrame(rows).T.fillna('-').rename_axis('train → test')
+    return pd.DataFrame(rows).T.replace('nan', '-').fillna('-').rename_axis('train → test')
 
 def domains_figure(
     apart:dict, # as for domains_table
@@ -219,7 +219,8 @@ def fda_table(
     rows = []
     for train in dict.fromkeys(a['train'] for a in arms if a['fda']):
         info = FDA.load(out/'fda'/f'{train}.safetensors').info
-        t = frames[[Path(p).name == info['chosen'] for p in frames['frame_path']]].iloc[0]
+        own = frames[(frames['dataset'] == train) & (frames['split'] == 'train') & (frames['role'] == 'probe')].drop_duplicates('frame_path')      # as fit_fda gives them
+        t = own.iloc[int(re.search(r'image (\d+) of', info['target'])[1])]
         rows.append({'fitted on': f'{info["images"]} frames of training people of {train}', 'target': f'{t["dataset"]}: {t["video"]}, frame {t["frame"]} ({t["label"]})',
                      'steps': info['steps'], 'domain loss before': f'{info["domain_before"]:.3f}', 'after': f'{info["domain"]:.3f}', 'content loss': f'{info["content"]:.3f}'})
     return pd.DataFrame(rows)
@@ -329,6 +330,7 @@ def machine() -> dict:
 def summary_words(
     judged:pd.DataFrame, # from judge
     paired:pd.DataFrame, # from paired_table
+    people:int, # in the tests
 ) -> str:
     "What was compared, what came out, and whether it may be believed."
     seeds, came, fda = paired['seed'].nunique(), [], judged['fda'].any()
@@ -336,7 +338,6 @@ def summary_words(
         says = difference_table(paired, what)['HTER is']
         n = {k: int(says.str.startswith(k).sum()) for k in (f'lower with {what}', f'higher with {what}', 'not told apart', 'no interval', 'no verdict')}
         came.append(f'{what} off against on, {len(says)} comparisons: ' + '; '.join(f'{"HTER " if what in k or "told" in k else ""}{k} in {v}' for k,v in n.items() if v) + '.')
-    people = sum(r.counts["subjects"] for r in judged.drop_duplicates("test")["report"])
     return (f'The same network was trained with and without the TPC loss{", on frames as they are and on frames transferred by FDA," if fda else ""} and tested on {people} people who are not in the training. {" ".join(came)} '
             + ('One training of each: what another seed would have given is not in these intervals.' if seeds == 1 else f'Means over {seeds} seeds.'))
 
@@ -357,8 +358,9 @@ def data_words(
 ) -> str:
     "What the data is, and what went wrong with it."
     skipped = [f'`{name}`: {why}' for name,why in notes['skipped_images']]
-    how = ''.join(f', {k} {v}' for k,v in settings['reader'].items())
-    lines = [DRAWN] if settings['data'] is None else [f'Dataset `{Path(root).name}`, read as `{name}`{how}.' for root,name in zip(settings['data'], settings['dataset'])]
+    from gfa_fastai.datasets import READERS
+    def how(name): return ''.join(f', {k} {v}' for k,v in settings['reader'].items() if k in inspect.signature(READERS[name]).parameters)
+    lines = [DRAWN] if settings['data'] is None else [f'Dataset `{Path(root).name}`, read as `{name}`{how(name)}.' for root,name in zip(settings['data'], settings['dataset'])]
     if 'videos' in notes: lines.append(f'At most {settings["spread"]} frames of each video, evenly spread.')
     lines.append(notes['summary'] + (' Faces are looked for with OpenCV\'s frontal cascade.' if notes['detected'] + notes['fallback'] else ''))
     if skipped: lines.append('Skipped: ' + '; '.join(skipped[:5]) + (f'; and {len(skipped)-5} more' if len(skipped) > 5 else '') + '.')
@@ -398,7 +400,7 @@ MEASURES = (
 
 DOMAINS = (
     '**Divergence** (Eq. 6 to 8): test frames of the training set against as many of another one, in the trunk of the network without TPC and FDA (which FDA was not fitted on; where its training began with the small trunk, FDA\'s loss network, it has moved on from there); mean over 13 layers of the median over channels, in nats, '
-    'of random halves against halves. The floor is that of two halves of one domain: what lies near it cannot be told from nothing.')
+    'of random halves against halves. The floor is that of two halves of one domain: what lies near it cannot be told from nothing. A dash: too few people for halves.')
 
 def naming_words(
     named:dict, # from what_learned, term 'ident'
@@ -471,7 +473,7 @@ def report_text(settings, notes, frames, judged, paired, learned, info, training
     def picture(name, alt): return [f'![{alt}](figures/{name}.png)'] if name in figures else []
     counts = sample_counts(frames[frames['role'] == 'probe']).astype({'split': str}).rename(columns=dict(pai='species'))
     fda, says = settings['fda'], list(dict.fromkeys(n for r in judged['report'] for n in r.notes))
-    parts = [f'# GFA-CNN, preset {settings["preset"]}: with and without TPC{" and FDA"*bool(fda)}', summary_words(judged, paired), learning_words(learned),
+    parts = [f'# GFA-CNN, preset {settings["preset"]}: with and without TPC{" and FDA"*bool(fda)}', summary_words(judged, paired, frames.loc[(frames['split'] == 'test') & (frames['role'] == 'probe'), 'subject'].nunique()), learning_words(learned),
              '## What was done', data_words(settings, notes), method_words(settings, info),
              '## Half total error rate', 'HTER (%) at the source-dev threshold, per video.', table(headline_table(judged), True),
              'What TPC changed, on the same test videos:', table(difference_table(paired), True)]

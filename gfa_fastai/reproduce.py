@@ -50,7 +50,8 @@ def run_settings(
     if preset not in PRESETS: raise ValueError(f'preset {preset!r} is not known, choose one of {", ".join(PRESETS)}')
     if pairs not in (None, 'all', 'halves'): raise ValueError(f'pairs {pairs!r} is not known, choose all or halves')
     if weights not in (None, 'random', 'small', 'imagenet') and not Path(weights).is_file(): raise FileNotFoundError(f'no weights at {weights}: give random, small, imagenet, or the path of a file')
-    sources = data_sources(data or [], dataset, reader)
+    sources = data_sources([] if data is None else data, dataset, reader)
+    if data is not None and not sources: raise ValueError('no folder of data: the list is empty')
     for root,_ in sources:
         if not Path(root).is_dir(): raise FileNotFoundError(f'no folder at {root}: check the path of the data')
     if data is None and (test_subjects or dev_subjects): raise ValueError('test and dev subjects are chosen for your own data only: give its folder, too')
@@ -127,7 +128,7 @@ def read_data(
         if name == 'folder': own = dict(dataset=Path(root).resolve().name) | own
         tables.append(READERS[name](root, **own))
     called = [t['dataset'].iloc[0] for t in tables]
-    if twice := [n for n in called if called.count(n) > 1]: raise ValueError(f'two datasets are called {twice[0]}: rename a folder, or give each once')
+    if twice := [n for n in called if called.count(n) > 1]: raise ValueError(f'two datasets are called {twice[0]}: give each once, or rename a folder that is read as folder')
     return tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
 
 # %% ../nbs/80_reproduce.ipynb #60be1261
@@ -138,15 +139,32 @@ def with_splits(
 ) -> pd.DataFrame: # samples table; raises ValueError, too where one person would be in two splits
     "People for training, for thresholds and for tests in each dataset: its own where it has them, drawn by a seed where not."
     everybody = sorted(df['subject'].unique())
-    named = dict(test_subjects=_named(test_subjects or None, everybody, 'test_subjects'), dev_subjects=_named(dev_subjects or None, everybody, 'dev_subjects'))
-    def split(d):
-        own = {k: v & set(d['subject']) for k,v in named.items() if v and v & set(d['subject'])}
-        has = set(d['split'])
-        if own or 'test' not in has: return split_by_subject(d, **own)
-        if 'dev' not in has: return split_by_subject(d, test_subjects=d.loc[d['split'] == 'test', 'subject'].unique())
-        return check_classes(d)
-    parts = [split(d) for _,d in df.groupby('dataset', sort=False)]
-    return parts[0] if len(parts) == 1 else validate_samples(pd.concat(parts, ignore_index=True))
+    named = [_named(v or None, everybody, k) or set() for k,v in (('test_subjects', test_subjects), ('dev_subjects', dev_subjects))]
+    groups, dealt, parts = dict(tuple(df.groupby('dataset', sort=False))), {}, {}
+    for name in sorted(groups, key=lambda n: 'test' not in set(groups[n]['split'])):       # those that bring a test set first
+        try: parts[name] = _split(groups[name], *named, dealt)
+        except ValueError as e: raise ValueError(f'dataset {name}: {e}' if len(groups) > 1 else str(e)) from None
+        dealt |= dict(zip(parts[name]['subject'], parts[name]['split']))
+    if len(parts) == 1: return parts[name]
+    try: return validate_samples(pd.concat([parts[n] for n in groups], ignore_index=True))
+    except ValueError as e: raise ValueError(f'{e} Or name people for all datasets, in test_subjects and in dev_subjects (--test-subjects, --dev-subjects).') from None
+
+def _split(d, test, dev, dealt):
+    "One dataset: people who are named, its own test set, people who are dealt already, and the rest by a seed."
+    people, own = set(d['subject']), set(d.loc[d['split'] == 'test', 'subject'])
+    test, dev = test & people, dev & people
+    if not (test or dev) and {'dev', 'test'} <= set(d['split']): return check_classes(d)
+    test = test or own-dev
+    if people & dealt.keys():
+        rng = np.random.default_rng(0)
+        def topped(split, share, taken):
+            have, fresh = {p for p in people-taken if dealt.get(p) == split}, sorted(people-dealt.keys()-taken)
+            have |= set(rng.permutation(fresh)[:max(0, max(1, round(share*len(people)))-len(have))].tolist())
+            if not have: raise ValueError(f'nobody is left for {split}, since its people have their places in another dataset. Name people for all datasets, in test_subjects and in dev_subjects (--test-subjects, --dev-subjects).')
+            return have
+        test = test or topped('test', .3, dev)
+        dev = dev or topped('dev', .2, test)
+    return split_by_subject(d, test_subjects=test or None, dev_subjects=dev or None)
 
 # %% ../nbs/80_reproduce.ipynb #875c21d2
 def run_samples(
@@ -172,11 +190,14 @@ def run_frames(
     (new.unlink() if changed else new.replace(old))
     if changed: raise ValueError(f'the data has changed since the training in {out} began. Choose another folder with --out.')
     frames = extract_frames(df, out/'cache', settings['size'], settings['margin'], settings['max_bad'], progress, spread=settings['spread'])
-    check_classes(frames)
+    for name,d in df.groupby('dataset', sort=False):
+        paths = set(d['path'])
+        _check_skipped([s for s in frames.attrs['skipped'] if s[0] in paths], len(paths), settings['max_bad'], f'files of {name}')
+        check_classes(frames[frames['dataset'] == name])
     notes = dict(frames.attrs['counts'], summary=frames_summary(frames), skipped_images=[[os.path.basename(p), why] for p,why in frames.attrs['skipped']])
     return frames, notes
 
-# %% ../nbs/80_reproduce.ipynb #062b65e0
+# %% ../nbs/80_reproduce.ipynb #c04d4112
 def list_arms(
     frames:pd.DataFrame, # samples table
     settings:dict, # from run_settings
@@ -260,8 +281,7 @@ def transfer_frames(
 ) -> pd.DataFrame: # probes with new frame_path; faces, and enrolment photos, as they were
     "The frames of all datasets with the look of the training set's target."
     probe = frames['role'] == 'probe'
-    moved = fda.transform(frames[probe].reset_index(drop=True), out/'cache'/'fda', bs=32, max_bad=settings['max_bad'], progress=progress)
-    return pd.concat([moved, frames[~probe]], ignore_index=True)
+    return pd.concat([fda.transform(frames[probe].reset_index(drop=True), out/'cache'/'fda', bs=32, max_bad=settings['max_bad'], progress=progress), frames[~probe]], ignore_index=True)
 
 # %% ../nbs/80_reproduce.ipynb #38aeb759
 def run_arm(
@@ -295,9 +315,11 @@ def gallery_rows(
 ) -> pd.DataFrame: # its test people, with enrolment photos; raises ValueError where there are none to be had
     "Probes and gallery for measuring recognition."
     from gfa_fastai.recognition import _check_gallery, pick_gallery
-    def enrolled(d): return d if 'gallery' in set(d['role']) else pick_gallery(d)
+    def enrolled(name, d):
+        try: return d if 'gallery' in set(d['role']) else pick_gallery(d.reset_index(drop=True))
+        except ValueError as e: raise ValueError(f'dataset {name}: {e}') from None
     test = frames[frames['split'] == 'test']
-    test = pd.concat([enrolled(d.reset_index(drop=True)) for _,d in test.groupby('dataset', sort=False)], ignore_index=True)
+    test = pd.concat([enrolled(*g) for g in test.groupby('dataset', sort=False)], ignore_index=True)
     _check_gallery(test)
     return test
 
@@ -325,7 +347,7 @@ def domains_apart(
     from gfa_fastai.divergence import feature_divergence
     from gfa_fastai.model import load_model
     plain = next(a for a in arms if (a['train'], a['tpc'], a['fda'], a['seed']) == (train, False, False, 0))
-    def test_rows(df): return df[(df['split'] == 'test') & (df['role'] == 'probe')].drop_duplicates('frame_path')
+    def test_rows(df): return df[(df['split'] == 'test') & (df['role'] == 'probe')].drop_duplicates(['dataset', 'frame_path'])
     kinds = {'as they are': lambda: test_rows(frames)}
     if any(a['fda'] and a['train'] == train for a in arms):
         kinds['after FDA'] = functools.cache(lambda: test_rows(transfer_frames(fit_fda(train, frames, out, settings, False), frames, out, settings, False)))
@@ -364,6 +386,7 @@ def reproduce(
     **kwargs # for run_settings: data, dataset, test_subjects, dev_subjects, steps, bs, seeds, spread, precision, fda
 ) -> dict: # judged, paired, learned, scores, report (its path); raises ValueError or FileNotFoundError
     "The main job: from images to a report. Started again in the same folder, it goes on where it was."
+    from gfa_fastai.data import gfa_dataloaders
     from gfa_fastai.model import load_model
     from tqdm import tqdm
     start, settings = time.time(), run_settings(preset, **kwargs)
@@ -371,6 +394,9 @@ def reproduce(
     out = open_run(out, settings)
     frames, notes = run_frames(settings, out, progress)
     arms, scores = list_arms(frames, settings), {}
+    for train in dict.fromkeys(a['train'] for a in arms):            # what cannot be trained on is said now
+        try: gfa_dataloaders(frames[(frames['dataset'] == train) & (frames['role'] == 'probe')], bs=settings['bs'])
+        except ValueError as e: raise ValueError(f'dataset {train}: {e}') from None
     with tqdm(total=len(arms)*settings['steps'], unit='step', disable=not progress) as bar:
         for i,arm in enumerate(arms):
             bar.set_description(f'{i+1}/{len(arms)} {arm["name"]}'); before = bar.n

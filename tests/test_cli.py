@@ -346,17 +346,46 @@ def test_a_published_dataset_and_a_folder(msu, folder, tmp_path, capsys):
     people = rows[rows.split == 'test'].groupby('dataset').subject.unique().map(sorted)
     assert people['photos'] == ['0000', '0001'] and len(people['msu_mfsd']) == 4 and (rows[rows.dataset == 'photos'].groupby(['subject', 'label']).video.nunique() < 5).all()
 
+def test_people_who_are_in_some_of_the_folders(folder):
+    "Who is dealt in one folder keeps the place in the next, and each folder still has people for all three."
+    from gfa_fastai.reproduce import read_data, with_splits
+    def table(name, people): return pd.concat([read_data(folder).query('subject in @people').assign(dataset=name)], ignore_index=True).assign(path=lambda t: name+'/'+t.path)
+    names = [f'{s:04d}' for s in range(8)]
+    for sets in ([names[:6], names[2:]], [names[:4], names[1:5], names[2:]], [names, names]):
+        df = with_splits(pd.concat([table(f'd{i}', p) for i,p in enumerate(sets)]))
+        assert (df.groupby('subject').split.nunique() == 1).all() and (df.groupby('dataset').split.nunique() == 3).all(), sets
+        assert list(dict.fromkeys(df.dataset)) == [f'd{i}' for i in range(len(sets))]
+    with pytest.raises(ValueError, match='dataset d1: nobody is left for (dev|test), since its people'): with_splits(pd.concat([table('d0', names), table('d1', [n for n,g in df[df.split == 'train'].groupby('subject')][:3])]))
+    alone = with_splits(table('d0', names))
+    assert set(zip(alone.subject, alone.split)) == set(zip(df.subject, df.split))                    # as one folder alone is dealt
+
+def test_a_dataset_that_is_too_small_is_named_before_any_training(folder, tmp_path, capsys):
+    for s in range(3):
+        for kind in 'live', 'spoof': picture(tmp_path/'few'/kind/f'9{s:03d}'/'0.jpg', 7000+s, attack=kind == 'spoof')
+    status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--data', folder, tmp_path/'few', '--out', tmp_path/'run')
+    assert status == 2 and 'dataset few: bs is 16' in said and not (tmp_path/'run'/'arms').exists(), said
+    for s in range(8): (folder/'live'/f'{s:04d}'/'0.jpg').write_bytes(b'no picture')
+    shutil.rmtree(tmp_path/'few'); shutil.copytree(folder, tmp_path/'few')
+    for s in range(8):
+        for i in range(4): picture(folder/'live'/f'{s:04d}'/f'{i}.jpg', 100*s+i)
+        for i in range(50): shutil.copy(folder/'live'/f'{s:04d}'/'1.jpg', folder/'live'/f'{s:04d}'/f'more{i}.jpg')
+    status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--max-bad', '.02', '--data', folder, tmp_path/'few', '--out', tmp_path/'run')
+    assert status == 2 and 'files of few cannot be used' in said, said
+
 @pytest.mark.parametrize('args, words', [
     (['photos', 'photos'], 'two datasets are called photos'), (['photos', 'nowhere'], 'no folder at nowhere'),
     (['photos', 'door', 'hall', '--dataset', 'folder', 'siw'], '3 folders of data, and 2 datasets say how they are read (folder, siw)'),
     (['photos', 'door', '--dataset', 'folder', 'siw', '--allow-missing'], 'dataset folder and siw takes no allow_missing'),
-    (['photos', 'door', '--test-subjects', '0099'], "test_subjects names 0099"), (['photos', 'door'], 'in more than one split')])
+    (['photos', 'door', '--test-subjects', '0099'], "test_subjects names 0099"), (['cut', 'again'], 'in more than one split'), (['photos', '--dataset', 'folder', '--data', 'door', '--dataset', 'siw'], 'SiW: neither')])
 def test_several_datasets_that_do_not_go_together(args, words, folder, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in 'door', 'hall':
         shutil.copytree(folder, tmp_path/name)
         for kind in (tmp_path/name).glob('*'):
             for p in [q for q in kind.rglob('000[0-3]') if q.is_dir()]: p.rename(p.with_name('1'+p.name))        # half of the people are others
+    for name,test in dict(cut='7', again='6').items():
+        for kind in ('live', 'spoof'):
+            for s in range(8): shutil.copytree(folder/'live'/f'{s:04d}', tmp_path/name/('test' if str(s) == test else 'train')/kind/f'{s:04d}')
     status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--data', *args, '--out', tmp_path/'run')
     assert status == 2 and words in said and 'Traceback' not in said, said
 
