@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PAPER = ROOT/'nbs'/'paper'
 SAMPLES = "from gfa_fastai.reproduce import read_data, with_splits\ndef samples(): return with_splits(read_data(['hall', 'door']))\n"
-OTHER = {   # page: (what its cell becomes, files that it makes, columns or keys that name the data)
+OTHER = {   # page: (what its cell becomes, files that it makes)
     'table_4_cross': (SAMPLES + "DATA, VERSION, FILE, SIZE, STEPS = 'two doors', '1', Path('my_table_4.csv'), 48, 2", ['my_table_4.csv']),
     'table_2_3_intra': ("from gfa_fastai.reproduce import read_data, with_splits\ndef protocol(number): return extract_frames(with_splits(read_data('hall')), WORK/'cache', size=SIZE, progress=False)\n"
                         "DATA, VERSION, FILE, SIZE, STEPS = 'a hall', '1', Path('my_table_3.csv'), 48, 2\nPROTOCOLS, HOME, TABLE_4 = {1: 'one', 2: 'two'}, 'two doors', Path('my_table_4.csv')", ['my_table_3.csv']),
@@ -68,5 +68,4 @@ def test_page_on_other_data(page, folders, tmp_path):
     for f in files:
         text = (tmp_path/f).read_text(encoding='utf-8')
         assert 'webcam' not in text and len(text.splitlines()) > 2, f
-    names = {Path(f).name for f in (p.name for p in PAPER.glob('*.csv'))}
-    assert not names & {p.name for p in tmp_path.iterdir()}                    # nothing was added to SynthPAD's own tables
+    assert not {p.name for p in PAPER.glob('*.csv')} & {p.name for p in tmp_path.iterdir()}                    # nothing was added to SynthPAD's own tables
