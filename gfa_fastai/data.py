@@ -4,7 +4,7 @@
 
 # %% ../nbs/50_data.ipynb #f89c4037
 from __future__ import annotations
-import warnings
+import functools, os, warnings
 from types import SimpleNamespace
 with warnings.catch_warnings():
     warnings.simplefilter('ignore')
@@ -29,9 +29,17 @@ def table_rows(
         raise ValueError(f'samples: column(s) {", ".join(missing)} missing. Run extract_frames on the table first.')
     return [Row(**r) for r in df.to_dict('records')]
 
+@functools.lru_cache(4096)
+def _decoded(path, size, changed):
+    "A picture in memory."
+    image = PILImage.create(path); image.load()
+    return image
+
 def _picture(row, column):
     "The cached picture of a row, flipped if the row says so."
-    image, flip = PILImage.create(getattr(row, column)), getattr(row, 'flip', '')
+    path, flip = getattr(row, column), getattr(row, 'flip', '')
+    at = os.stat(path)
+    image = _decoded(path, at.st_size, at.st_mtime_ns)
     if flip: image = PILImage(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT if flip == 'h' else Image.Transpose.FLIP_TOP_BOTTOM))
     return image
 

@@ -26,7 +26,7 @@ PRESETS = dict(
     tiny    =dict(size=48,  width=.125, bs=16, steps=30,   seeds=1, spread=2,  weights='random', pairs='all',    fda=dict(width=.125, steps=5),  fda_train=['webcam', 'phone'], train=['webcam', 'phone'], domains=['webcam', 'phone']),
     quick   =dict(size=64,  width=.25,  bs=32, steps=400,  seeds=1, spread=4,  weights='small',  pairs='halves', fda=dict(width=.25, steps=120), fda_train=['webcam'], train=['webcam', 'phone'], domains=[*DOMAIN_NAMES]),
     standard=dict(size=64,  width=.25,  bs=32, steps=2000, seeds=5, spread=10, weights='small',  pairs='halves', fda=dict(width=.5, steps=1000), fda_train=['webcam', 'phone'], train=['webcam', 'phone'], domains=[*DOMAIN_NAMES]),
-    full    =dict(size=224, width=1.,   bs=32, steps=8000, seeds=1, spread=25, weights='random', pairs='all',    fda=dict(width=1., steps=4000), fda_train=['webcam', 'phone'], train=['webcam', 'phone'], domains=[*DOMAIN_NAMES]))
+    full    =dict(size=224, width=1.,   bs=32, steps=2000, seeds=1, spread=25, weights='random', pairs='all',    fda=dict(width=1., steps=2000), fda_train=['webcam', 'phone'], train=['webcam', 'phone'], domains=[*DOMAIN_NAMES]))
 
 # %% ../nbs/80_reproduce.ipynb #d328aa8f
 def run_settings(
