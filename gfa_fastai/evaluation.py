@@ -311,7 +311,7 @@ def report_markdown(
     species = pd.DataFrame({'species': s.index.str.replace('|', '\\|'), 'people': s['subjects'].to_list(), 'videos': s['videos'].to_list(),
                             'APCER (%)': [percent(*v) for v in s[['apcer', 'low', 'high']].to_numpy()], 'frames': s['frames'].map(percent).to_list(), 'AUC (%)': s['auc'].map(percent).to_list()})
     head = f'Threshold {report.threshold:.4g}, {report.origin}. {c["subjects"]} test subjects, {c["live_videos"]} live and {c["attack_videos"]} attack videos, {c["frames"]} frames.'
-    return '\n\n'.join([head, *(t.to_markdown(index=False, disable_numparse=True) for t in (table, species)), '\* at its own threshold, chosen on the test scores. ' + ' '.join(report.notes)])
+    return '\n\n'.join([head, *(t.to_markdown(index=False, disable_numparse=True) for t in (table, species)), r'\* at its own threshold, chosen on the test scores. ' + ' '.join(report.notes)])
 
 Report._repr_markdown_ = report_markdown
 

@@ -555,7 +555,7 @@ def mean_grams(
     layers:tuple=_JOHNSON,
 ) -> dict: # layer -> (1, C, C)
     "Gram matrices of a set of images, averaged."
-    x = _as_tensor([_as_array(i) for i in images])
+    x = _as_tensor([_as_array(i) for i in images]).to(phi.mean.device)
     return {l: gram_matrix(f).mean(0, keepdim=True) for l,f in phi(x, layers).items()}
 
 def gram_gap(

@@ -47,11 +47,16 @@ def read_image(
 # %% ../nbs/31_frames.ipynb #87975884
 _local = threading.local()
 
+def _new_cascade():
+    "OpenCV's bundled detector of frontal faces."
+    try: return cv2.CascadeClassifier(cv2.data.haarcascades + 'haarcascade_frontalface_default.xml')
+    except AttributeError: raise ImportError(f'OpenCV {cv2.__version__} has no face cascades: pip uninstall opencv-python-headless, then pip install "opencv-python<5"; or bring boxes in the table') from None
+
 def detect_face(
     image, # (H, W, 3) uint8 RGB
 ) -> tuple|None: # (x, y, w, h) in pixels, or None
     "The largest frontal face that OpenCV's bundled cascade finds."
-    if not hasattr(_local, 'cascade'): _local.cascade = cv2.CascadeClassifier(cv2.data.haarcascades + 'haarcascade_frontalface_default.xml')
+    if not hasattr(_local, 'cascade'): _local.cascade = _new_cascade()
     grey = cv2.equalizeHist(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
     least = max(24, min(image.shape[:2])//8)
     found = _local.cascade.detectMultiScale(grey, scaleFactor=1.1, minNeighbors=5, minSize=(least, least))

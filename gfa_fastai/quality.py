@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import cv2, numpy as np
 from PIL import Image, ImageOps
-from .frames import MIN_SIDE, _open_yunet, _to_rgb
+from .frames import MIN_SIDE, _new_cascade, _open_yunet, _to_rgb
 
 # %% auto #0
 __all__ = ['MAX_PIXELS', 'SURE', 'as_photo', 'find_faces', 'Gates', 'face_quality', 'check_faces']
@@ -87,7 +87,7 @@ SURE = dict(cascade=4.5, yunet=.8)  # of a second face, in the detector's own me
 
 def _cascade(image):
     "Boxes and confidences by OpenCV's bundled cascade."
-    if not hasattr(_local, 'cascade'): _local.cascade = cv2.CascadeClassifier(cv2.data.haarcascades + 'haarcascade_frontalface_default.xml')
+    if not hasattr(_local, 'cascade'): _local.cascade = _new_cascade()
     grey = cv2.equalizeHist(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
     boxes, _, sure = _local.cascade.detectMultiScale3(grey, 1.1, 5, minSize=(30, 30), outputRejectLevels=True)
     return np.asarray(boxes, float).reshape(-1, 4), np.ravel(sure)

@@ -4,7 +4,7 @@
 
 # %% ../nbs/80_reproduce.ipynb #08214eea
 from __future__ import annotations
-import functools, hashlib, inspect, json, math, os, shutil, time
+import functools, gc, hashlib, inspect, json, math, os, shutil, time
 from pathlib import Path
 import numpy as np, pandas as pd
 import gfa_fastai
@@ -26,7 +26,7 @@ PRESETS = dict(
     tiny    =dict(size=48,  width=.125, bs=16, steps=30,   seeds=1, spread=2,  weights='random', pairs='all',    fda=dict(width=.125, steps=5),  fda_train=['webcam', 'phone'], train=['webcam', 'phone'], domains=['webcam', 'phone']),
     quick   =dict(size=64,  width=.25,  bs=32, steps=400,  seeds=1, spread=4,  weights='small',  pairs='halves', fda=dict(width=.25, steps=120), fda_train=['webcam'], train=['webcam', 'phone'], domains=[*DOMAIN_NAMES]),
     standard=dict(size=64,  width=.25,  bs=32, steps=2000, seeds=5, spread=10, weights='small',  pairs='halves', fda=dict(width=.5, steps=1000), fda_train=['webcam', 'phone'], train=['webcam', 'phone'], domains=[*DOMAIN_NAMES]),
-    full    =dict(size=224, width=1.,   bs=32, steps=2000, seeds=1, spread=25, weights='random', pairs='all',    fda=dict(width=1., steps=2000), fda_train=['webcam', 'phone'], train=['webcam', 'phone'], domains=[*DOMAIN_NAMES]))
+    full    =dict(size=224, width=1.,   bs=32, steps=1000, seeds=1, spread=25, weights='random', pairs='all',    fda=dict(width=1., steps=1000), fda_train=['webcam', 'phone'], train=['webcam', 'phone'], domains=[*DOMAIN_NAMES]))
 
 # %% ../nbs/80_reproduce.ipynb #d328aa8f
 def run_settings(
@@ -299,7 +299,7 @@ def run_arm(
     shown = bar is not None and not bar.disable
     adapter = fit_fda(arm['train'], frames, out, settings, shown) if arm['fda'] else None
     if adapter: frames = transfer_frames(adapter, frames, out, settings, shown)
-    if not model.exists(): train_arm(arm, frames, model.parent, settings, bar, adapter)
+    if not model.exists(): train_arm(arm, frames, model.parent, settings, bar, adapter); gc.collect()    # a Learner refers to itself: its weights and Adam's means go now, before the next
     save_scores(score_samples(load_model(model)[0].to(default_device()), frames[frames['split'] != 'train'], progress=False), path)
     return load_scores(path)
 

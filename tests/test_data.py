@@ -186,6 +186,19 @@ def test_pickles(frames):
     empty = pickle.loads(pickle.dumps(loaders(frames).new_empty()))
     assert isinstance(empty, DataLoaders) and empty.train.vocab == loaders(frames).vocab
 
+def test_a_changed_file_is_read_again(frames, tmp_path):
+    "Decoded pictures are kept in memory, and not longer than they are true."
+    import os
+    from gfa_fastai.data import Row, load_frame
+    path = tmp_path/'a.png'
+    def loaded(value, at):
+        Image.new('RGB', (8, 8), (value,)*3).save(path); os.utime(path, ns=(at, at))
+        return load_frame(Row(frame_path=str(path), flip=''))
+    first = loaded(10, 1)
+    assert load_frame(Row(frame_path=str(path), flip='')) is first              # kept
+    assert np.asarray(load_frame(Row(frame_path=str(path), flip='v'))).max() == 10 and load_frame(Row(frame_path=str(path), flip='')) is first
+    assert np.asarray(loaded(200, 2)).min() == 200 and np.asarray(first).max() == 10
+
 def test_workers(frames):
     "Loader processes give the batches that this process gives."
     runs = []

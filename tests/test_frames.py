@@ -629,3 +629,11 @@ def test_real_photographs(tmp_path):
     assert (boxes[:, :2] >= 0).all() and (boxes[:, 0]+boxes[:, 2] <= 640).all() and (boxes[:, 1]+boxes[:, 3] <= 480).all()
     again = np.array([detect_face(read_image(p)) for p in f.path[f.face == 'detected'].head(5)])
     assert np.array_equal(again, boxes[:5])
+
+def test_opencv_5_has_no_cascade(monkeypatch, picture):
+    "Said with its remedy, wherever a face is looked for."
+    from gfa_fastai import quality
+    for module in (frames_module, quality): monkeypatch.setattr(module, '_local', type('Local', (), {})())
+    monkeypatch.delattr(cv2, 'CascadeClassifier')
+    for find in (detect_face, quality._cascade):
+        with pytest.raises(ImportError, match=r'no face cascades.*pip install "opencv-python<5"'): find(picture)

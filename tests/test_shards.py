@@ -112,6 +112,16 @@ def test_command(photos, model, tmp_path, capsys):
     assert cli.gfa_score([*args, '--shard', '2/2']) == 0 and '48 images of 6 people' in capsys.readouterr().out
     assert cli.gfa_score([*args, '--shard', '3/2']) == 2 and "shard '3/2' is no share: give 1/4, 2/4" in capsys.readouterr().err
 
+def test_an_arm_leaves_nothing_in_memory(tmp_path):
+    "A Learner refers to itself: without a collection the weights and Adam's means of all arms would lie on a GPU together."
+    import gc
+    from gfa_fastai.learner import GFALearner
+    from pictures import picture_table
+    settings = reproduce.run_settings('tiny', steps=2, fda=False) | dict(bs=4, size=32, train=['d'], domains=['d'])
+    frames = picture_table(tmp_path)
+    for arm in reproduce.list_arms(frames, settings): reproduce.run_arm(arm, frames, tmp_path, settings)
+    assert sum(isinstance(o, GFALearner) for o in gc.get_objects()) == 0
+
 def test_reproduce_is_one_process(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv('WORLD_SIZE', '2')
     assert cli.gfa_reproduce(['--preset', 'tiny', '--out', str(tmp_path/'run')]) == 2
