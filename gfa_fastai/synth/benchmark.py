@@ -336,6 +336,8 @@ def _subject(c, domain, k, split, photos=None):
     return rows
 
 # %% ../../nbs/22_benchmark.ipynb #9abe48fc
+def _cascade(): return cv2.CascadeClassifier(cv2.data.haarcascades+'haarcascade_frontalface_default.xml')
+
 def _face_in(path, cascade):
     "The largest face in a photograph, or None."
     im = cv2.imread(str(path))
@@ -348,8 +350,7 @@ def _face_in(path, cascade):
 # %% ../../nbs/22_benchmark.ipynb #40e09bbf
 def _people(folder, needed):
     "Photographs with a face, per person: a folder each, or a file each where there are no folders."
-    from gfa_fastai.frames import _new_cascade
-    folder, cascade = Path(folder), _new_cascade()
+    folder, cascade = Path(folder), _cascade()
     if not folder.is_dir():
         raise ValueError(f'synthpad: faces={str(folder)!r} is not a folder. '
                          'Give a folder of photographs, best with a folder for each person.')
