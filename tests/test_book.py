@@ -1,7 +1,7 @@
 """What holds for the pages as a book, checked without Quarto: order, links, anchors, pictures, badges, references, anatomy."""
 import ast, json, re, unicodedata
 from pathlib import Path
-import pytest, yaml
+import pandas as pd, pytest, yaml
 from test_project import CFG, CHAPTERS, NOTEBOOKS, ROOT, code_of, each, links, load, rel, src
 
 NBS = ROOT/'nbs'
@@ -253,6 +253,15 @@ def test_the_package_carries_what_pages_read():
     carried = {p.name: p for p in (ROOT/CFG['lib_path']/'results').iterdir()}
     assert set(beside) == set(carried), 'gfa_fastai/results holds a link to each table beside a page: ln -s ../../nbs/NAME gfa_fastai/results/'
     for name, p in carried.items(): assert p.read_bytes() == beside[name].read_bytes(), f'{name} is another file in gfa_fastai/results'
+
+def test_each_result_of_the_paper_says_what_made_it():
+    made = json.loads((NBS/'paper'/'results.json').read_text(encoding='utf-8'))
+    files = [f for r in made for f in r['files']]
+    assert sorted(files) == sorted(p.name for p in (NBS/'paper').iterdir() if p.suffix in ('.csv', '.json') and p.name != 'results.json')
+    for r in made:
+        assert all(r[k] for k in ('command', 'seeds', 'hardware', 'versions', 'benchmark', 'date')) and (NBS/'paper'/f'{r["page"]}.ipynb').exists(), r['files']
+        seeds = [set(df['seed']) for df in map(pd.read_csv, (NBS/'paper'/f for f in r['files'] if f.endswith('.csv'))) if 'seed' in df]
+        assert all(s <= set(r['seeds']) for s in seeds), r['files']
 
 # --- what CONTRIBUTING promises
 
