@@ -144,8 +144,8 @@ def species_table(
     rows = []
     for (train,test,arm),g in judged[judged['convention'] == 'source-dev'].groupby(['train', 'test', 'arm']):
         apcer = pd.DataFrame([r.species['apcer'] for r in g['report']]).mean()
-        rows.append({'train → test': f'{train} → {test}', 'arm': arm, **{f'APCER {k}': percent(v) for k,v in apcer.items()},
-                     'BPCER': over_seeds(list(g['report']), 'bpcer'), 'ACER': over_seeds(list(g['report']), 'acer')})
+        rows.append({'train → test': f'{train} → {test}', 'arm': arm, 'ACER': over_seeds(list(g['report']), 'acer'), 'BPCER': over_seeds(list(g['report']), 'bpcer'),
+                     **{f'APCER {k}': percent(v) for k,v in apcer.items()}})          # the species last: which there are depends on the test
     return pd.DataFrame(rows).fillna('-')
 
 def training_table(
@@ -205,7 +205,7 @@ def domains_figure(
         for ax in row[len(tests):]: ax.axis('off')
         for ax,test in zip(row, tests):
             plot_divergence({k[2]: t for k,t in apart.items() if k[:2] == (train, test)}, ax=ax)
-            ax.set(title=f'{train} → {test}', **({} if ax is row[0] else dict(ylabel='')))
+            ax.set(title=f'{train} → {test}', ylabel='divergence (nats)' if ax is row[0] else '')
     return fig
 
 # %% ../nbs/78_report.ipynb #3e88945a
@@ -400,7 +400,7 @@ MEASURES = (
 
 DOMAINS = (
     '**Divergence** (Eq. 6 to 8): test frames of the training set against as many of another one, in the trunk of the network without TPC and FDA (which FDA was not fitted on; where its training began with the small trunk, FDA\'s loss network, it has moved on from there); mean over 13 layers of the median over channels, in nats, '
-    'of random halves against halves. The floor is that of two halves of one domain: what lies near it cannot be told from nothing. A dash: too few people for halves.')
+    'of random halves against halves. The floor is that of two halves of one domain: what lies near it, or below, cannot be told from nothing. A dash: too few people for halves.')
 
 def naming_words(
     named:dict, # from what_learned, term 'ident'
