@@ -9,9 +9,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PAPER = ROOT/'nbs'/'paper'
 SAMPLES = "from gfa_fastai.reproduce import read_data, with_splits\ndef samples(): return with_splits(read_data(['hall', 'door']))\n"
 OTHER = {   # page: (what its cell becomes, files that it makes)
-    'table_4_cross': (SAMPLES + "DATA, VERSION, FILE, SIZE, STEPS = 'two doors', '1', Path('my_table_4.csv'), 48, 2", ['my_table_4.csv']),
+    'table_4_cross': (SAMPLES + "DATA, VERSION, FILE, SIZE, STEPS = 'two doors', '1', Path('my_table_4.csv'), 48, 2\nSEEDS = 2", ['my_table_4.csv']),
     'table_2_3_intra': ("from gfa_fastai.reproduce import read_data, with_splits\ndef protocol(number): return extract_frames(with_splits(read_data('hall')), WORK/'cache', size=SIZE, progress=False)\n"
-                        "DATA, VERSION, FILE, SIZE, STEPS = 'a hall', '1', Path('my_table_3.csv'), 48, 2\nPROTOCOLS, HOME, TABLE_4 = {1: 'one', 2: 'two'}, 'two doors', Path('my_table_4.csv')", ['my_table_3.csv']),
+                        "DATA, VERSION, FILE, SIZE, STEPS = 'a hall', '1', Path('my_table_3.csv'), 48, 2\nSEEDS = 2\nPROTOCOLS, HOME, TABLE_4 = {1: 'one', 2: 'two'}, 'two doors', Path('my_table_4.csv')", ['my_table_3.csv']),
     'section_4_5_multitask': (SAMPLES + "DATA, VERSION, CURVES, TABLE = 'two doors', '1', Path('my_curves.csv'), Path('my_table.csv')\nTRAINS, SEEDS, SIZE, STEPS = ['hall'], 2, 48, 24", ['my_curves.csv', 'my_table.csv']),
     'figure_3': (SAMPLES + "DATA, VERSION, POINTS, NUMBERS, MODELS = 'two doors', '1', Path('my_points.csv'), Path('my_numbers.json'), WORK/'mine'\nTRAIN, SIZE, EPOCHS = 'hall', 48, 1", ['my_points.csv']),
     'figure_5': ("from gfa_fastai.frames import extract_frames\nfrom gfa_fastai.reproduce import read_data, with_splits\n"
