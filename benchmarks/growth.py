@@ -5,6 +5,7 @@ Every case is a process of its own, so that its peak of memory is its own: milli
 and in the note the growth of the peak over what imports took. Of several processes it is the time of day, the start of the processes
 with it. Nothing should be worse than linear in
 the number of images, and memory should not grow with it."""
+
 import os
 
 from benchmarks.measure import child, line
@@ -21,7 +22,9 @@ def report(f, n):
 n = int(sys.argv[1])
 """
 
-IMAGES = HEAD + """
+IMAGES = (
+    HEAD
+    + """
 from gfa_fastai.divergence import channel_stats
 from gfa_fastai.vgg import vgg16_trunk
 from PIL import Image
@@ -32,7 +35,10 @@ with tempfile.TemporaryDirectory() as tmp:
     channel_stats(net, files[:32], bs=32)
     report(lambda: channel_stats(net, files, bs=32), n)
 """
-TRANSFER = HEAD + """
+)
+TRANSFER = (
+    HEAD
+    + """
 from gfa_fastai.adapter import Adapter, run_files
 from gfa_fastai.fda import FDA
 from PIL import Image
@@ -43,7 +49,10 @@ with tempfile.TemporaryDirectory() as tmp:
     fda.run([np.zeros((48, 48, 3), np.uint8)]*8)
     report(lambda: run_files(fda, todo), n)
 """
-SUBJECTS = HEAD + """
+)
+SUBJECTS = (
+    HEAD
+    + """
 from gfa_fastai.metrics import bootstrap_subjects
 rng = np.random.default_rng(0)
 who = np.repeat(np.arange(n), 20); live = np.tile(np.arange(20) < 7, n)
@@ -53,7 +62,10 @@ df = pd.DataFrame(dict(dataset='d', split=np.where(who < n//3, 'dev', 'test'), s
     label=np.where(live, 'live', 'attack'), pai=np.where(live, '', 'print'), score=1/(1+np.exp(-(rng.normal(size=len(who)) + 2*live - 1)))))
 report(lambda: evaluate_scores(df), len(df))
 """
-STEP = HEAD + """
+)
+STEP = (
+    HEAD
+    + """
 from gfa_fastai.learner import GFALoss
 from gfa_fastai.model import GFACNN
 px = int(sys.argv[2])
@@ -65,27 +77,43 @@ def step(bs):
 step(2)
 report(lambda: [step(n) for _ in range(3)], 3*n)
 """
+)
 
-PROCESSES = HEAD + """
+PROCESSES = (
+    HEAD
+    + """
 from gfa_fastai.synth.benchmark import make_synthpad
 with tempfile.TemporaryDirectory() as tmp:
     start = time.perf_counter()
     made = make_synthpad(tmp, 'quick', domains=['webcam'], subjects=(int(sys.argv[2]), 0, 0), size=64, workers=n, progress=False)
     print(json.dumps(dict(seconds=time.perf_counter()-start, n=len(made), mb=0)))
 """
+)
+
 
 def rows(a):
     "The row of the report."
     workers = [n for n in (1, 2, 4, 8) if n <= max(2, os.cpu_count() or 1)]
-    cases = [('images, divergence', IMAGES, [(n,) for n in ((16, 64) if a.quick else (100, 1000))], lambda n: n),
-             ('images, transfer', TRANSFER, [(n,) for n in ((8, 32) if a.quick else (64, 640))], lambda n: n),
-             ('subjects, report', SUBJECTS, [(n,) for n in ((12, 24) if a.quick else (50, 200, 800))], lambda n: n),
-             ('batch, step', STEP, [(n, 64) for n in ((2, 4) if a.quick else (8, 16, 32, 64))], lambda n, px: n),
-             ('image size, step', STEP, [(8, px) for px in ((32, 48) if a.quick else (32, 64, 128))], lambda n, px: px),
-             ('processes, making images', PROCESSES, [(n, 4 if a.quick else 60) for n in workers], lambda n, people: n)]
+    cases = [
+        ('images, divergence', IMAGES, [(n,) for n in ((16, 64) if a.quick else (100, 1000))], lambda n: n),
+        ('images, transfer', TRANSFER, [(n,) for n in ((8, 32) if a.quick else (64, 640))], lambda n: n),
+        ('subjects, report', SUBJECTS, [(n,) for n in ((12, 24) if a.quick else (50, 200, 800))], lambda n: n),
+        ('batch, step', STEP, [(n, 64) for n in ((2, 4) if a.quick else (8, 16, 32, 64))], lambda n, px: n),
+        ('image size, step', STEP, [(8, px) for px in ((32, 48) if a.quick else (32, 64, 128))], lambda n, px: px),
+        ('processes, making images', PROCESSES, [(n, 4 if a.quick else 60) for n in workers], lambda n, people: n),
+    ]
     lines = []
-    for name,code,sizes,of in cases:
+    for name, code, sizes, of in cases:
         for s in sizes:
             runs = [child(code, *s) for _ in range(3)]
-            lines.append(line('growth', name, str(of(*s)), [r['seconds'] for r in runs], per=runs[0]['n'], note='time of day' if code is PROCESSES else f'+{max(0, *(r["mb"] for r in runs)):.0f} MB'))
+            lines.append(
+                line(
+                    'growth',
+                    name,
+                    str(of(*s)),
+                    [r['seconds'] for r in runs],
+                    per=runs[0]['n'],
+                    note='time of day' if code is PROCESSES else f'+{max(0, *(r["mb"] for r in runs)):.0f} MB',
+                )
+            )
     return lines

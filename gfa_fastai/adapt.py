@@ -12,7 +12,17 @@ from PIL import Image
 from fastcore.basics import patch
 from torch import nn, Tensor
 from tqdm import tqdm
-from .adapter import CODECS, Adapter, load_adapter, run_files, _as_array, _as_tensor, _file_sha, _image_list, _outcome
+from gfa_fastai.adapter import (
+    CODECS,
+    Adapter,
+    load_adapter,
+    run_files,
+    _as_array,
+    _as_tensor,
+    _file_sha,
+    _image_list,
+    _outcome,
+)
 from .fda import FDA, LossNetwork, choose_target, content_loss, _Draws, _full, _no_autocast, _padded
 from .frames import choose_frames, video_frames
 from .samples import writable_folder
@@ -30,224 +40,317 @@ class Identity(Adapter):
 # %% ../nbs/42_adapt.ipynb #8947b34c
 class Recompress(Adapter):
     "A trip through JPEG and nothing else."
-    def __init__(self,
-        quality:int=75, # of the JPEG, 1 to 100; 75 is that of the authors' released frames
+
+    def __init__(
+        self,
+        quality: int = 75,  # of the JPEG, 1 to 100; 75 is that of the authors' released frames
     ):
         super().__init__()
-        if not 1 <= quality <= 100: raise ValueError(f'Recompress: quality is {quality}, it runs from 1 to 100')
+        if not 1 <= quality <= 100:
+            raise ValueError(f'Recompress: quality is {quality}, it runs from 1 to 100')
         self.quality = int(quality)
-    def config(self): return dict(quality=self.quality)
+
+    def config(self):
+        return dict(quality=self.quality)
+
     def run(self, arrays):
-        def trip(im): file = io.BytesIO(); Image.fromarray(im).save(file, 'JPEG', quality=self.quality); return np.asarray(Image.open(file))
+        def trip(im):
+            file = io.BytesIO()
+            Image.fromarray(im).save(file, 'JPEG', quality=self.quality)
+            return np.asarray(Image.open(file))
+
         return [trip(im) for im in arrays]
 
 # %% ../nbs/42_adapt.ipynb #3c93473d
 class ColourMatch(Adapter):
     "Mean and standard deviation of each channel as in the target (Reinhard et al. 2001)."
-    def __init__(self,
-        target, # image of the target domain: file, array or tensor
-        space:str='lab', # 'lab' or 'rgb'
-        strength:float=1., # 0: nothing, 1: all the way
+
+    def __init__(
+        self,
+        target,  # image of the target domain: file, array or tensor
+        space: str = 'lab',  # 'lab' or 'rgb'
+        strength: float = 1.0,  # 0: nothing, 1: all the way
     ):
         super().__init__()
-        if space not in ('lab', 'rgb'): raise ValueError(f"ColourMatch: space {space!r} is not known, choose 'lab' or 'rgb'")
+        if space not in ('lab', 'rgb'):
+            raise ValueError(f"ColourMatch: space {space!r} is not known, choose 'lab' or 'rgb'")
         self.space, self.strength = space, float(strength)
         self.stats = torch.as_tensor(target).float() if isinstance(target, list) else self._stats(_as_array(target))
-    def config(self): return dict(target=self.stats.tolist(), space=self.space, strength=self.strength)
-    def _to(self, im): return cv2.cvtColor(im, cv2.COLOR_RGB2LAB) if self.space == 'lab' else im
-    def _back(self, im): return cv2.cvtColor(im, cv2.COLOR_LAB2RGB) if self.space == 'lab' else im
+
+    def config(self):
+        return dict(target=self.stats.tolist(), space=self.space, strength=self.strength)
+
+    def _to(self, im):
+        return cv2.cvtColor(im, cv2.COLOR_RGB2LAB) if self.space == 'lab' else im
+
+    def _back(self, im):
+        return cv2.cvtColor(im, cv2.COLOR_LAB2RGB) if self.space == 'lab' else im
+
     def _stats(self, im):
-        x = self._to(np.float32(im)/255).reshape(-1, 3)
+        x = self._to(np.float32(im) / 255).reshape(-1, 3)
         return torch.from_numpy(np.stack([x.mean(0), x.std(0)]))
+
     def run(self, arrays):
         out = []
         for im in arrays:
-            x = self._to(np.float32(im)/255)
+            x = self._to(np.float32(im) / 255)
             mean, std = cv2.meanStdDev(x)
-            gain = self.stats[1].numpy()/np.maximum(std[:, 0], 1e-4)
-            shift = self.stats[0].numpy() - gain*mean[:, 0]
+            gain = self.stats[1].numpy() / np.maximum(std[:, 0], 1e-4)
+            shift = self.stats[0].numpy() - gain * mean[:, 0]
             s = self.strength
-            y = self._back(x*np.float32(1-s+s*gain) + np.float32(s*shift))
-            out.append((y.clip(0, 1)*255).round().astype(np.uint8))
+            y = self._back(x * np.float32(1 - s + s * gain) + np.float32(s * shift))
+            out.append((y.clip(0, 1) * 255).round().astype(np.uint8))
         return out
 
 # %% ../nbs/42_adapt.ipynb #5a8f5596
 def fourier_swap(
-    x:Tensor, # (B, 3, H, W) RGB
-    target:Tensor, # (1, 3, H, W), of the same size
-    beta:float=.01, # half-width of the square, as a share of the shorter side
-) -> Tensor: # (B, 3, H, W)
+    x: Tensor,  # (B, 3, H, W) RGB
+    target: Tensor,  # (1, 3, H, W), of the same size
+    beta: float = 0.01,  # half-width of the square, as a share of the shorter side
+) -> Tensor:  # (B, 3, H, W)
     "Low-frequency amplitudes of the target, phases of the image (Yang & Soatto 2020)."
-    b = int(beta*min(x.shape[-2:]))
+    b = int(beta * min(x.shape[-2:]))
     with _no_autocast(x):
         X, T = (torch.fft.rfft2(_full(o)) for o in (x, target))
-        for rows in (slice(0, b+1), slice(-b, None) if b else slice(0, 0)):
-            old = X[..., rows, :b+1]
-            X[..., rows, :b+1] = torch.polar(T[..., rows, :b+1].abs().expand(old.shape), old.angle())
+        for rows in (slice(0, b + 1), slice(-b, None) if b else slice(0, 0)):
+            old = X[..., rows, : b + 1]
+            X[..., rows, : b + 1] = torch.polar(T[..., rows, : b + 1].abs().expand(old.shape), old.angle())
         return torch.fft.irfft2(X, s=x.shape[-2:])
 
 # %% ../nbs/42_adapt.ipynb #e32eabca
 class FourierSwap(Adapter):
     "Low-frequency amplitudes of the target (Yang & Soatto 2020)."
-    def __init__(self,
-        target, # image of the target domain: file, array or tensor
-        beta:float=.01, # half-width of the swapped square, as a share of the shorter side; 0: the mean colour alone
+
+    def __init__(
+        self,
+        target,  # image of the target domain: file, array or tensor
+        beta: float = 0.01,  # half-width of the swapped square, as a share of the shorter side; 0: the mean colour alone
     ):
         super().__init__()
-        if not 0 <= beta < .5: raise ValueError(f'FourierSwap: beta is {beta}, it runs from 0 to below 0.5')
-        self.beta, self.target = float(beta), torch.zeros(1, 3, 1, 1) if target is None else _as_tensor([_as_array(target)])
-    def config(self): return dict(target=None, beta=self.beta)
-    def state(self): return dict(target=self.target)
-    def set_state(self, state): self.target = state['target']
+        if not 0 <= beta < 0.5:
+            raise ValueError(f'FourierSwap: beta is {beta}, it runs from 0 to below 0.5')
+        self.beta, self.target = (
+            float(beta),
+            torch.zeros(1, 3, 1, 1) if target is None else _as_tensor([_as_array(target)]),
+        )
+
+    def config(self):
+        return dict(target=None, beta=self.beta)
+
+    def state(self):
+        return dict(target=self.target)
+
+    def set_state(self, state):
+        self.target = state['target']
+
     def apply(self, x):
         t = self.target.to(x.device)
-        if t.shape[2:] != x.shape[2:]: t = F.interpolate(t, x.shape[2:], mode='bilinear', antialias=True, align_corners=False)
+        if t.shape[2:] != x.shape[2:]:
+            t = F.interpolate(t, x.shape[2:], mode='bilinear', antialias=True, align_corners=False)
         return fourier_swap(x, t, self.beta)
 
 # %% ../nbs/42_adapt.ipynb #e356bd6a
 def adain(
-    f:Tensor, # (B, C, H, W) features
-    stats:Tensor, # (2, C) means and standard deviations to give them
+    f: Tensor,  # (B, C, H, W) features
+    stats: Tensor,  # (2, C) means and standard deviations to give them
 ) -> Tensor:
     "Adaptive instance normalisation (Huang & Belongie 2017); in float32 at least."
     f = _full(f)
     with _no_autocast(f):
         std, mean = torch.std_mean(f, (2, 3), keepdim=True)
-        return (f - mean)/(std + 1e-5)*stats[1].view(1, -1, 1, 1) + stats[0].view(1, -1, 1, 1)
+        return (f - mean) / (std + 1e-5) * stats[1].view(1, -1, 1, 1) + stats[0].view(1, -1, 1, 1)
 
 # %% ../nbs/42_adapt.ipynb #75a9b9ae
 class _Decoder(nn.Module):
     "Features at half of the size back to RGB."
+
     def __init__(self, n):
         super().__init__()
         self.a, self.b, self.c, self.d = nn.Conv2d(n, n, 3), nn.Conv2d(n, n, 3), nn.Conv2d(n, n, 3), nn.Conv2d(n, 3, 3)
+
     def forward(self, f):
         f = F.relu(self.b(_padded(F.relu(self.a(_padded(f, 1, 'reflect'))), 1, 'reflect')))
-        f = F.relu(self.c(_padded(F.interpolate(f, scale_factor=2.), 1, 'reflect')))
+        f = F.relu(self.c(_padded(F.interpolate(f, scale_factor=2.0), 1, 'reflect')))
         return self.d(_padded(f, 1, 'reflect'))
 
 # %% ../nbs/42_adapt.ipynb #b0fd16d3
 class AdaIN(Adapter):
     "Feature statistics of the target, through an encoder and a trained decoder (Huang & Belongie 2017)."
-    def __init__(self,
-        target, # image of the target domain: file, array or tensor
-        loss_network:dict|None=None, # arguments of LossNetwork, the encoder; None: the shipped small trunk
-        layer:str='relu2_2', # what the encoder gives
-        size:int=256, # of the crops that the decoder is trained on, in pixels
-        strength:float=1., # 0: as encoder and decoder leave the image; 1: all of the target's statistics
-        seed:int=0, # of the decoder's weights and of the crops
-        info:dict|None=None, # what a fit has noted (given by `load`)
+
+    def __init__(
+        self,
+        target,  # image of the target domain: file, array or tensor
+        loss_network: dict | None = None,  # arguments of LossNetwork, the encoder; None: the shipped small trunk
+        layer: str = 'relu2_2',  # what the encoder gives
+        size: int = 256,  # of the crops that the decoder is trained on, in pixels
+        strength: float = 1.0,  # 0: as encoder and decoder leave the image; 1: all of the target's statistics
+        seed: int = 0,  # of the decoder's weights and of the crops
+        info: dict | None = None,  # what a fit has noted (given by `load`)
     ):
         super().__init__()
-        if layer not in ('relu2_1', 'relu2_2'): raise ValueError(f"AdaIN: layer {layer!r} cannot be used, choose 'relu2_1' or 'relu2_2'")
-        self.args = dict(loss_network=dict(loss_network or {}), layer=layer, size=int(size), strength=float(strength), seed=int(seed))
+        if layer not in ('relu2_1', 'relu2_2'):
+            raise ValueError(f"AdaIN: layer {layer!r} cannot be used, choose 'relu2_1' or 'relu2_2'")
+        self.args = dict(
+            loss_network=dict(loss_network or {}), layer=layer, size=int(size), strength=float(strength), seed=int(seed)
+        )
         self.info, self.phi = dict(info or {}), LossNetwork(**self.args['loss_network']).to(self.device)
-        channels = self.phi.trunk[self.phi.index[layer]-1].out_channels
-        with torch.random.fork_rng(devices=[]): torch.manual_seed(seed); self.decoder = _Decoder(channels).to(self.device).eval()
+        channels = self.phi.trunk[self.phi.index[layer] - 1].out_channels
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.decoder = _Decoder(channels).to(self.device).eval()
         self.stats = torch.zeros(2, channels, device=self.device)
-        if target is not None: self.stats = torch.cat(torch.std_mean(self._encode(_as_tensor([_as_array(target)]).to(self.device)), (0, 2, 3))).view(2, -1).flip(0)
-    def config(self): return dict(target=None, **self.args, info=self.info)
-    def state(self): return {f'decoder.{k}': v for k,v in self.decoder.state_dict().items()} | dict(stats=self.stats)
-    def set_state(self, state): self.stats = state['stats'].to(self.device); self.decoder.load_state_dict({k[8:]: v for k,v in state.items() if k.startswith('decoder.')})
+        if target is not None:
+            self.stats = (
+                torch.cat(torch.std_mean(self._encode(_as_tensor([_as_array(target)]).to(self.device)), (0, 2, 3)))
+                .view(2, -1)
+                .flip(0)
+            )
+
+    def config(self):
+        return dict(target=None, **self.args, info=self.info)
+
+    def state(self):
+        return {f'decoder.{k}': v for k, v in self.decoder.state_dict().items()} | dict(stats=self.stats)
+
+    def set_state(self, state):
+        self.stats = state['stats'].to(self.device)
+        self.decoder.load_state_dict({k[8:]: v for k, v in state.items() if k.startswith('decoder.')})
 
     @torch.no_grad()
-    def _encode(self, x): return self.phi(x, (self.args['layer'],))[self.args['layer']]
+    def _encode(self, x):
+        return self.phi(x, (self.args['layer'],))[self.args['layer']]
+
     def apply(self, x):
-        if 'steps' not in self.info: raise ValueError('AdaIN: the decoder is not fitted: call fit(images) first, or load a saved one')
+        if 'steps' not in self.info:
+            raise ValueError('AdaIN: the decoder is not fitted: call fit(images) first, or load a saved one')
         h, w = x.shape[2:]
         f = self._encode(F.pad(x, (0, w % 2, 0, h % 2), mode='replicate'))
         s = self.args['strength']
-        return self.decoder((1-s)*f + s*adain(f, self.stats))[..., :h, :w]
+        return self.decoder((1 - s) * f + s * adain(f, self.stats))[..., :h, :w]
 
 # %% ../nbs/42_adapt.ipynb #caf5fdf6
 @patch
-def fit(self:AdaIN, images, steps=1000, bs=4, lr=1e-3, progress=True):
+def fit(self: AdaIN, images, steps=1000, bs=4, lr=1e-3, progress=True):
     "Train the decoder to invert the encoder on training images of the source (and of no other domain)."
-    draws = _Draws(_image_list(images, 'AdaIN.fit'), self.args['size'], steps*bs, self.args['seed'])
+    draws = _Draws(_image_list(images, 'AdaIN.fit'), self.args['size'], steps * bs, self.args['seed'])
     opt = torch.optim.Adam(self.decoder.train().parameters(), lr)
     for i in tqdm(range(steps), desc='AdaIN', unit='step', disable=not progress):
-        x = torch.stack([draws[i*bs+j][0] for j in range(bs)]).to(self.device)
+        x = torch.stack([draws[i * bs + j][0] for j in range(bs)]).to(self.device)
         f = self._encode(x)
         y = self.decoder(f)
-        loss = F.l1_loss(y, x) + content_loss(self.phi(y, (self.args['layer'],))[self.args['layer']], f)/f.var((2, 3)).mean()
-        opt.zero_grad(); loss.backward(); opt.step()
-        for g in opt.param_groups: g['lr'] = lr*(.02 + .49*(1 + math.cos(math.pi*(i+1)/steps)))
-    self.decoder.eval(); self.info.update(steps=steps, images=len(draws.images), loss=float(loss.detach()))
+        loss = (
+            F.l1_loss(y, x)
+            + content_loss(self.phi(y, (self.args['layer'],))[self.args['layer']], f) / f.var((2, 3)).mean()
+        )
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        for g in opt.param_groups:
+            g['lr'] = lr * (0.02 + 0.49 * (1 + math.cos(math.pi * (i + 1) / steps)))
+    self.decoder.eval()
+    self.info.update(steps=steps, images=len(draws.images), loss=float(loss.detach()))
     return self
 
 # %% ../nbs/42_adapt.ipynb #ff515da6
-def _brightness(x): return (x*x.new_tensor([.3, .59, .11]).view(1, 3, 1, 1)).sum(1, keepdim=True).clamp(0, 1)
+def _brightness(x):
+    return (x * x.new_tensor([0.3, 0.59, 0.11]).view(1, 3, 1, 1)).sum(1, keepdim=True).clamp(0, 1)
+
 
 def slice_grid(
-    x:Tensor, # (B, 3, H, W) RGB in 0..1
-    grid:Tensor, # (B, 12, D, h, w) affine colour transforms, row by row of 3x4, for D levels of brightness
-    rows:int=16, # of a strip
-) -> Tensor: # x + A [x, 1]
+    x: Tensor,  # (B, 3, H, W) RGB in 0..1
+    grid: Tensor,  # (B, 12, D, h, w) affine colour transforms, row by row of 3x4, for D levels of brightness
+    rows: int = 16,  # of a strip
+) -> Tensor:  # x + A [x, 1]
     "Apply a bilateral grid of colour transforms."
     B, H, (D, h) = len(x), x.shape[2], grid.shape[2:4]
-    wide = F.interpolate(grid.transpose(1, 2).reshape(B, D*12, h, -1), (h, x.shape[3]), mode='bilinear', align_corners=True)
-    at = torch.linspace(0, h-1, H, dtype=x.dtype, device=x.device)
-    low = at.floor().long().clamp(max=h-2)
-    frac, out = (at-low).view(1, 1, H, 1), []
-    for s in (slice(r, min(H, r+rows)) for r in range(0, H, rows)):
-        A = torch.lerp(wide[:, :, low[s]], wide[:, :, low[s]+1], frac[:, :, s]).view(B, D, 3, 4, -1, x.shape[3])
+    wide = F.interpolate(
+        grid.transpose(1, 2).reshape(B, D * 12, h, -1), (h, x.shape[3]), mode='bilinear', align_corners=True
+    )
+    at = torch.linspace(0, h - 1, H, dtype=x.dtype, device=x.device)
+    low = at.floor().long().clamp(max=h - 2)
+    frac, out = (at - low).view(1, 1, H, 1), []
+    for s in (slice(r, min(H, r + rows)) for r in range(0, H, rows)):
+        A = torch.lerp(wide[:, :, low[s]], wide[:, :, low[s] + 1], frac[:, :, s]).view(B, D, 3, 4, -1, x.shape[3])
         part = y = x[:, :, s]
         r, g, b = part.split(1, 1)
-        level = _brightness(part)*(D-1)
+        level = _brightness(part) * (D - 1)
         for d in range(D):
             a = A[:, d]
             mixed = torch.addcmul(torch.addcmul(torch.addcmul(a[:, :, 3], a[:, :, 0], r), a[:, :, 1], g), a[:, :, 2], b)
-            y = torch.addcmul(y, (1-(level-d).abs()).clamp_min(0), mixed)
+            y = torch.addcmul(y, (1 - (level - d).abs()).clamp_min(0), mixed)
         out.append(y)
     return torch.cat(out, 2)
 
 # %% ../nbs/42_adapt.ipynb #4a7d682a
 class GridNet(nn.Module):
     "A thumbnail's view of the image, and from it a bilateral grid of colour transforms; at first none."
-    def __init__(self,
-        levels:int=4, # of brightness
-        channels:int=32, # of the hidden layers
-        seed:int=0, # of first weights
+
+    def __init__(
+        self,
+        levels: int = 4,  # of brightness
+        channels: int = 32,  # of the hidden layers
+        seed: int = 0,  # of first weights
     ):
         super().__init__()
         self.levels = levels
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            def down(a, b): return [nn.Conv2d(a, b, 3, 2, 1), nn.ReLU()]
-            self.local = nn.Sequential(*down(3, channels//2), *down(channels//2, channels), *down(channels, channels))
+
+            def down(a, b):
+                return [nn.Conv2d(a, b, 3, 2, 1), nn.ReLU()]
+
+            self.local = nn.Sequential(
+                *down(3, channels // 2), *down(channels // 2, channels), *down(channels, channels)
+            )
             self.whole = nn.Linear(channels, channels)
-            self.last = nn.Conv2d(channels, 12*levels, 1)
-        for p in self.last.parameters(): nn.init.zeros_(p)
+            self.last = nn.Conv2d(channels, 12 * levels, 1)
+        for p in self.last.parameters():
+            nn.init.zeros_(p)
+
     def grid(self, x):
-        f = self.local(F.interpolate(x, (64, 64), mode='bilinear', antialias=True, align_corners=False) - .5)
+        f = self.local(F.interpolate(x, (64, 64), mode='bilinear', antialias=True, align_corners=False) - 0.5)
         f = F.relu(f + self.whole(f.mean((2, 3)))[..., None, None])
         return self.last(f).view(len(x), self.levels, 12, 8, 8).transpose(1, 2)
+
     def forward(self, x):
         x = _full(x)
         grid = _full(self.grid(x))
-        with _no_autocast(x): return slice_grid(x, grid)
+        with _no_autocast(x):
+            return slice_grid(x, grid)
 
 # %% ../nbs/42_adapt.ipynb #d3f0a38d
 class LightFDA(Adapter):
     "FDA's losses with a network that may only mix colours, on a bilateral grid (Gharbi et al. 2017)."
-    def __init__(self,
-        target=None, # image of the target domain; None: the medoid of the images that it is fitted on
-        preset:str='careful', # a key of FDA_PRESETS: the losses
-        loss_network:dict|None=None, # arguments of LossNetwork; None: the shipped small trunk
-        size:int=256, # of the crops it is trained on, and of the target's shorter side, in pixels
-        seed:int=0, # of weights and crops
-        weights:tuple|None=None, # content, domain, total variation; None: the preset's
-        info:dict|None=None, # what a fit has noted (given by `load`)
+
+    def __init__(
+        self,
+        target=None,  # image of the target domain; None: the medoid of the images that it is fitted on
+        preset: str = 'careful',  # a key of FDA_PRESETS: the losses
+        loss_network: dict | None = None,  # arguments of LossNetwork; None: the shipped small trunk
+        size: int = 256,  # of the crops it is trained on, and of the target's shorter side, in pixels
+        seed: int = 0,  # of weights and crops
+        weights: tuple | None = None,  # content, domain, total variation; None: the preset's
+        info: dict | None = None,  # what a fit has noted (given by `load`)
     ):
         super().__init__()
-        self._fda = FDA(target, preset, .125, loss_network, size, seed, weights, info=info)
+        self._fda = FDA(target, preset, 0.125, loss_network, size, seed, weights, info=info)
         self._fda.net = GridNet(seed=seed).to(self.device).eval()
+
     info = property(lambda self: self._fda.info)
     target = property(lambda self: self._fda.target)
-    def config(self): return {k: v for k,v in self._fda.config().items() if k not in ('width', 'scale')}
-    def state(self): return self._fda.state()
-    def set_state(self, state): self._fda.set_state(state)
-    def apply(self, x): return self._fda.apply(x)
+
+    def config(self):
+        return {k: v for k, v in self._fda.config().items() if k not in ('width', 'scale')}
+
+    def state(self):
+        return self._fda.state()
+
+    def set_state(self, state):
+        self._fda.set_state(state)
+
+    def apply(self, x):
+        return self._fda.apply(x)
+
     def fit(self, images, steps=1000, **kw):
         "As FDA.fit."
         self._fda.fit(images, steps, **kw)
@@ -255,231 +358,344 @@ class LightFDA(Adapter):
 
 # %% ../nbs/42_adapt.ipynb #afd57c8f
 @patch
-def imitate(self:LightFDA,
-    teacher:Adapter, # a fitted method, as FDA
-    images, # training images of the source: samples table, files or arrays
-    steps:int=300, # of Adam
-    bs:int=8, # images in a batch
-    lr:float=3e-3, # falling to a hundredth
-    progress:bool=True, # show a bar
-) -> LightFDA: # itself; raises ValueError
+def imitate(
+    self: LightFDA,
+    teacher: Adapter,  # a fitted method, as FDA
+    images,  # training images of the source: samples table, files or arrays
+    steps: int = 300,  # of Adam
+    bs: int = 8,  # images in a batch
+    lr: float = 3e-3,  # falling to a hundredth
+    progress: bool = True,  # show a bar
+) -> LightFDA:  # itself; raises ValueError
     "Learn to do what a fitted method does: the mean absolute difference of the two results, over training images."
-    if type(teacher).run is not Adapter.run: raise ValueError(f'LightFDA.imitate: {type(teacher).__name__} works on bytes, outside of PyTorch, and is fast by itself: give a network, as FDA')
+    if type(teacher).run is not Adapter.run:
+        raise ValueError(
+            f'LightFDA.imitate: {type(teacher).__name__} works on bytes, outside of PyTorch, and is fast by itself: give a network, as FDA'
+        )
     net, size, images = self._fda.net, self._fda.size, _image_list(images, 'LightFDA.imitate')
-    if self._fda.target is None: self._fda.target = getattr(teacher, 'target', None)
-    draws, opt, off = _Draws(images, size, steps*bs, self._fda.seed), torch.optim.Adam(net.train().parameters(), lr), []
+    if self._fda.target is None:
+        self._fda.target = getattr(teacher, 'target', None)
+    draws, opt, off = (
+        _Draws(images, size, steps * bs, self._fda.seed),
+        torch.optim.Adam(net.train().parameters(), lr),
+        [],
+    )
     for i in tqdm(range(steps), desc='LightFDA', unit='step', disable=not progress):
-        x = torch.stack([draws[i*bs+j][0] for j in range(bs)]).to(self.device)
-        with torch.no_grad(): y = teacher.apply(x).float().clamp(0, 1)
+        x = torch.stack([draws[i * bs + j][0] for j in range(bs)]).to(self.device)
+        with torch.no_grad():
+            y = teacher.apply(x).float().clamp(0, 1)
         loss = F.l1_loss(net(x), y)
-        opt.zero_grad(); loss.backward(); opt.step(); off.append(loss.detach())
-        for g in opt.param_groups: g['lr'] = lr*(.01 + .495*(1 + math.cos(math.pi*(i+1)/steps)))
-    net.eval(); self.info.update(steps=steps, images=len(images), imitates=teacher.fingerprint(), off=float(torch.stack(off[-max(1, steps//10):]).mean()))
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        off.append(loss.detach())
+        for g in opt.param_groups:
+            g['lr'] = lr * (0.01 + 0.495 * (1 + math.cos(math.pi * (i + 1) / steps)))
+    net.eval()
+    self.info.update(
+        steps=steps,
+        images=len(images),
+        imitates=teacher.fingerprint(),
+        off=float(torch.stack(off[-max(1, steps // 10) :]).mean()),
+    )
     return self
 
 # %% ../nbs/42_adapt.ipynb #08fcd672
 @torch.no_grad()
 def spatial_means(
-    images, # files or arrays, of any sizes
-    phi:LossNetwork, # judges
-    layers:tuple=('relu1_2', 'relu2_2', 'relu3_3', 'relu4_3'),
-) -> dict: # layer -> (N, C) float64
+    images,  # files or arrays, of any sizes
+    phi: LossNetwork,  # judges
+    layers: tuple = ('relu1_2', 'relu2_2', 'relu3_3', 'relu4_3'),
+) -> dict:  # layer -> (N, C) float64
     "Channel means over space, image by image."
-    rows = [{l: f.mean((2, 3)) for l,f in phi(_as_tensor([_as_array(i)]).to(phi.mean.device), layers).items()} for i in images]
+    rows = [
+        {l: f.mean((2, 3)) for l, f in phi(_as_tensor([_as_array(i)]).to(phi.mean.device), layers).items()}
+        for i in images
+    ]
     return {l: torch.cat([r[l] for r in rows]).double().cpu() for l in layers}
 
 # %% ../nbs/42_adapt.ipynb #340a9fe4
 def domain_gap(
-    images, # files or arrays of the one set
-    others, # of the other
-    phi:LossNetwork, # judges
-    **kw, # `layers`, for spatial_means
-) -> float: # 0 for equal sets; mean over channels and layers
+    images,  # files or arrays of the one set
+    others,  # of the other
+    phi: LossNetwork,  # judges
+    **kw,  # `layers`, for spatial_means
+) -> float:  # 0 for equal sets; mean over channels and layers
     "Symmetric Kullback-Leibler divergence of two sets of images, as in Eq. 6 to 8 of the paper."
+
     def kl(a, b):
         (va, ma), (vb, mb) = (torch.var_mean(o, 0) for o in (a, b))
-        alive = (va > 1e-12) & (vb > 1e-12)                    # a channel that never varies says nothing
-        d2 = (ma-mb).square()
-        return ((va+d2)/(2*vb) + (vb+d2)/(2*va) - 1)[alive].mean()
+        alive = (va > 1e-12) & (vb > 1e-12)  # a channel that never varies says nothing
+        d2 = (ma - mb).square()
+        return ((va + d2) / (2 * vb) + (vb + d2) / (2 * va) - 1)[alive].mean()
+
     a, b = spatial_means(images, phi, **kw), spatial_means(others, phi, **kw)
     return float(np.mean([kl(a[l], b[l]) for l in a]))
 
 # %% ../nbs/42_adapt.ipynb #c17e61b7
 def texture_energy(
-    image, # file, array or tensor
+    image,  # file, array or tensor
 ) -> float:
     "Energy of luminance above a quarter of the Nyquist frequency."
-    g = _as_array(image) @ np.array([.299, .587, .114])/255
-    g = (g - g.mean())*np.hanning(g.shape[0])[:, None]*np.hanning(g.shape[1])                       # (no edge from one side to the other)
+    g = _as_array(image) @ np.array([0.299, 0.587, 0.114]) / 255
+    g = (
+        (g - g.mean()) * np.hanning(g.shape[0])[:, None] * np.hanning(g.shape[1])
+    )  # (no edge from one side to the other)
     f, fy, fx = np.fft.fft2(g), np.fft.fftfreq(g.shape[0])[:, None], np.fft.fftfreq(g.shape[1])
-    return float((abs(f[np.hypot(fy, fx) > .125])**2).sum()/g.size**2)
+    return float((abs(f[np.hypot(fy, fx) > 0.125]) ** 2).sum() / g.size**2)
 
 # %% ../nbs/42_adapt.ipynb #8e270c9a
 def no_painted_texture(
-    before, # image as it was
-    after, # and as it is
-    tolerance:float=.2, # share of the energy before
+    before,  # image as it was
+    after,  # and as it is
+    tolerance: float = 0.2,  # share of the energy before
 ) -> bool:
     "Whether fine energy stayed within a tolerance; look at the picture, too."
-    return abs(texture_energy(after)/texture_energy(before) - 1) <= tolerance
+    return abs(texture_energy(after) / texture_energy(before) - 1) <= tolerance
 
 # %% ../nbs/42_adapt.ipynb #6ce9ab71
 def equal_divergence(
-    gap:float, # of a method, on an independent network
-    reference:float, # of the paper's network, on the same
-    tolerance:float=.05, # share of the reference
+    gap: float,  # of a method, on an independent network
+    reference: float,  # of the paper's network, on the same
+    tolerance: float = 0.05,  # share of the reference
 ) -> bool:
     "Whether a method comes as close to the target domain as the paper's network, or closer."
-    return gap <= (1+tolerance)*reference
+    return gap <= (1 + tolerance) * reference
 
 # %% ../nbs/42_adapt.ipynb #a27870cf
 @torch.no_grad()
 def drift(
-    before, # images: files or arrays
-    after, # the same images, adapted
-    phi:LossNetwork, # judges
-    content:str='relu2_2', # layer
-    identity:str='relu5_3', # layer
-    embed=None, # tensor (B, 3, H, W) in 0..1 -> (B, D), e.g. of a recognition network; None: `identity` layer of phi
-) -> dict: # content, identity (0: as it was), texture (1: as it was)
+    before,  # images: files or arrays
+    after,  # the same images, adapted
+    phi: LossNetwork,  # judges
+    content: str = 'relu2_2',  # layer
+    identity: str = 'relu5_3',  # layer
+    embed=None,  # tensor (B, 3, H, W) in 0..1 -> (B, D), e.g. of a recognition network; None: `identity` layer of phi
+) -> dict:  # content, identity (0: as it was), texture (1: as it was)
     "What adaptation did to the content of images, means over images."
     rows = []
-    for b,a in zip(before, after):
+    for b, a in zip(before, after):
         x, y = (_as_tensor([_as_array(o)]).to(phi.mean.device) for o in (b, a))
         fx, fy = (phi(o, (content, identity)) for o in (x, y))
         ex, ey = (embed(x), embed(y)) if embed else (fx[identity].flatten(1), fy[identity].flatten(1))
-        rows.append(dict(content=content_loss(fy[content], fx[content]).item()/fx[content].var((2, 3)).mean().item(), identity=1-F.cosine_similarity(ex, ey).item(),
-                         texture=texture_energy(a)/texture_energy(b)))
+        rows.append(
+            dict(
+                content=content_loss(fy[content], fx[content]).item() / fx[content].var((2, 3)).mean().item(),
+                identity=1 - F.cosine_similarity(ex, ey).item(),
+                texture=texture_energy(a) / texture_energy(b),
+            )
+        )
     return pd.DataFrame(rows).mean().to_dict()
 
 # %% ../nbs/42_adapt.ipynb #8b16ee72
-def _identity(target): return Identity()
-def _recompress(target): return Recompress()
-SIMPLE = dict(identity=_identity, recompress=_recompress, colour=ColourMatch, fourier=FourierSwap)      # name -> method of a target
-FITTED = dict(fda=FDA, light=LightFDA, adain=AdaIN)                                                     # those that are fitted, too
+def _identity(target):
+    return Identity()
+
+
+def _recompress(target):
+    return Recompress()
+
+
+SIMPLE = dict(
+    identity=_identity, recompress=_recompress, colour=ColourMatch, fourier=FourierSwap
+)  # name -> method of a target
+FITTED = dict(fda=FDA, light=LightFDA, adain=AdaIN)  # those that are fitted, too
+
 
 def make_adapter(
-    method:str, # a key of SIMPLE or FITTED
-    target, # image of the target domain; None: the medoid of `images` (fda and light)
-    images=(), # what a fitted one is fitted on: training images of the source only
-    steps:int=1000, # of the fit
-    file=None, # a fitted method is kept there, and taken from there if it is the same one
-    progress:bool=True, # show a bar
-    teacher:Adapter=None, # a fitted method that `light` learns to imitate, in place of the losses
-    **kw, # further arguments of the method, as size, width, preset, loss_network, seed
-) -> Adapter: # raises ValueError, OSError
+    method: str,  # a key of SIMPLE or FITTED
+    target,  # image of the target domain; None: the medoid of `images` (fda and light)
+    images=(),  # what a fitted one is fitted on: training images of the source only
+    steps: int = 1000,  # of the fit
+    file=None,  # a fitted method is kept there, and taken from there if it is the same one
+    progress: bool = True,  # show a bar
+    teacher: Adapter = None,  # a fitted method that `light` learns to imitate, in place of the losses
+    **kw,  # further arguments of the method, as size, width, preset, loss_network, seed
+) -> Adapter:  # raises ValueError, OSError
     "A method that is ready for use."
-    if teacher is not None and method != 'light': raise ValueError(f'method {method} imitates nothing: leave the teacher out, or take light')
+    if teacher is not None and method != 'light':
+        raise ValueError(f'method {method} imitates nothing: leave the teacher out, or take light')
     if method in SIMPLE:
-        if target is None and method in ('colour', 'fourier'): raise ValueError(f'method {method} needs a target image')
+        if target is None and method in ('colour', 'fourier'):
+            raise ValueError(f'method {method} needs a target image')
         return SIMPLE[method](target, **kw)
-    if method not in FITTED: raise ValueError(f'method {method!r} is not known, choose one of {", ".join([*SIMPLE, *FITTED])}')
-    if method == 'adain' and target is None: raise ValueError('method adain needs a target image')
+    if method not in FITTED:
+        raise ValueError(f'method {method!r} is not known, choose one of {", ".join([*SIMPLE, *FITTED])}')
+    if method == 'adain' and target is None:
+        raise ValueError('method adain needs a target image')
     images = _image_list(images, method)
-    names = [_outcome(_file_sha, i) if isinstance(i, (str, Path)) else hashlib.sha1(np.ascontiguousarray(i)).hexdigest() for i in images]
-    asked = hashlib.sha1(json.dumps([method, steps, kw, names, *([teacher.fingerprint()] if teacher else []), None if target is None else _as_array(target).tobytes().hex()], sort_keys=True, default=str).encode()).hexdigest()
+    names = [
+        _outcome(_file_sha, i) if isinstance(i, (str, Path)) else hashlib.sha1(np.ascontiguousarray(i)).hexdigest()
+        for i in images
+    ]
+    asked = hashlib.sha1(
+        json.dumps(
+            [
+                method,
+                steps,
+                kw,
+                names,
+                *([teacher.fingerprint()] if teacher else []),
+                None if target is None else _as_array(target).tobytes().hex(),
+            ],
+            sort_keys=True,
+            default=str,
+        ).encode()
+    ).hexdigest()
     if file is not None and Path(file).exists():
-        made = _outcome(load_adapter, file)                     # (a damaged one is made again)
-        if not isinstance(made, str) and made.info.get('asked') == asked: return made
+        made = _outcome(load_adapter, file)  # (a damaged one is made again)
+        if not isinstance(made, str) and made.info.get('asked') == asked:
+            return made
     made = FITTED[method](target, **kw)
-    if teacher is not None: made.imitate(teacher, images, steps, progress=progress)
-    else: made.fit(images, steps=steps, progress=progress, **({} if method == 'adain' or file is None else dict(checkpoint=Path(file).with_suffix('.checkpoint'))))
+    if teacher is not None:
+        made.imitate(teacher, images, steps, progress=progress)
+    else:
+        made.fit(
+            images,
+            steps=steps,
+            progress=progress,
+            **({} if method == 'adain' or file is None else dict(checkpoint=Path(file).with_suffix('.checkpoint'))),
+        )
     made.info['asked'] = asked
-    if file is not None: made.save(file)
+    if file is not None:
+        made.save(file)
     return made
 
 # %% ../nbs/42_adapt.ipynb #73e85199
 def find_media(
-    paths, # images, videos and folders
-    out, # what lies in there is left out
-) -> tuple: # images and videos, each a list of (file, name relative to its root), and those that are no such thing, with the reason
+    paths,  # images, videos and folders
+    out,  # what lies in there is left out
+) -> tuple:  # images and videos, each a list of (file, name relative to its root), and those that are no such thing, with the reason
     "The images and videos among paths, folders searched through."
     images, videos, skipped, out = [], [], [], Path(out).resolve()
     for p in map(Path, paths):
-        if not p.exists(): skipped.append((str(p), 'the file does not exist')); continue
+        if not p.exists():
+            skipped.append((str(p), 'the file does not exist'))
+            continue
         for f in sorted(o for o in p.rglob('*') if o.is_file()) if p.is_dir() else [p]:
-            if out in f.resolve().parents or any(o.startswith('.') for o in f.relative_to(p).parts): continue
+            if out in f.resolve().parents or any(o.startswith('.') for o in f.relative_to(p).parts):
+                continue
             kind = images if f.suffix.lower() in IMAGES else videos if f.suffix.lower() in VIDEOS else None
-            if kind is not None: kind.append((f, f.relative_to(p) if p.is_dir() else Path(f.name)))
-            elif not p.is_dir(): skipped.append((str(p), f'neither an image ({", ".join(sorted(IMAGES))}) nor a video ({", ".join(sorted(VIDEOS))}) by its name'))
+            if kind is not None:
+                kind.append((f, f.relative_to(p) if p.is_dir() else Path(f.name)))
+            elif not p.is_dir():
+                skipped.append(
+                    (
+                        str(p),
+                        f'neither an image ({", ".join(sorted(IMAGES))}) nor a video ({", ".join(sorted(VIDEOS))}) by its name',
+                    )
+                )
     return images, videos, skipped
 
 # %% ../nbs/42_adapt.ipynb #00a90a49
 def clip_frames(
-    path, # video file
-    most:int|None=None, # so many, evenly spread (the first ones, where the file does not say how many it has); None: all
-): # yields (H, W, 3) uint8; raises ValueError
+    path,  # video file
+    most: int
+    | None = None,  # so many, evenly spread (the first ones, where the file does not say how many it has); None: all
+):  # yields (H, W, 3) uint8; raises ValueError
     "The frames of a video."
     about, wanted = {}, None
     if most:
-        for _ in video_frames(path, (), about=about): pass  # the header alone
+        for _ in video_frames(path, (), about=about):
+            pass  # the header alone
         wanted = choose_frames(about['promised'], spread=most) if about['promised'] else list(range(most))
-    yield from (frame for _,frame in video_frames(path, wanted))
-
+    yield from (frame for _, frame in video_frames(path, wanted))
 
 # %% ../nbs/42_adapt.ipynb #336e59f2
 def save_video(
-    path, # of the .mp4 to write
-    frames, # iterable of (H, W, 3) uint8 RGB of one size
-    fps:float=25., # frames a second
-) -> int: # frames written; raises OSError, ValueError
+    path,  # of the .mp4 to write
+    frames,  # iterable of (H, W, 3) uint8 RGB of one size
+    fps: float = 25.0,  # frames a second
+) -> int:  # frames written; raises OSError, ValueError
     "A video file from frames, written under another name first."
     path = Path(path)
-    if path.suffix.lower() != '.mp4': raise ValueError(f'{path}: videos are written as .mp4')
+    if path.suffix.lower() != '.mp4':
+        raise ValueError(f'{path}: videos are written as .mp4')
     writable_folder(path.parent)
     part, writer, n = path.with_name(f'.{path.stem}.{os.getpid()}.part.mp4'), None, 0
     try:
         for frame in frames:
-            if writer is None: writer = cv2.VideoWriter(str(part), cv2.VideoWriter_fourcc(*'mp4v'), fps, frame.shape[1::-1])
-            if not writer.isOpened(): raise OSError(f'cannot write the video {path}: OpenCV has no encoder for it here, or the disk is full')
-            writer.write(np.ascontiguousarray(frame[..., ::-1])); n += 1
-        if writer is None: raise ValueError(f'{path}: no frames to write')
-        writer.release(); part.replace(path)
+            if writer is None:
+                writer = cv2.VideoWriter(str(part), cv2.VideoWriter_fourcc(*'mp4v'), fps, frame.shape[1::-1])
+            if not writer.isOpened():
+                raise OSError(f'cannot write the video {path}: OpenCV has no encoder for it here, or the disk is full')
+            writer.write(np.ascontiguousarray(frame[..., ::-1]))
+            n += 1
+        if writer is None:
+            raise ValueError(f'{path}: no frames to write')
+        writer.release()
+        part.replace(path)
     finally:
-        if writer is not None: writer.release()
+        if writer is not None:
+            writer.release()
         part.unlink(missing_ok=True)
     return n
 
 # %% ../nbs/42_adapt.ipynb #139814a5
 def _transfer_video(adapter, source, result, key, bs, bar):
     "One video, to a temporary name first; raises ValueError, OSError."
-    note = result.with_name(result.name+'.json')
-    if result.exists() and note.exists() and _outcome(json.loads, note.read_text(encoding='utf-8')) == dict(key=key, size=result.stat().st_size): return
-    video = cv2.VideoCapture(str(source)); fps = video.get(cv2.CAP_PROP_FPS) or 25.; video.release()
+    note = result.with_name(result.name + '.json')
+    if (
+        result.exists()
+        and note.exists()
+        and _outcome(json.loads, note.read_text(encoding='utf-8')) == dict(key=key, size=result.stat().st_size)
+    ):
+        return
+    video = cv2.VideoCapture(str(source))
+    fps = video.get(cv2.CAP_PROP_FPS) or 25.0
+    video.release()
+
     def transferred(batch=()):
         for frame in clip_frames(source):
-            batch = [*batch, frame]; bar.set_postfix(video=source.name, refresh=False)
-            if len(batch) == bs: yield from adapter.run(batch); batch = ()
-        if batch: yield from adapter.run(list(batch))
+            batch = [*batch, frame]
+            bar.set_postfix(video=source.name, refresh=False)
+            if len(batch) == bs:
+                yield from adapter.run(batch)
+                batch = ()
+        if batch:
+            yield from adapter.run(list(batch))
+
     save_video(result, transferred(), fps)
     note.write_text(json.dumps(dict(key=key, size=result.stat().st_size)), encoding='utf-8')
 
 # %% ../nbs/42_adapt.ipynb #3d51464a
 def transfer_media(
-    adapter:Adapter,
-    paths, # images, videos and folders
-    out, # folder for the results
-    codec:str='png', # of images: 'png' or 'jpeg'
-    quality:int=95, # of JPEG
-    bs:int=8, # images of one size that go through together
-    progress:bool=True, # show a bar
-) -> tuple: # files made (or found made), and a list of (source, why it was skipped); raises ValueError, OSError
+    adapter: Adapter,
+    paths,  # images, videos and folders
+    out,  # folder for the results
+    codec: str = 'png',  # of images: 'png' or 'jpeg'
+    quality: int = 95,  # of JPEG
+    bs: int = 8,  # images of one size that go through together
+    progress: bool = True,  # show a bar
+) -> tuple:  # files made (or found made), and a list of (source, why it was skipped); raises ValueError, OSError
     "Transfer images, folders and videos; started again, it goes on where it was."
-    if codec not in CODECS: raise ValueError(f'codec {codec!r} is not known, choose one of {", ".join(CODECS)}')
+    if codec not in CODECS:
+        raise ValueError(f'codec {codec!r} is not known, choose one of {", ".join(CODECS)}')
     out, mine, taken = writable_folder(out), adapter.fingerprint(), set()
     images, videos, skipped = find_media(paths, out)
+
     def place(name, suffix):
-        to = out/name.with_suffix(suffix)
-        if to in taken: to = out/name.with_name(f'{name.stem}_{name.suffix[1:]}{suffix}')
-        while to in taken: to = to.with_name(f'{to.stem}_{suffix}')
-        taken.add(to); return to
-    def key(f): return hashlib.sha1(f'{mine} {_outcome(_file_sha, f)} {codec} {quality if codec == "jpeg" else ""}'.encode()).hexdigest()
-    todo = [(f, place(name, CODECS[codec]), key(f)) for f,name in images]
-    with tqdm(total=len(images)+len(videos), unit='file', desc=type(adapter).__name__, disable=not progress) as bar:
-        skipped += [(str(k), v) for k,v in run_files(adapter, todo, quality, bs, bar).items()]
-        for f,name in videos:
+        to = out / name.with_suffix(suffix)
+        if to in taken:
+            to = out / name.with_name(f'{name.stem}_{name.suffix[1:]}{suffix}')
+        while to in taken:
+            to = to.with_name(f'{to.stem}_{suffix}')
+        taken.add(to)
+        return to
+
+    def key(f):
+        return hashlib.sha1(
+            f'{mine} {_outcome(_file_sha, f)} {codec} {quality if codec == "jpeg" else ""}'.encode()
+        ).hexdigest()
+
+    todo = [(f, place(name, CODECS[codec]), key(f)) for f, name in images]
+    with tqdm(total=len(images) + len(videos), unit='file', desc=type(adapter).__name__, disable=not progress) as bar:
+        skipped += [(str(k), v) for k, v in run_files(adapter, todo, quality, bs, bar).items()]
+        for f, name in videos:
             to = place(name, '.mp4')
-            try: _transfer_video(adapter, f, to, key(f), bs, bar)
-            except ValueError as e: skipped.append((str(f), str(e)))
+            try:
+                _transfer_video(adapter, f, to, key(f), bs, bar)
+            except ValueError as e:
+                skipped.append((str(f), str(e)))
             bar.update()
     return [p for p in sorted(taken) if p.exists()], skipped

@@ -12,6 +12,7 @@ from PIL import Image
 from fastcore.basics import patch
 from torch import Tensor
 from tqdm import tqdm
+
 with warnings.catch_warnings():
     warnings.simplefilter('ignore')
     from fastai.torch_core import default_device
@@ -25,220 +26,321 @@ __all__ = ['ADAPT_FORMAT', 'CODECS', 'METHODS', 'write_result', 'read_result', '
 def _as_array(image):
     "An image file, array or tensor as (H, W, 3) uint8; raises ValueError."
     if isinstance(image, (str, Path)):
-        if Path(image).is_dir(): raise ValueError(f'{image} is a folder, and one image is needed: name a file in it')
-        try: return read_image(image)
-        except ValueError as e: raise ValueError(f'{image}: {e}') from None
+        if Path(image).is_dir():
+            raise ValueError(f'{image} is a folder, and one image is needed: name a file in it')
+        try:
+            return read_image(image)
+        except ValueError as e:
+            raise ValueError(f'{image}: {e}') from None
     if isinstance(image, Tensor):
         t = image.as_subclass(Tensor).detach().cpu()
         t = t[0] if t.ndim == 4 and len(t) == 1 else t
-        if t.ndim != 3 or t.shape[0] != 3 or not t.is_floating_point(): raise ValueError(f'expected a float image (3, H, W) in 0..1, got {tuple(image.shape)} of {image.dtype}')
-        return (t.clamp(0, 1)*255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+        if t.ndim != 3 or t.shape[0] != 3 or not t.is_floating_point():
+            raise ValueError(f'expected a float image (3, H, W) in 0..1, got {tuple(image.shape)} of {image.dtype}')
+        return (t.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
     image = np.asarray(image)
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8: raise ValueError(f'expected RGB images (H, W, 3) of uint8, got {image.shape} of {image.dtype}')
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError(f'expected RGB images (H, W, 3) of uint8, got {image.shape} of {image.dtype}')
     return image
 
 # %% ../nbs/38_adapter.ipynb #b1f2bc21
-def _as_tensor(arrays): return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float()/255
+def _as_tensor(arrays):
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
+
 
 def _image_list(images, who):
     "Anything that stands for several images as a list; raises ValueError."
-    if isinstance(images, pd.DataFrame): images = images['frame_path' if 'frame_path' in images else 'path'].drop_duplicates()
-    if isinstance(images, (str, Path)): raise ValueError(f'{who}: expected several images, got {str(images)!r}: pass a list of files, a samples table or arrays')
+    if isinstance(images, pd.DataFrame):
+        images = images['frame_path' if 'frame_path' in images else 'path'].drop_duplicates()
+    if isinstance(images, (str, Path)):
+        raise ValueError(
+            f'{who}: expected several images, got {str(images)!r}: pass a list of files, a samples table or arrays'
+        )
     images = list(images)
-    if not images: raise ValueError(f'{who}: no images')
+    if not images:
+        raise ValueError(f'{who}: no images')
     return images
 
 # %% ../nbs/38_adapter.ipynb #e2a6a3f8
 def _shrink(image, size):
     "So that the shorter side has `size` pixels; larger if it was smaller."
     h, w = image.shape[:2]
-    k = size/min(h, w)
-    if k == 1: return image
-    to = max(size, round(w*k)), max(size, round(h*k))
+    k = size / min(h, w)
+    if k == 1:
+        return image
+    to = max(size, round(w * k)), max(size, round(h * k))
     return np.asarray(Image.fromarray(image).resize(to, Image.Resampling.BOX if k < 1 else Image.Resampling.BILINEAR))
 
 # %% ../nbs/38_adapter.ipynb #48109b9b
-ADAPT_FORMAT = 1                    # of the files that `save` writes
+ADAPT_FORMAT = 1  # of the files that `save` writes
 CODECS = dict(png='.png', jpeg='.jpg')
-METHODS = {}                        # name of a method -> its class
+METHODS = {}  # name of a method -> its class
+
 
 def _write_jpeg(path, image, quality, **text):
     "Write a JPEG that carries a checksum of its pixels, to a temporary name first; raises OSError."
-    def encode(**kw): out = io.BytesIO(); Image.fromarray(image).save(out, 'JPEG', quality=quality, subsampling=0, **kw); return out.getvalue()
+
+    def encode(**kw):
+        out = io.BytesIO()
+        Image.fromarray(image).save(out, 'JPEG', quality=quality, subsampling=0, **kw)
+        return out.getvalue()
+
     pixels = np.asarray(Image.open(io.BytesIO(encode())))
     note = json.dumps(dict(text, sha1=hashlib.sha1(pixels.tobytes()).hexdigest()))
     tmp = path.with_name(f'{path.name}.{os.getpid()}-{threading.get_ident()}.tmp')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        tmp.write_bytes(encode(comment=note)); tmp.replace(path)
-    except OSError as e: raise OSError(f'cannot write {path} ({e.strerror or e}). Make room on the disk, or choose another folder.') from None
-    finally: tmp.unlink(missing_ok=True)
+        tmp.write_bytes(encode(comment=note))
+        tmp.replace(path)
+    except OSError as e:
+        raise OSError(
+            f'cannot write {path} ({e.strerror or e}). Make room on the disk, or choose another folder.'
+        ) from None
+    finally:
+        tmp.unlink(missing_ok=True)
 
 # %% ../nbs/38_adapter.ipynb #81e098b3
 def write_result(
-    path, # .png or .jpg
-    image, # (H, W, 3) uint8
-    quality:int=95, # of JPEG
-    **text, # fields to keep in the file
+    path,  # .png or .jpg
+    image,  # (H, W, 3) uint8
+    quality: int = 95,  # of JPEG
+    **text,  # fields to keep in the file
 ):
     "Save a result with a checksum; raises OSError."
-    (_write_png(Path(path), image, **text) if Path(path).suffix == '.png' else _write_jpeg(Path(path), image, quality, **text))
+    (
+        _write_png(Path(path), image, **text)
+        if Path(path).suffix == '.png'
+        else _write_jpeg(Path(path), image, quality, **text)
+    )
 
 # %% ../nbs/38_adapter.ipynb #d24698cc
 def read_result(
-    path, # what write_result has written
-) -> tuple|None: # pixels and fields, or None where it is missing or damaged
+    path,  # what write_result has written
+) -> tuple | None:  # pixels and fields, or None where it is missing or damaged
     "A saved result, if it is whole."
     try:
         with Image.open(path) as im:
             image = np.asarray(im)
             text = dict(im.text) if im.format == 'PNG' else json.loads(im.info['comment'])
         return (image, text) if text['sha1'] == hashlib.sha1(image.tobytes()).hexdigest() else None
-    except Exception: return None  # whatever a damaged file makes a decoder raise
+    except Exception:
+        return None  # whatever a damaged file makes a decoder raise
 
 # %% ../nbs/38_adapter.ipynb #6e1e9e13
 def _file_sha(path):
     try:
-        with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha1').hexdigest()
-    except OSError as e: raise ValueError('the file does not exist' if isinstance(e, FileNotFoundError) else f'not readable: {e.strerror}') from None
+        with open(path, 'rb') as f:
+            return hashlib.file_digest(f, 'sha1').hexdigest()
+    except OSError as e:
+        raise ValueError(
+            'the file does not exist' if isinstance(e, FileNotFoundError) else f'not readable: {e.strerror}'
+        ) from None
+
 
 def _outcome(f, *args):
     "What `f` returns, or the reason why it cannot, as text."
-    try: return f(*args)
-    except ValueError as e: return str(e)
+    try:
+        return f(*args)
+    except ValueError as e:
+        return str(e)
+
 
 def _by_size(images):
     "Positions of arrays of one size, for every size."
     groups = {}
-    for i,im in images: groups.setdefault(im.shape, []).append(i)
+    for i, im in images:
+        groups.setdefault(im.shape, []).append(i)
     return groups.values()
 
 # %% ../nbs/38_adapter.ipynb #d1b25c8b
 def run_files(
-    adapter, # an Adapter
-    todo:list, # of (source, result, key): files, and what the result is saved under
-    quality:int=95, # of JPEG results
-    bs:int=8, # images of one size that go through together
-    bar=None, # tqdm bar over files
-) -> dict: # source -> why it was skipped; raises OSError
+    adapter,  # an Adapter
+    todo: list,  # of (source, result, key): files, and what the result is saved under
+    quality: int = 95,  # of JPEG results
+    bs: int = 8,  # images of one size that go through together
+    bar=None,  # tqdm bar over files
+) -> dict:  # source -> why it was skipped; raises OSError
     "Transfer files one window after the other. What is there already is not made again; the same files make the same batches."
-    skipped, window = {}, 8*bs
+    skipped, window = {}, 8 * bs
     with ThreadPoolExecutor(min(8, os.cpu_count())) as pool:
-        for part in (todo[i:i+window] for i in range(0, len(todo), window)):
-            def there(item): r = read_result(item[1]); return r is not None and r[1].get('key') == item[2]
+        for part in (todo[i : i + window] for i in range(0, len(todo), window)):
+
+            def there(item):
+                r = read_result(item[1])
+                return r is not None and r[1].get('key') == item[2]
+
             have = list(pool.map(there, part))
             if not all(have):
                 read = list(pool.map(lambda item: _outcome(read_image, item[0]), part))
-                skipped |= {part[i][0]: r for i,r in enumerate(read) if isinstance(r, str)}
-                for group in _by_size((i, r) for i,r in enumerate(read) if not isinstance(r, str)):
-                    for batch in (group[i:i+bs] for i in range(0, len(group), bs)):
-                        if all(have[i] for i in batch): continue
+                skipped |= {part[i][0]: r for i, r in enumerate(read) if isinstance(r, str)}
+                for group in _by_size((i, r) for i, r in enumerate(read) if not isinstance(r, str)):
+                    for batch in (group[i : i + bs] for i in range(0, len(group), bs)):
+                        if all(have[i] for i in batch):
+                            continue
                         done = adapter.run([read[i] for i in batch])
-                        list(pool.map(lambda j: write_result(part[batch[j]][1], done[j], quality, key=part[batch[j]][2]), range(len(batch))))
-            if bar is not None: bar.update(len(part))
+                        list(
+                            pool.map(
+                                lambda j: write_result(part[batch[j]][1], done[j], quality, key=part[batch[j]][2]),
+                                range(len(batch)),
+                            )
+                        )
+            if bar is not None:
+                bar.update(len(part))
     return skipped
 
 # %% ../nbs/38_adapter.ipynb #751cf986
 class Adapter:
     "What brings images to another domain: `fit`, `transform`, `save`, `load`."
-    def __init_subclass__(cls): METHODS[cls.__name__] = cls
-    def __init__(self): self.device = default_device()
-    def fit(self, images, **kw): return self                     # most methods have nothing to learn
-    def apply(self, x): return x                                 # (B, 3, H, W) in 0..1 -> the same, clipped later
-    def config(self) -> dict: return {}                          # arguments that make it again
-    def state(self) -> dict: return {}                           # name -> tensor
-    def set_state(self, state): pass
-    def describe(self) -> dict: return dict(method=type(self).__name__, **self.config())  # for a report
+
+    def __init_subclass__(cls):
+        METHODS[cls.__name__] = cls
+
+    def __init__(self):
+        self.device = default_device()
+
+    def fit(self, images, **kw):
+        return self  # most methods have nothing to learn
+
+    def apply(self, x):
+        return x  # (B, 3, H, W) in 0..1 -> the same, clipped later
+
+    def config(self) -> dict:
+        return {}  # arguments that make it again
+
+    def state(self) -> dict:
+        return {}  # name -> tensor
+
+    def set_state(self, state):
+        pass
+
+    def describe(self) -> dict:
+        return dict(method=type(self).__name__, **self.config())  # for a report
 
 # %% ../nbs/38_adapter.ipynb #06412a7c
 @patch
-def fingerprint(self:Adapter) -> str:
+def fingerprint(self: Adapter) -> str:
     "Hash of all that decides what comes out."
-    h = hashlib.sha1(json.dumps([type(self).__name__, self.config(), ADAPT_FORMAT], sort_keys=True, default=str).encode())
-    for k,v in sorted(self.state().items()): h.update(k.encode()); h.update(v.detach().cpu().contiguous().numpy().tobytes())
+    h = hashlib.sha1(
+        json.dumps([type(self).__name__, self.config(), ADAPT_FORMAT], sort_keys=True, default=str).encode()
+    )
+    for k, v in sorted(self.state().items()):
+        h.update(k.encode())
+        h.update(v.detach().cpu().contiguous().numpy().tobytes())
     return h.hexdigest()
+
 
 @patch
 @torch.inference_mode()
-def run(self:Adapter, arrays) -> list:
+def run(self: Adapter, arrays) -> list:
     "Arrays (H, W, 3) uint8 of one size to arrays of that size."
     y = self.apply(_as_tensor(arrays).to(self.device))
-    return list((y.float().clamp(0, 1)*255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())
+    return list((y.float().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())
 
 # %% ../nbs/38_adapter.ipynb #9d1642e0
 @patch
-def transform(self:Adapter,
-    images, # samples table (then `cache` is needed), or files, arrays, tensors of any sizes
-    cache=None, # folder for the results of a table
-    codec:str='png', # of the results: 'png' or 'jpeg'
-    quality:int=95, # of JPEG results
-    bs:int=8, # images of one size that go through together
-    max_bad:float=.01, # share of a table's images that may be unusable
-    progress:bool=True, # show a bar
-): # of a table: the table, see `_transform_table`; else arrays (H, W, 3) uint8; raises ValueError, OSError
+def transform(
+    self: Adapter,
+    images,  # samples table (then `cache` is needed), or files, arrays, tensors of any sizes
+    cache=None,  # folder for the results of a table
+    codec: str = 'png',  # of the results: 'png' or 'jpeg'
+    quality: int = 95,  # of JPEG results
+    bs: int = 8,  # images of one size that go through together
+    max_bad: float = 0.01,  # share of a table's images that may be unusable
+    progress: bool = True,  # show a bar
+):  # of a table: the table, see `_transform_table`; else arrays (H, W, 3) uint8; raises ValueError, OSError
     "Images in the target's domain."
-    if isinstance(images, pd.DataFrame): return _transform_table(self, images, cache, codec, quality, bs, max_bad, progress)
+    if isinstance(images, pd.DataFrame):
+        return _transform_table(self, images, cache, codec, quality, bs, max_bad, progress)
     arrays = [_as_array(i) for i in _image_list(images, 'transform')]
-    out = [None]*len(arrays)
+    out = [None] * len(arrays)
     for group in _by_size(enumerate(arrays)):
-        for batch in (group[i:i+bs] for i in range(0, len(group), bs)):
-            for i,y in zip(batch, self.run([arrays[i] for i in batch])): out[i] = y
+        for batch in (group[i : i + bs] for i in range(0, len(group), bs)):
+            for i, y in zip(batch, self.run([arrays[i] for i in batch])):
+                out[i] = y
     return out
 
 # %% ../nbs/38_adapter.ipynb #b825787f
 @patch
-def save(self:Adapter, path) -> Path:
+def save(self: Adapter, path) -> Path:
     "Write method, configuration and state into one safetensors file; raises OSError."
     from safetensors.torch import save_file
+
     path = Path(path)
     writable_folder(path.parent)
     part = path.with_name(f'.{path.name}.{os.getpid()}.part')
     header = dict(adapt_format=str(ADAPT_FORMAT), method=type(self).__name__, config=json.dumps(self.config()))
     try:
-        part.touch(); mode = part.stat().st_mode
-        save_file({'none': torch.zeros(1)} | {k: v.detach().cpu().contiguous() for k,v in self.state().items()}, part, metadata=header)
-        part.chmod(mode); part.replace(path)
-    finally: part.unlink(missing_ok=True)
+        part.touch()
+        mode = part.stat().st_mode
+        save_file(
+            {'none': torch.zeros(1)} | {k: v.detach().cpu().contiguous() for k, v in self.state().items()},
+            part,
+            metadata=header,
+        )
+        part.chmod(mode)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
     return path
 
 # %% ../nbs/38_adapter.ipynb #458dae0a
 def load_adapter(
-    path, # what `save` of any method has written
-) -> Adapter: # raises FileNotFoundError or ValueError
+    path,  # what `save` of any method has written
+) -> Adapter:  # raises FileNotFoundError or ValueError
     "Read a saved method, whichever it is."
     from safetensors import SafetensorError, safe_open
+
     path = Path(path)
-    if not path.is_file(): raise FileNotFoundError(f'no saved adaptation at {path}: check the path')
+    if not path.is_file():
+        raise FileNotFoundError(f'no saved adaptation at {path}: check the path')
     try:
-        with safe_open(path, framework='pt') as f: header, state = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
-    except SafetensorError as e: raise ValueError(f'{path} is not a whole safetensors file ({e}): copy or save it again') from None
+        with safe_open(path, framework='pt') as f:
+            header, state = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
+    except SafetensorError as e:
+        raise ValueError(f'{path} is not a whole safetensors file ({e}): copy or save it again') from None
     if (version := header.get('adapt_format')) != str(ADAPT_FORMAT):
-        raise ValueError(f'{path}: adaptation format {version}, this release reads {ADAPT_FORMAT}: fit and save it again, or install the release that wrote it')
-    if (name := header.get('method')) not in METHODS: raise ValueError(f'{path}: method {name!r} is not known; there are {", ".join(METHODS)} (import gfa_fastai.adapt for those of chapter 42)')
-    try: made = METHODS[name](**json.loads(header['config'])); made.set_state(state)
-    except (KeyError, TypeError, RuntimeError, ValueError) as e: raise ValueError(f'{path}: tensors and configuration do not fit ({str(e).splitlines()[0]}): save it again') from None
+        raise ValueError(
+            f'{path}: adaptation format {version}, this release reads {ADAPT_FORMAT}: fit and save it again, or install the release that wrote it'
+        )
+    if (name := header.get('method')) not in METHODS:
+        raise ValueError(
+            f'{path}: method {name!r} is not known; there are {", ".join(METHODS)} (import gfa_fastai.adapt for those of chapter 42)'
+        )
+    try:
+        made = METHODS[name](**json.loads(header['config']))
+        made.set_state(state)
+    except (KeyError, TypeError, RuntimeError, ValueError) as e:
+        raise ValueError(
+            f'{path}: tensors and configuration do not fit ({str(e).splitlines()[0]}): save it again'
+        ) from None
     return made
 
 # %% ../nbs/38_adapter.ipynb #9ced117d
 @patch(cls_method=True)
-def load(cls:Adapter, path):
+def load(cls: Adapter, path):
     "Read what `save` has written; FileNotFoundError or ValueError says what is wrong."
     made = load_adapter(path)
-    if not isinstance(made, cls): raise ValueError(f'{path} holds the method {type(made).__name__}, not {cls.__name__}: use {type(made).__name__}.load')
+    if not isinstance(made, cls):
+        raise ValueError(
+            f'{path} holds the method {type(made).__name__}, not {cls.__name__}: use {type(made).__name__}.load'
+        )
     return made
 
 # %% ../nbs/38_adapter.ipynb #1eefe76a
 def _transform_table(adapter, df, cache, codec, quality, bs, max_bad, progress):
     "The table with `frame_path` (or, where there is none, `path`) replaced, the old one as `source_path`; `attrs['skipped']`."
-    if cache is None: raise ValueError('transform: a samples table needs cache, the folder for its results')
-    if codec not in CODECS: raise ValueError(f'transform: codec {codec!r} is not known, choose one of {", ".join(CODECS)}')
+    if cache is None:
+        raise ValueError('transform: a samples table needs cache, the folder for its results')
+    if codec not in CODECS:
+        raise ValueError(f'transform: codec {codec!r} is not known, choose one of {", ".join(CODECS)}')
     df, cache, mine, attrs = validate_samples(df), writable_folder(cache), adapter.fingerprint(), dict(df.attrs)
     column, as_saved = 'frame_path' if 'frame_path' in df else 'path', f'jpeg{quality}' if codec == 'jpeg' else codec
     sources = list(dict.fromkeys(df[column]))
-    with ThreadPoolExecutor(min(8, os.cpu_count())) as pool: shas = list(pool.map(lambda p: _outcome(_file_sha, p), sources))
-    skipped = {p: s for p,s in zip(sources, shas) if not _is_sha(s)}
-    keys = {p: hashlib.sha1(f'{mine} {s} {as_saved}'.encode()).hexdigest() for p,s in zip(sources, shas) if _is_sha(s)}
-    result = {p: cache/k[:2]/f'{k}{CODECS[codec]}' for p,k in keys.items()}
+    with ThreadPoolExecutor(min(8, os.cpu_count())) as pool:
+        shas = list(pool.map(lambda p: _outcome(_file_sha, p), sources))
+    skipped = {p: s for p, s in zip(sources, shas) if not _is_sha(s)}
+    keys = {p: hashlib.sha1(f'{mine} {s} {as_saved}'.encode()).hexdigest() for p, s in zip(sources, shas) if _is_sha(s)}
+    result = {p: cache / k[:2] / f'{k}{CODECS[codec]}' for p, k in keys.items()}
     with tqdm(total=len(sources), desc=type(adapter).__name__, unit='image', disable=not progress) as bar:
         bar.update(len(skipped))
         skipped |= run_files(adapter, [(p, result[p], keys[p]) for p in keys], quality, bs, bar)
@@ -249,4 +351,6 @@ def _transform_table(adapter, df, cache, codec, quality, bs, max_bad, progress):
     df.attrs.update(attrs, skipped=[*attrs.get('skipped', []), *skipped.items()], adapted=adapter.describe())
     return df
 
-def _is_sha(s): return len(s) == 40 and ' ' not in s
+
+def _is_sha(s):
+    return len(s) == 40 and ' ' not in s

@@ -25,13 +25,13 @@ __all__ = ['CODES', 'RISKS', 'both_answers', 'dev_thresholds', 'AuthResult', 'Fa
 # %% ../nbs/70_authenticate.ipynb #f1dcab72
 @torch.inference_mode()
 def both_answers(
-    model, # GFACNN in eval mode
-    frames, # (B, S, S, 3) uint8: whole frames
-    faces, # (B, S, S, 3) uint8: face crops
-) -> tuple: # live scores (B,) and embeddings (B, D) of length 1, float64 arrays
+    model,  # GFACNN in eval mode
+    frames,  # (B, S, S, 3) uint8: whole frames
+    faces,  # (B, S, S, 3) uint8: face crops
+) -> tuple:  # live scores (B,) and embeddings (B, D) of length 1, float64 arrays
     "Is it live, and who is it: one pass."
     weights = next(model.parameters())
-    x = torch.from_numpy(np.concatenate([frames, faces])).to(weights.device).permute(0, 3, 1, 2).to(weights.dtype)/255
+    x = torch.from_numpy(np.concatenate([frames, faces])).to(weights.device).permute(0, 3, 1, 2).to(weights.dtype) / 255
     n = len(frames)
     spoof, who, mirrored = model.features(torch.cat([x, x[n:].flip(3)])).split(n)
     live = run_head(model.spoof_head, spoof)[0].double().softmax(1)[:, CLASSES.index('live')]
@@ -40,127 +40,212 @@ def both_answers(
 
 # %% ../nbs/70_authenticate.ipynb #3f1898ab
 def dev_thresholds(
-    model, # a GFACNN in eval mode
-    frames, # samples table with frame_path and face_path: its development people are used
-    split:str='dev', # or another split
-    apcer:float=.05, # of the second point for live
-    far:float=.01, # of the first point for who
-) -> dict: # live and similarity: point (the default), points (name -> threshold and rates on these rows), measured_on; raises ValueError
+    model,  # a GFACNN in eval mode
+    frames,  # samples table with frame_path and face_path: its development people are used
+    split: str = 'dev',  # or another split
+    apcer: float = 0.05,  # of the second point for live
+    far: float = 0.01,  # of the first point for who
+) -> dict:  # live and similarity: point (the default), points (name -> threshold and rates on these rows), measured_on; raises ValueError
     "Operating points of both decisions on held-out people, for single pictures."
     from gfa_fastai.evaluation import score_samples
     from gfa_fastai.metrics import apcer as worst, apcer_threshold, bpcer, eer_threshold
+
     rows = frames[(frames['split'] == split) & (frames['role'] == 'probe')]
     s = score_samples(model, rows, progress=False)
-    bad, good, pai = s.loc[s['label'] == 'attack', 'score'].to_numpy(), s.loc[s['label'] == 'live', 'score'].to_numpy(), s.loc[s['label'] == 'attack', 'pai'].to_numpy()
-    if not len(bad) or not len(good): raise ValueError(f'dev_thresholds: split {split!r} has {len(good)} live and {len(bad)} attack pictures; a threshold needs both')
+    bad, good, pai = (
+        s.loc[s['label'] == 'attack', 'score'].to_numpy(),
+        s.loc[s['label'] == 'live', 'score'].to_numpy(),
+        s.loc[s['label'] == 'attack', 'pai'].to_numpy(),
+    )
+    if not len(bad) or not len(good):
+        raise ValueError(
+            f'dev_thresholds: split {split!r} has {len(good)} live and {len(bad)} attack pictures; a threshold needs both'
+        )
     found = {'EER': eer_threshold(bad, good), f'APCER {apcer:.0%}': apcer_threshold(bad, apcer, pai, good)}
-    points = {k: dict(threshold=t, apcer=worst(bad, t, pai), bpcer=bpcer(good, t)) for k,t in found.items()}
+    points = {k: dict(threshold=t, apcer=worst(bad, t, pai), bpcer=bpcer(good, t)) for k, t in found.items()}
     names = ', '.join(sorted(rows['dataset'].unique()))
     on = f'{split} people of {names}: {rows["subject"].nunique()} people, {len(good)} live and {len(bad)} attack pictures ({", ".join(sorted(set(pai)))})'
-    return dict(live=dict(point='EER', points=points, measured_on=on), similarity=_who_thresholds(model, frames[frames['split'] == split], far, names))
+    return dict(
+        live=dict(point='EER', points=points, measured_on=on),
+        similarity=_who_thresholds(model, frames[frames['split'] == split], far, names),
+    )
 
 # %% ../nbs/70_authenticate.ipynb #dea99ac2
 def _who_thresholds(model, rows, far, names):
     "Operating points for who it is: live probes against one enrolled photo a person, within each dataset."
     from gfa_fastai.metrics import eer_threshold, far_frr
     from gfa_fastai.recognition import gallery_scores, pick_gallery, tar_at_far
+
     rows = rows[(rows['label'] == 'live') | (rows['role'] == 'gallery')]
-    if not (rows['role'] == 'gallery').any(): rows = pick_gallery(rows)
-    try: scores = [g.scores('live') for g in gallery_scores(model, rows, split=None)]
-    except ValueError as e: return dict(point=None, points={}, measured_on=f'nothing: {e}')
+    if not (rows['role'] == 'gallery').any():
+        rows = pick_gallery(rows)
+    try:
+        scores = [g.scores('live') for g in gallery_scores(model, rows, split=None)]
+    except ValueError as e:
+        return dict(point=None, points={}, measured_on=f'nothing: {e}')
     other, same = (np.concatenate([s[k] for s in scores]) for k in (0, 1))
     found = {f'FAR {far:.0%}': tar_at_far(other, same, far)[1], 'EER': eer_threshold(other, same)}
-    def point(t): a, r = far_frr(other, same, t); return dict(threshold=float(t), far=a, frr=r)
-    points = {k: point(t) for k,t in found.items() if not math.isnan(t)}
-    return dict(point=next(iter(points)), points=points, measured_on=f'dev people of {names}: {rows["subject"].nunique()} people with one enrolled photo each, {len(same)} pairs of one person, {len(other)} of two')
+
+    def point(t):
+        a, r = far_frr(other, same, t)
+        return dict(threshold=float(t), far=a, frr=r)
+
+    points = {k: point(t) for k, t in found.items() if not math.isnan(t)}
+    return dict(
+        point=next(iter(points)),
+        points=points,
+        measured_on=f'dev people of {names}: {rows["subject"].nunique()} people with one enrolled photo each, {len(same)} pairs of one person, {len(other)} of two',
+    )
 
 # %% ../nbs/70_authenticate.ipynb #cb5b0be8
-def _number(x): return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
+def _number(x):
+    return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
+
 
 def _threshold(meta, kind, point, path):
     "Threshold, and where it is from, of 'live' or 'similarity' in a model's meta; (None, why) where there is none. Raises ValueError."
     known = meta.get('thresholds')
-    if known is None and kind == 'live' and _number(meta.get('threshold')) and point in (None, 'EER'): return float(meta['threshold']), f'EER on the development people of {meta.get("train", "its training set")}'
-    if known is None or isinstance(known, dict) and kind not in known: return None, f'{path} has no threshold for {kind}'
+    if known is None and kind == 'live' and _number(meta.get('threshold')) and point in (None, 'EER'):
+        return float(meta['threshold']), f'EER on the development people of {meta.get("train", "its training set")}'
+    if known is None or isinstance(known, dict) and kind not in known:
+        return None, f'{path} has no threshold for {kind}'
     try:
         t = known[kind]
         name = point or t['point']
-        if name is None: return None, f'{path} has no threshold for {kind}; it was measured on {t["measured_on"]}'
-        if name not in t['points']: raise ValueError(f'{path}: no operating point {name!r} for {kind}; it has {", ".join(t["points"])}')
-        if not _number(t['points'][name]['threshold']): raise TypeError
+        if name is None:
+            return None, f'{path} has no threshold for {kind}; it was measured on {t["measured_on"]}'
+        if name not in t['points']:
+            raise ValueError(f'{path}: no operating point {name!r} for {kind}; it has {", ".join(t["points"])}')
+        if not _number(t['points'][name]['threshold']):
+            raise TypeError
         return float(t['points'][name]['threshold']), f'{name} on {t["measured_on"]}'
-    except (KeyError, TypeError, AttributeError): raise ValueError(f'{path}: its thresholds are damaged ({kind}): write them anew with dev_thresholds and save_model') from None
+    except (KeyError, TypeError, AttributeError):
+        raise ValueError(
+            f'{path}: its thresholds are damaged ({kind}): write them anew with dev_thresholds and save_model'
+        ) from None
 
 # %% ../nbs/70_authenticate.ipynb #8befa711
 @dataclass
 class AuthResult:
     "What was decided about a picture or video, and why."
-    decision:str                      # 'accept' or 'reject'
-    code:str                          # 'live' or a name, as it were: see CODES
-    reason:str                        # in words, with the numbers
-    live_score:float|None=None        # probability of live, 0 to 1
-    live_threshold:float|None=None    # accepted at or above it
-    name:str|None=None                # the person that was claimed, or else the most alike; None where nobody is enrolled
-    similarity:float|None=None        # to that person: cosine, -1 to 1
-    similarity_threshold:float|None=None
-    box:tuple|None=None               # x, y, w, h of the face, pixels of the upright picture
-    candidates:list=field(default_factory=list) # of (name, similarity), from identify
-    frames:int=1                      # pictures that were looked at
+
+    decision: str  # 'accept' or 'reject'
+    code: str  # 'live' or a name, as it were: see CODES
+    reason: str  # in words, with the numbers
+    live_score: float | None = None  # probability of live, 0 to 1
+    live_threshold: float | None = None  # accepted at or above it
+    name: str | None = None  # the person that was claimed, or else the most alike; None where nobody is enrolled
+    similarity: float | None = None  # to that person: cosine, -1 to 1
+    similarity_threshold: float | None = None
+    box: tuple | None = None  # x, y, w, h of the face, pixels of the upright picture
+    candidates: list = field(default_factory=list)  # of (name, similarity), from identify
+    frames: int = 1  # pictures that were looked at
 
     @property
-    def accepted(self) -> bool: return self.decision == 'accept'
-    def to_dict(self) -> dict: return asdict(self)
+    def accepted(self) -> bool:
+        return self.decision == 'accept'
 
-CODES = ('accepted', 'live', 'attack', 'unknown', 'other person', 'no face', 'two faces', 'too small', 'too dark', 'too bright', 'blurred')
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+
+CODES = (
+    'accepted',
+    'live',
+    'attack',
+    'unknown',
+    'other person',
+    'no face',
+    'two faces',
+    'too small',
+    'too dark',
+    'too bright',
+    'blurred',
+)
 
 # %% ../nbs/70_authenticate.ipynb #1a37367e
 class FaceAuthenticator:
     "One network that tells live from attack and recognises, applied to pictures."
-    def __init__(self,
-        model, # GFACNN
-        meta:dict, # what its file says: size, margin, thresholds
-        adapter=None, # that frames go through, as in training
-        gallery=None, # JSON file of enrolled people; None: in memory
-        live_threshold:float|None=None, # in place of the model's
-        similarity_threshold:float|None=None, # in place of the model's
-        live_point:str|None=None, # operating point, as 'APCER 5%'; None: the model's default
-        similarity_point:str|None=None, # as 'FAR 1%'
-        gates:Gates|None=None, # None: Gates()
-        detector=None, # path of a YuNet model; None: OpenCV's cascade
-        device=None, # None: CUDA, then Apple's, then CPU
-        source='the model', # what error messages call it
+
+    def __init__(
+        self,
+        model,  # GFACNN
+        meta: dict,  # what its file says: size, margin, thresholds
+        adapter=None,  # that frames go through, as in training
+        gallery=None,  # JSON file of enrolled people; None: in memory
+        live_threshold: float | None = None,  # in place of the model's
+        similarity_threshold: float | None = None,  # in place of the model's
+        live_point: str | None = None,  # operating point, as 'APCER 5%'; None: the model's default
+        similarity_point: str | None = None,  # as 'FAR 1%'
+        gates: Gates | None = None,  # None: Gates()
+        detector=None,  # path of a YuNet model; None: OpenCV's cascade
+        device=None,  # None: CUDA, then Apple's, then CPU
+        source='the model',  # what error messages call it
     ):
         size, margin = meta.get('size'), meta.get('margin')
         if not (_number(size) and 32 <= size <= 2048 and size == int(size) and _number(margin) and 0 <= margin <= 5):
-            raise ValueError(f'{source}: it does not say at which size (32 to 2048 pixels) and with which margin its faces were cut. Give a model that gfa_train or gfa_reproduce wrote, or save_model(..., size=, margin=).')
-        self.meta, self.size, self.margin, self.source, self.shift = meta, int(size), float(margin), source, meta.get('box_shift', [0., 0., 1.])
-        if not (isinstance(self.shift, list) and len(self.shift) == 3 and all(_number(v) and abs(v) < 3 for v in self.shift) and self.shift[2] > .1): raise ValueError(f'{source}: its box_shift is damaged: it is [right, down, size]')
-        self.live_threshold, self.live_origin = (live_threshold, 'given') if live_threshold is not None else _threshold(meta, 'live', live_point, source)
-        self.similarity_threshold, self.similarity_origin = (similarity_threshold, 'given') if similarity_threshold is not None else _threshold(meta, 'similarity', similarity_point, source)
+            raise ValueError(
+                f'{source}: it does not say at which size (32 to 2048 pixels) and with which margin its faces were cut. Give a model that gfa_train or gfa_reproduce wrote, or save_model(..., size=, margin=).'
+            )
+        self.meta, self.size, self.margin, self.source, self.shift = (
+            meta,
+            int(size),
+            float(margin),
+            source,
+            meta.get('box_shift', [0.0, 0.0, 1.0]),
+        )
+        if not (
+            isinstance(self.shift, list)
+            and len(self.shift) == 3
+            and all(_number(v) and abs(v) < 3 for v in self.shift)
+            and self.shift[2] > 0.1
+        ):
+            raise ValueError(f'{source}: its box_shift is damaged: it is [right, down, size]')
+        self.live_threshold, self.live_origin = (
+            (live_threshold, 'given') if live_threshold is not None else _threshold(meta, 'live', live_point, source)
+        )
+        self.similarity_threshold, self.similarity_origin = (
+            (similarity_threshold, 'given')
+            if similarity_threshold is not None
+            else _threshold(meta, 'similarity', similarity_point, source)
+        )
         for name in ('live_threshold', 'similarity_threshold'):
-            if (t := getattr(self, name)) is not None and not _number(t): raise ValueError(f'{name} is {t!r}: give a number')
-        if self.live_threshold is None: raise ValueError(f'{self.live_origin}: give live_threshold=, or write it into the file with dev_thresholds')
-        if detector is not None: _open_yunet(detector)
+            if (t := getattr(self, name)) is not None and not _number(t):
+                raise ValueError(f'{name} is {t!r}: give a number')
+        if self.live_threshold is None:
+            raise ValueError(f'{self.live_origin}: give live_threshold=, or write it into the file with dev_thresholds')
+        if detector is not None:
+            _open_yunet(detector)
         self.adapter, self.gates, self.detector = adapter, gates or Gates(), detector
-        self.device = device or ('cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu')
-        self.gallery = Gallery(gallery, model_hash(model, size=self.size, margin=self.margin, shift=self.shift), model.config['fc_dim'])
+        self.device = device or (
+            'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
+        )
+        self.gallery = Gallery(
+            gallery, model_hash(model, size=self.size, margin=self.margin, shift=self.shift), model.config['fc_dim']
+        )
         self.model = model.to(self.device).eval()
-    def __repr__(self): return f'FaceAuthenticator: {self.source}, {self.size} px, live at {self.live_threshold:.3f} ({self.live_origin}); {len(self.gallery)} people enrolled'
+
+    def __repr__(self):
+        return f'FaceAuthenticator: {self.source}, {self.size} px, live at {self.live_threshold:.3f} ({self.live_origin}); {len(self.gallery)} people enrolled'
 
 # %% ../nbs/70_authenticate.ipynb #488a90f4
-def small_model() -> Path: # raises FileNotFoundError
+def small_model() -> Path:  # raises FileNotFoundError
     "Where the shipped small model lies."
-    path = Path(str(files('gfa_fastai')/'weights'/'small_model.safetensors'))
-    if not path.is_file(): raise FileNotFoundError(f'this release has no small model (gfa_fastai/weights/{path.name} is absent): give the path of a model file')
+    path = Path(str(files('gfa_fastai') / 'weights' / 'small_model.safetensors'))
+    if not path.is_file():
+        raise FileNotFoundError(
+            f'this release has no small model (gfa_fastai/weights/{path.name} is absent): give the path of a model file'
+        )
     return path
 
 # %% ../nbs/70_authenticate.ipynb #e696615b
 @patch(cls_method=True)
-def load(cls:FaceAuthenticator,
-    path='small', # model file, from save_model, gfa_train or gfa_reproduce; 'small': the shipped one
-    gallery=None, # JSON file of enrolled people; None: in memory
-    **kwargs # for FaceAuthenticator: thresholds, operating points, gates, detector, device
-) -> FaceAuthenticator: # raises FileNotFoundError or ValueError that says what is wrong with the file
+def load(
+    cls: FaceAuthenticator,
+    path='small',  # model file, from save_model, gfa_train or gfa_reproduce; 'small': the shipped one
+    gallery=None,  # JSON file of enrolled people; None: in memory
+    **kwargs,  # for FaceAuthenticator: thresholds, operating points, gates, detector, device
+) -> FaceAuthenticator:  # raises FileNotFoundError or ValueError that says what is wrong with the file
     "An authenticator from a model file. Nothing in the file is run."
     file = small_model() if path == 'small' else Path(path)
     model, meta = load_model(file)
@@ -169,224 +254,324 @@ def load(cls:FaceAuthenticator,
 
 # %% ../nbs/70_authenticate.ipynb #57f61a8a
 def measure_shift(
-    samples, # samples table with boxes and pictures that are large enough for a detector
-    detector=None, # path of a YuNet model; None: OpenCV's cascade
-) -> list: # right, down (in sides of the detector's box), size: medians over the pictures in which a face is found; raises ValueError
+    samples,  # samples table with boxes and pictures that are large enough for a detector
+    detector=None,  # path of a YuNet model; None: OpenCV's cascade
+) -> list:  # right, down (in sides of the detector's box), size: medians over the pictures in which a face is found; raises ValueError
     "From the boxes of a detector to those of a table."
     moves = []
-    for path,box in zip(samples['path'], samples['box']):
-        if box is None or not (found := find_faces(as_photo(path), detector)): continue
+    for path, box in zip(samples['path'], samples['box']):
+        if box is None or not (found := find_faces(as_photo(path), detector)):
+            continue
         (x, y, w, h), (X, Y, W, H) = found[0], box
         side = max(w, h)
-        moves.append(((X+W/2-x-w/2)/side, (Y+H/2-y-h/2)/side, max(W, H)/side))
-    if not moves: raise ValueError(f'measure_shift: no picture of {len(samples)} has both a box and a face that the detector finds')
+        moves.append(((X + W / 2 - x - w / 2) / side, (Y + H / 2 - y - h / 2) / side, max(W, H) / side))
+    if not moves:
+        raise ValueError(
+            f'measure_shift: no picture of {len(samples)} has both a box and a face that the detector finds'
+        )
     return np.median(moves, 0).round(3).tolist()
+
 
 def _moved(box, shift):
     "A detector's box, moved to where the training's would be."
     x, y, w, h = box
     side = max(w, h)
-    X, Y, S = x+w/2+shift[0]*side, y+h/2+shift[1]*side, shift[2]*side
-    return X-S/2, Y-S/2, S, S
+    X, Y, S = x + w / 2 + shift[0] * side, y + h / 2 + shift[1] * side, shift[2] * side
+    return X - S / 2, Y - S / 2, S, S
 
 # %% ../nbs/70_authenticate.ipynb #4a4a79c2
 @dataclass
 class Look:
     "What was seen in one picture, before anything is decided."
-    code:str|None          # why it cannot be judged; None: it can
-    words:str              # the same in words
-    box:tuple|None         # of the face
-    live:float|None=None   # score
-    embedding:np.ndarray|None=None
+
+    code: str | None  # why it cannot be judged; None: it can
+    words: str  # the same in words
+    box: tuple | None  # of the face
+    live: float | None = None  # score
+    embedding: np.ndarray | None = None
+
 
 @patch
-def look(self:FaceAuthenticator,
-    images, # list of pictures, see as_photo
-    bs:int=32, # that go through the network together
-) -> list: # of Look; raises ValueError for what is no picture
+def look(
+    self: FaceAuthenticator,
+    images,  # list of pictures, see as_photo
+    bs: int = 32,  # that go through the network together
+) -> list:  # of Look; raises ValueError for what is no picture
     "Faces, gates, and one forward pass for each batch of pictures."
     out, todo = [], []
     for image in map(as_photo, images):
         faces = find_faces(image, self.detector)
         out.append(Look(*check_faces(image, faces, self.gates), faces[0] if faces else None))
-        if out[-1].code is None: todo.append((out[-1], _resize(image, self.size), crop_face(image, _moved(faces[0], self.shift), self.size, self.margin)))
-        if len(todo) == bs: self._ask(todo); todo = []
-    if todo: self._ask(todo)
+        if out[-1].code is None:
+            todo.append(
+                (
+                    out[-1],
+                    _resize(image, self.size),
+                    crop_face(image, _moved(faces[0], self.shift), self.size, self.margin),
+                )
+            )
+        if len(todo) == bs:
+            self._ask(todo)
+            todo = []
+    if todo:
+        self._ask(todo)
     return out
 
 # %% ../nbs/70_authenticate.ipynb #485fc2a6
 @patch
-def _ask(self:FaceAuthenticator, todo):
+def _ask(self: FaceAuthenticator, todo):
     "Fill in scores and embeddings of (Look, frame, face)."
     looks, frames, faces = zip(*todo)
-    if self.adapter is not None: frames = self.adapter.run(list(frames))
-    for look,live,e in zip(looks, *both_answers(self.model, np.stack(frames), np.stack(faces))): look.live, look.embedding = float(live), e
+    if self.adapter is not None:
+        frames = self.adapter.run(list(frames))
+    for look, live, e in zip(looks, *both_answers(self.model, np.stack(frames), np.stack(faces))):
+        look.live, look.embedding = float(live), e
 
 # %% ../nbs/70_authenticate.ipynb #6497e7b2
-def _is_video(x): return isinstance(x, (str, os.PathLike)) and Path(x).suffix.lower() in VIDEOS
+def _is_video(x):
+    return isinstance(x, (str, os.PathLike)) and Path(x).suffix.lower() in VIDEOS
 
 # %% ../nbs/70_authenticate.ipynb #45f48a36
 def _take_frames(path, n):
     "`n` frames of a video, evenly spread; ValueError names the file."
-    from gfa_fastai.adapt import clip_frames                    # (fastai comes with it: not for one photograph)
-    try: found = list(clip_frames(path, n))
-    except ValueError as e: raise ValueError(f'{path}: {e}') from None
-    if not found: raise ValueError(f'{path}: no frame of it can be decoded; copy it again, or convert it')
+    from gfa_fastai.adapt import clip_frames  # (fastai comes with it: not for one photograph)
+
+    try:
+        found = list(clip_frames(path, n))
+    except ValueError as e:
+        raise ValueError(f'{path}: {e}') from None
+    if not found:
+        raise ValueError(f'{path}: no frame of it can be decoded; copy it again, or convert it')
     return found
 
 # %% ../nbs/70_authenticate.ipynb #e5453881
 def _pool(looks):
     "Several looks at one presentation as one."
     good = [l for l in looks if l.code is None]
-    if 2*len(good) < len(looks):
+    if 2 * len(good) < len(looks):
         codes = [l.code for l in looks if l.code]
         code = max(dict.fromkeys(codes), key=codes.count)
         worst = next(l for l in looks if l.code == code)
-        return Look(code, worst.words + (f' (in {codes.count(code)} of {len(looks)} frames)' if len(looks) > 1 else ''), worst.box)
+        return Look(
+            code,
+            worst.words + (f' (in {codes.count(code)} of {len(looks)} frames)' if len(looks) > 1 else ''),
+            worst.box,
+        )
     e = np.mean([l.embedding for l in good], 0)
-    return Look(None, '', good[len(good)//2].box, float(np.mean([l.live for l in good])), e/max(np.linalg.norm(e), 1e-30))
+    return Look(
+        None, '', good[len(good) // 2].box, float(np.mean([l.live for l in good])), e / max(np.linalg.norm(e), 1e-30)
+    )
 
 # %% ../nbs/70_authenticate.ipynb #8a01741b
 @patch
-def present(self:FaceAuthenticator,
-    image, # a picture (see as_photo), a video file, or a list of frames
-    n:int=8, # frames of a video
-) -> tuple: # Look, and how many pictures it is of; raises ValueError
+def present(
+    self: FaceAuthenticator,
+    image,  # a picture (see as_photo), a video file, or a list of frames
+    n: int = 8,  # frames of a video
+) -> tuple:  # Look, and how many pictures it is of; raises ValueError
     "One presentation: a picture, or the frames of a video."
-    frames = _take_frames(image, n) if _is_video(image) else list(image) if isinstance(image, (list, tuple)) else [image]
-    if not frames: raise ValueError('no frames: give at least one')
+    frames = (
+        _take_frames(image, n) if _is_video(image) else list(image) if isinstance(image, (list, tuple)) else [image]
+    )
+    if not frames:
+        raise ValueError('no frames: give at least one')
     return _pool(self.look(frames)), len(frames)
 
 # %% ../nbs/70_authenticate.ipynb #368f274a
 @patch
-def decide(self:FaceAuthenticator,
-    look:Look, # from look or present
-    name:str|None=None, # who it claims to be; None: whoever is most alike
-    live_only:bool=False, # do not ask who it is
-    frames:int=1, # pictures behind it
+def decide(
+    self: FaceAuthenticator,
+    look: Look,  # from look or present
+    name: str | None = None,  # who it claims to be; None: whoever is most alike
+    live_only: bool = False,  # do not ask who it is
+    frames: int = 1,  # pictures behind it
 ) -> AuthResult:
     "From scores to a decision with its reason."
-    r = AuthResult('reject', look.code or '', f'{look.code}: {look.words}', look.live, self.live_threshold, name, None, self.similarity_threshold, look.box, frames=frames)
-    if look.code: return r
-    def said(code, reason, decision='reject'): r.code, r.reason, r.decision = code, f'{code}: {reason}', decision; return r
+    r = AuthResult(
+        'reject',
+        look.code or '',
+        f'{look.code}: {look.words}',
+        look.live,
+        self.live_threshold,
+        name,
+        None,
+        self.similarity_threshold,
+        look.box,
+        frames=frames,
+    )
+    if look.code:
+        return r
+
+    def said(code, reason, decision='reject'):
+        r.code, r.reason, r.decision = code, f'{code}: {reason}', decision
+        return r
+
     ranked = [] if live_only else self.gallery.likeness(look.embedding)
-    if name and ranked and name not in dict(ranked): raise ValueError(f'nobody is enrolled as {name!r}')
-    if ranked: r.name, r.similarity = (name, dict(ranked)[name]) if name else ranked[0]
-    if look.live < self.live_threshold: return said('attack', f'score {look.live:.2f} under threshold {self.live_threshold:.2f}')
+    if name and ranked and name not in dict(ranked):
+        raise ValueError(f'nobody is enrolled as {name!r}')
+    if ranked:
+        r.name, r.similarity = (name, dict(ranked)[name]) if name else ranked[0]
+    if look.live < self.live_threshold:
+        return said('attack', f'score {look.live:.2f} under threshold {self.live_threshold:.2f}')
     live = f'score {look.live:.2f}, threshold {self.live_threshold:.2f}'
-    if live_only: return said('live', live, 'accept')
-    if not ranked: return said('unknown', 'nobody is enrolled')
-    if self.similarity_threshold is None: raise ValueError(f'{self.similarity_origin}: give similarity_threshold=, or write it into the file with dev_thresholds')
+    if live_only:
+        return said('live', live, 'accept')
+    if not ranked:
+        return said('unknown', 'nobody is enrolled')
+    if self.similarity_threshold is None:
+        raise ValueError(
+            f'{self.similarity_origin}: give similarity_threshold=, or write it into the file with dev_thresholds'
+        )
     if r.similarity < self.similarity_threshold:
-        if name: return said('other person', f'similarity to {name} {r.similarity:.2f} under threshold {self.similarity_threshold:.2f}')
-        return said('unknown', f'the nearest, {r.name}, has similarity {r.similarity:.2f}, under threshold {self.similarity_threshold:.2f}')
-    return said('accepted', f'live ({live}), {r.name} (similarity {r.similarity:.2f}, threshold {self.similarity_threshold:.2f})', 'accept')
+        if name:
+            return said(
+                'other person',
+                f'similarity to {name} {r.similarity:.2f} under threshold {self.similarity_threshold:.2f}',
+            )
+        return said(
+            'unknown',
+            f'the nearest, {r.name}, has similarity {r.similarity:.2f}, under threshold {self.similarity_threshold:.2f}',
+        )
+    return said(
+        'accepted',
+        f'live ({live}), {r.name} (similarity {r.similarity:.2f}, threshold {self.similarity_threshold:.2f})',
+        'accept',
+    )
 
 # %% ../nbs/70_authenticate.ipynb #0fc77619
 @patch
-def verify(self:FaceAuthenticator,
-    image, # a picture (see as_photo), a video file, or a list of frames
-    name:str|None=None, # who it claims to be; None: whoever is most alike
-    live_only:bool=False, # live or attack, whoever it is
-) -> AuthResult: # raises ValueError for what is no picture, and for a name that is not enrolled
+def verify(
+    self: FaceAuthenticator,
+    image,  # a picture (see as_photo), a video file, or a list of frames
+    name: str | None = None,  # who it claims to be; None: whoever is most alike
+    live_only: bool = False,  # live or attack, whoever it is
+) -> AuthResult:  # raises ValueError for what is no picture, and for a name that is not enrolled
     "Is it live, and is it this person?"
-    if name is not None and (name := check_name(name)) not in self.gallery: raise ValueError(f'nobody is enrolled as {name!r}; there are {", ".join(self.gallery.names()[:10]) or "none"}')
+    if name is not None and (name := check_name(name)) not in self.gallery:
+        raise ValueError(f'nobody is enrolled as {name!r}; there are {", ".join(self.gallery.names()[:10]) or "none"}')
     seen, n = self.present(image)
     return self.decide(seen, name, live_only, n)
 
 # %% ../nbs/70_authenticate.ipynb #4dde7578
 @patch
-def identify(self:FaceAuthenticator,
-    image, # a picture (see as_photo), a video file, or a list of frames
-    top:int=5, # candidates to name
-) -> AuthResult: # with `candidates`; raises ValueError
+def identify(
+    self: FaceAuthenticator,
+    image,  # a picture (see as_photo), a video file, or a list of frames
+    top: int = 5,  # candidates to name
+) -> AuthResult:  # with `candidates`; raises ValueError
     "Is it live, and who of those enrolled is it?"
     seen, n = self.present(image)
     r = self.decide(seen, frames=n)
-    if seen.embedding is not None: r.candidates = self.gallery.likeness(seen.embedding)[:top]
+    if seen.embedding is not None:
+        r.candidates = self.gallery.likeness(seen.embedding)[:top]
     return r
 
 # %% ../nbs/70_authenticate.ipynb #273ff308
 @patch
-def enroll(self:FaceAuthenticator,
-    name:str, # of the person; who is enrolled already gets more pictures
-    images, # a picture (see as_photo), a video file, or a list of these
-    force:bool=False, # take pictures that look like an attack, too
-) -> int: # embeddings that were added; raises ValueError for a picture that cannot be used
+def enroll(
+    self: FaceAuthenticator,
+    name: str,  # of the person; who is enrolled already gets more pictures
+    images,  # a picture (see as_photo), a video file, or a list of these
+    force: bool = False,  # take pictures that look like an attack, too
+) -> int:  # embeddings that were added; raises ValueError for a picture that cannot be used
     "Remember a person."
     name, images = check_name(name), list(images) if isinstance(images, (list, tuple)) else [images]
-    if not images: raise ValueError(f'{name}: no pictures to enrol')
+    if not images:
+        raise ValueError(f'{name}: no pictures to enrol')
     looks = []
-    for i,image in enumerate(images):
+    for i, image in enumerate(images):
         seen = self.look(_take_frames(image, 8)) if _is_video(image) else self.look([image])
         r = self.decide(pooled := _pool(seen), live_only=True)
-        where = f'{name}: picture {i+1} of {len(images)}' + (f' ({image})' if isinstance(image, (str, os.PathLike)) else '')
-        if r.code == 'attack' and not force: raise ValueError(f'{where}: {r.reason}. Nothing was enrolled; force=True (--force) takes it all the same.')
-        if pooled.code: raise ValueError(f'{where}: {r.reason}. Nothing was enrolled.')
+        where = f'{name}: picture {i + 1} of {len(images)}' + (
+            f' ({image})' if isinstance(image, (str, os.PathLike)) else ''
+        )
+        if r.code == 'attack' and not force:
+            raise ValueError(f'{where}: {r.reason}. Nothing was enrolled; force=True (--force) takes it all the same.')
+        if pooled.code:
+            raise ValueError(f'{where}: {r.reason}. Nothing was enrolled.')
         looks += [l for l in seen if l.code is None]
     self.gallery.add(name, np.stack([l.embedding for l in looks]))
     return len(looks)
 
 # %% ../nbs/70_authenticate.ipynb #74c1c09e
 @patch
-def remove(self:FaceAuthenticator,
-    name:str, # who was enrolled; ValueError where nobody has that name
+def remove(
+    self: FaceAuthenticator,
+    name: str,  # who was enrolled; ValueError where nobody has that name
 ):
     "Forget a person."
     self.gallery.remove(name)
 
 # %% ../nbs/70_authenticate.ipynb #49dd894c
 def annotate(
-    image, # (H, W, 3) uint8 RGB
-    result:AuthResult, # of this picture
-) -> np.ndarray: # (H, W, 3) uint8
+    image,  # (H, W, 3) uint8 RGB
+    result: AuthResult,  # of this picture
+) -> np.ndarray:  # (H, W, 3) uint8
     "The picture with the face's box and the answer."
     im = Image.fromarray(image).convert('RGB')
-    draw, size = ImageDraw.Draw(im, 'RGBA'), max(10, min(image.shape[:2])//22)
+    draw, size = ImageDraw.Draw(im, 'RGBA'), max(10, min(image.shape[:2]) // 22)
     colour, font = (34, 136, 51) if result.accepted else (204, 51, 17), ImageFont.load_default(size)
     if result.box is not None:
         x, y, w, h = result.box
-        draw.rectangle((x, y, x+w, y+h), outline=colour, width=max(1, size//6))
-    lines, width = [''], image.shape[1]-size
+        draw.rectangle((x, y, x + w, y + h), outline=colour, width=max(1, size // 6))
+    lines, width = [''], image.shape[1] - size
     for word in f'{result.decision}: {result.reason}'.split():
         longer = f'{lines[-1]} {word}'.strip()
-        if draw.textlength(longer, font) <= width or not lines[-1]: lines[-1] = longer
-        else: lines.append(word)
-    draw.rectangle((0, 0, image.shape[1], size*1.25*len(lines)+size*.4), fill=(0, 0, 0, 170))
-    for i,line in enumerate(lines): draw.text((size//2, size*(.2+1.25*i)), line, (255, 255, 255), font)
-    draw.rectangle((0, 0, image.shape[1]-1, image.shape[0]-1), outline=colour, width=max(1, size//6))
+        if draw.textlength(longer, font) <= width or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    draw.rectangle((0, 0, image.shape[1], size * 1.25 * len(lines) + size * 0.4), fill=(0, 0, 0, 170))
+    for i, line in enumerate(lines):
+        draw.text((size // 2, size * (0.2 + 1.25 * i)), line, (255, 255, 255), font)
+    draw.rectangle((0, 0, image.shape[1] - 1, image.shape[0] - 1), outline=colour, width=max(1, size // 6))
     return np.asarray(im)
 
 # %% ../nbs/70_authenticate.ipynb #7228c0b5
 def camera_frames(
-    number:int=0, # of the camera, 0 is the first
-): # yields (number of the frame, (H, W, 3) uint8 RGB); raises OSError where there is none
+    number: int = 0,  # of the camera, 0 is the first
+):  # yields (number of the frame, (H, W, 3) uint8 RGB); raises OSError where there is none
     "Frames of a camera, until it stops or nobody asks for more."
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     video, i = cv2.VideoCapture(number), 0
     try:
-        if not video.isOpened(): raise OSError(f'no camera {number}: is one connected, and free? (On Colab and on remote machines the camera is in the browser: see the guide on authentication.)')
+        if not video.isOpened():
+            raise OSError(
+                f'no camera {number}: is one connected, and free? (On Colab and on remote machines the camera is in the browser: see the guide on authentication.)'
+            )
         while True:
             good, frame = video.read()
-            if not good: return
+            if not good:
+                return
             yield i, np.ascontiguousarray(frame[..., ::-1])
             i += 1
-    finally: video.release()
+    finally:
+        video.release()
 
 # %% ../nbs/70_authenticate.ipynb #e3a247a5
 @patch
-def watch(self:FaceAuthenticator,
-    source, # a video file, the number of a camera, or an iterable of frames
-    every:int=1, # answer for every n-th frame
-    **kwargs # for decide: name, live_only
-): # yields (number of the frame, the frame, AuthResult); raises ValueError, OSError
+def watch(
+    self: FaceAuthenticator,
+    source,  # a video file, the number of a camera, or an iterable of frames
+    every: int = 1,  # answer for every n-th frame
+    **kwargs,  # for decide: name, live_only
+):  # yields (number of the frame, the frame, AuthResult); raises ValueError, OSError
     "An answer for each frame."
-    frames = camera_frames(source) if isinstance(source, int) else video_frames(source) if isinstance(source, (str, os.PathLike)) else enumerate(source)
+    frames = (
+        camera_frames(source)
+        if isinstance(source, int)
+        else video_frames(source)
+        if isinstance(source, (str, os.PathLike))
+        else enumerate(source)
+    )
     try:
-        for i,frame in frames:
-            if i % every == 0: yield i, frame, self.decide(self.look([frame])[0], **kwargs)
+        for i, frame in frames:
+            if i % every == 0:
+                yield i, frame, self.decide(self.look([frame])[0], **kwargs)
     except ValueError as e:
-        raise ValueError(f'{source}: {e}' if isinstance(source, (str, os.PathLike)) and str(source) not in str(e) else str(e)) from None
+        raise ValueError(
+            f'{source}: {e}' if isinstance(source, (str, os.PathLike)) and str(source) not in str(e) else str(e)
+        ) from None
 
 # %% ../nbs/70_authenticate.ipynb #ced126d8
 RISKS = """- **Not a certified PAD.** Nothing here was tested by a laboratory (ISO/IEC 30107-3). Do not let it alone guard anything of value.
@@ -396,46 +581,93 @@ RISKS = """- **Not a certified PAD.** Nothing here was tested by a laboratory (I
 - **Embeddings are biometric data.** A gallery holds no pictures, and still tells who is in it to whoever has the file and a photograph. Where the law asks for consent, ask.
 - **People who were not asked**: do not use it to find or to follow anybody."""
 
-def _said(x): return 'not stated' if x in (None, '', [], {}) else ', '.join(map(str, x)) if isinstance(x, (list, tuple)) else f'{x:g}' if isinstance(x, float) else str(x)
+
+def _said(x):
+    return (
+        'not stated'
+        if x in (None, '', [], {})
+        else ', '.join(map(str, x))
+        if isinstance(x, (list, tuple))
+        else f'{x:g}'
+        if isinstance(x, float)
+        else str(x)
+    )
 
 # %% ../nbs/70_authenticate.ipynb #6dafec86
 def _points(t):
     "A threshold table of a card."
     lines = ['| operating point | threshold | rates there |', '|:--|--:|:--|']
-    for name,p in t.get('points', {}).items():
-        rates = ', '.join(f'{k.upper()} {100*v:.1f} %' for k,v in p.items() if k != 'threshold')
+    for name, p in t.get('points', {}).items():
+        rates = ', '.join(f'{k.upper()} {100 * v:.1f} %' for k, v in p.items() if k != 'threshold')
         lines.append(f'| {name}{" (default)" if name == t.get("point") else ""} | {p["threshold"]:.4f} | {rates} |')
     return '\n'.join(lines if len(lines) > 2 else ['none']) + f'\n\nMeasured on: {_said(t.get("measured_on"))}.'
 
 # %% ../nbs/70_authenticate.ipynb #6e7062a3
 def model_card(
-    path, # a model file; 'small': the shipped one
-) -> str: # Markdown; raises FileNotFoundError or ValueError
+    path,  # a model file; 'small': the shipped one
+) -> str:  # Markdown; raises FileNotFoundError or ValueError
     "What a model file says of itself, with limits and risks."
     file = small_model() if path == 'small' else Path(path)
     head = model_header(file)
     meta, c = head['meta'], head['config']
-    t = meta.get('thresholds') or (dict(live=dict(point='EER', points=dict(EER=dict(threshold=meta['threshold'])), measured_on=f'development people of {meta.get("train", "the training set")}')) if 'threshold' in meta else {})
-    facts = dict(file=f'{file.name}, {file.stat().st_size/1e6:.1f} MB', written_by=f'gfa_fastai {_said(head["version"])}',
-                 architecture=f'GFA-CNN: VGG16 trunk of width {_said(c.get("width"))}, two heads of {_said(c.get("fc_dim"))} units, {_said(c.get("n_subjects"))} training people',
-                 classes=_said(head['classes']), pictures=f'frames and face crops of {_said(meta.get("size"))} pixels, margin {_said(meta.get("margin"))}, boxes moved by {_said(meta.get("box_shift", "nothing"))}, RGB, mean {_said([round(v, 3) for v in c.get("mean", ())])}, deviation {_said([round(v, 3) for v in c.get("std", ())])}',
-                 domain_adaptation='yes, in the file' if head['adapter'] else 'none')
+    t = meta.get('thresholds') or (
+        dict(
+            live=dict(
+                point='EER',
+                points=dict(EER=dict(threshold=meta['threshold'])),
+                measured_on=f'development people of {meta.get("train", "the training set")}',
+            )
+        )
+        if 'threshold' in meta
+        else {}
+    )
+    facts = dict(
+        file=f'{file.name}, {file.stat().st_size / 1e6:.1f} MB',
+        written_by=f'gfa_fastai {_said(head["version"])}',
+        architecture=f'GFA-CNN: VGG16 trunk of width {_said(c.get("width"))}, two heads of {_said(c.get("fc_dim"))} units, {_said(c.get("n_subjects"))} training people',
+        classes=_said(head['classes']),
+        pictures=f'frames and face crops of {_said(meta.get("size"))} pixels, margin {_said(meta.get("margin"))}, boxes moved by {_said(meta.get("box_shift", "nothing"))}, RGB, mean {_said([round(v, 3) for v in c.get("mean", ())])}, deviation {_said([round(v, 3) for v in c.get("std", ())])}',
+        domain_adaptation='yes, in the file' if head['adapter'] else 'none',
+    )
     try:
-        parts = [f'# {_said(meta.get("title") or file.stem)}', _said(meta.get('summary')) if meta.get('summary') else '', '\n'.join(f'- **{k.replace("_", " ")}**: {v}' for k,v in facts.items()),
-                 '## Training', _facts(meta.get('data'), train=meta.get('train')), _facts(meta.get('training'), **{k: meta.get(k) for k in ('steps', 'epochs', 'seed', 'tpc') if k in meta}),
-                 '## Thresholds', '### Live or attack', _points(t['live']) if 'live' in t else 'none', '### Who', _points(t['similarity']) if 'similarity' in t else 'none',
-                 '## Measured', _metrics(meta.get('metrics')), '## Limits', '\n'.join(f'- {l}' for l in meta.get('limits', [])) or 'not stated', '## Risks', RISKS]
-    except (KeyError, TypeError, AttributeError, ValueError) as e: raise ValueError(f'{file}: what it says of itself is damaged ({type(e).__name__}: {e}): save the model again') from None
+        parts = [
+            f'# {_said(meta.get("title") or file.stem)}',
+            _said(meta.get('summary')) if meta.get('summary') else '',
+            '\n'.join(f'- **{k.replace("_", " ")}**: {v}' for k, v in facts.items()),
+            '## Training',
+            _facts(meta.get('data'), train=meta.get('train')),
+            _facts(meta.get('training'), **{k: meta.get(k) for k in ('steps', 'epochs', 'seed', 'tpc') if k in meta}),
+            '## Thresholds',
+            '### Live or attack',
+            _points(t['live']) if 'live' in t else 'none',
+            '### Who',
+            _points(t['similarity']) if 'similarity' in t else 'none',
+            '## Measured',
+            _metrics(meta.get('metrics')),
+            '## Limits',
+            '\n'.join(f'- {l}' for l in meta.get('limits', [])) or 'not stated',
+            '## Risks',
+            RISKS,
+        ]
+    except (KeyError, TypeError, AttributeError, ValueError) as e:
+        raise ValueError(
+            f'{file}: what it says of itself is damaged ({type(e).__name__}: {e}): save the model again'
+        ) from None
     return '\n\n'.join(p for p in parts if p) + '\n'
 
 # %% ../nbs/70_authenticate.ipynb #527ac9ed
 def _facts(d, **more):
     "A dict as lines."
-    d = (d if isinstance(d, dict) else dict(data=d) if d else {}) | {k: v for k,v in more.items() if v is not None}
-    return '\n'.join(f'- {k}: {_said(v)}' for k,v in d.items())
+    d = (d if isinstance(d, dict) else dict(data=d) if d else {}) | {k: v for k, v in more.items() if v is not None}
+    return '\n'.join(f'- {k}: {_said(v)}' for k, v in d.items())
+
 
 def _metrics(rows):
     "A list of dicts as a table."
-    if not rows: return 'not stated'
+    if not rows:
+        return 'not stated'
     names = list(dict.fromkeys(k for r in rows for k in r))
-    return '\n'.join(['| '+' | '.join(names)+' |', '|'+':--|'*len(names)] + ['| '+' | '.join(_said(r.get(k)) if k in r else '' for k in names)+' |' for r in rows])
+    return '\n'.join(
+        ['| ' + ' | '.join(names) + ' |', '|' + ':--|' * len(names)]
+        + ['| ' + ' | '.join(_said(r.get(k)) if k in r else '' for k in names) + ' |' for r in rows]
+    )

@@ -36,352 +36,455 @@ __all__ = ['DOG_BANDS', 'COALBP_SCALES', 'FEATURES_FORMAT', 'READS', 'BASELINES'
 
 # %% ../nbs/63_baselines.ipynb #048be58e
 def check_image(
-    image, # (H, W, 3) RGB or (H, W), uint8
-    who:str, # name of the feature, for the message
-    least:int=16, # pixels a side that it needs
-    colour:bool=False, # whether it looks at colour
-) -> np.ndarray: # the image as it is; raises ValueError
+    image,  # (H, W, 3) RGB or (H, W), uint8
+    who: str,  # name of the feature, for the message
+    least: int = 16,  # pixels a side that it needs
+    colour: bool = False,  # whether it looks at colour
+) -> np.ndarray:  # the image as it is; raises ValueError
     "Refuse what a feature can say nothing about."
     x = np.asarray(image)
     if x.dtype != np.uint8 or not (x.ndim == 2 or x.ndim == 3 and x.shape[2] == 3):
-        raise ValueError(f'{who}: expected an image (H, W, 3) or (H, W) of uint8, got {x.shape} of {x.dtype}. read_image gives one.')
-    if min(x.shape[:2]) < least: raise ValueError(f'{who}: the image has {x.shape[1]}x{x.shape[0]} pixels and its window needs {least}. Use a larger size in extract_frames.')
-    if (x == x[0, 0]).all(): raise ValueError(f'{who}: the image is the same everywhere ({x[0, 0].tolist()}). Leave it out.')
+        raise ValueError(
+            f'{who}: expected an image (H, W, 3) or (H, W) of uint8, got {x.shape} of {x.dtype}. read_image gives one.'
+        )
+    if min(x.shape[:2]) < least:
+        raise ValueError(
+            f'{who}: the image has {x.shape[1]}x{x.shape[0]} pixels and its window needs {least}. Use a larger size in extract_frames.'
+        )
+    if (x == x[0, 0]).all():
+        raise ValueError(f'{who}: the image is the same everywhere ({x[0, 0].tolist()}). Leave it out.')
     if colour and (x.ndim == 2 or (x == x[..., :1]).all()):
-        raise ValueError(f'{who}: the image is grey, and this feature looks at colour. Leave it out, or use one that does not, such as multiscale_lbp.')
+        raise ValueError(
+            f'{who}: the image is grey, and this feature looks at colour. Leave it out, or use one that does not, such as multiscale_lbp.'
+        )
     return x
 
-def to_grey(image): return image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+
+def to_grey(image):
+    return image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
 
 # %% ../nbs/63_baselines.ipynb #3d10f0ea
 def lbp_codes(
-    band, # (H, W) one channel
-    points:int=8, # P, on the circle
-    radius:int=1, # R, in pixels
-) -> np.ndarray: # (H-2R, W-2R) labels 0 .. P(P-1)+2
+    band,  # (H, W) one channel
+    points: int = 8,  # P, on the circle
+    radius: int = 1,  # R, in pixels
+) -> np.ndarray:  # (H-2R, W-2R) labels 0 .. P(P-1)+2
     "Uniform local binary patterns (u2) of the pixels whose circle lies inside."
     codes = local_binary_pattern(band, points, radius, method='nri_uniform').astype(int)
     return codes[radius:-radius, radius:-radius]
 
+
 def lbp_histogram(
-    band, # (H, W) one channel
-    points:int=8, # P
-    radius:int=1, # R
-) -> np.ndarray: # (P(P-1)+3,) shares, sum 1: 59 for eight points, 243 for sixteen
+    band,  # (H, W) one channel
+    points: int = 8,  # P
+    radius: int = 1,  # R
+) -> np.ndarray:  # (P(P-1)+3,) shares, sum 1: 59 for eight points, 243 for sixteen
     "Histogram of uniform local binary patterns (Ojala et al. 2002)."
     codes = lbp_codes(band, points, radius).ravel()
-    return np.bincount(codes, minlength=points*(points-1)+3)/codes.size
+    return np.bincount(codes, minlength=points * (points - 1) + 3) / codes.size
 
 # %% ../nbs/63_baselines.ipynb #91140d69
 def face_parts(
-    band, # (H, W)
-    overlap:float=14/64, # of neighbouring parts, as a share of the side
-) -> list: # nine views
+    band,  # (H, W)
+    overlap: float = 14 / 64,  # of neighbouring parts, as a share of the side
+) -> list:  # nine views
     "A face as 3 x 3 overlapping parts."
+
     def spans(n):
-        side = round(n*(1+2*overlap)/3)
-        return [slice(round(k*(n-side)/2), round(k*(n-side)/2)+side) for k in range(3)]
+        side = round(n * (1 + 2 * overlap) / 3)
+        return [slice(round(k * (n - side) / 2), round(k * (n - side) / 2) + side) for k in range(3)]
+
     return [band[a, b] for a in spans(band.shape[0]) for b in spans(band.shape[1])]
 
+
 def multiscale_lbp(
-    image, # (H, W, 3) or (H, W) uint8, a face
-) -> np.ndarray: # (833,)
+    image,  # (H, W, 3) or (H, W) uint8, a face
+) -> np.ndarray:  # (833,)
     "LBP of nine parts and two scales (Määttä et al. 2011)."
     grey = to_grey(check_image(image, 'multiscale LBP', 24))
-    return np.concatenate([*map(lbp_histogram, face_parts(grey)), lbp_histogram(grey, 8, 2), lbp_histogram(grey, 16, 2)])
+    return np.concatenate(
+        [*map(lbp_histogram, face_parts(grey)), lbp_histogram(grey, 8, 2), lbp_histogram(grey, 16, 2)]
+    )
 
 # %% ../nbs/63_baselines.ipynb #cd294fc3
-DOG_BANDS = ((.5, 1), (1, 1.5), (1.5, 2), (1, 2))   # inner and outer deviation in pixels
+DOG_BANDS = ((0.5, 1), (1, 1.5), (1.5, 2), (1, 2))  # inner and outer deviation in pixels
+
 
 def dog_filter(
-    band, # (H, W)
-    inner:float, # deviation of the narrow Gaussian, pixels
-    outer:float, # of the wide one
-) -> np.ndarray: # (H, W) float64, of mean about 0
+    band,  # (H, W)
+    inner: float,  # deviation of the narrow Gaussian, pixels
+    outer: float,  # of the wide one
+) -> np.ndarray:  # (H, W) float64, of mean about 0
     "Difference of Gaussians; the image goes on beyond its border as its mirror image."
-    def smooth(sigma): return cv2.GaussianBlur(band.astype(float), (2*math.ceil(4*sigma)+1,)*2, sigma, borderType=cv2.BORDER_REFLECT_101)
-    return smooth(inner)-smooth(outer)
+
+    def smooth(sigma):
+        return cv2.GaussianBlur(
+            band.astype(float), (2 * math.ceil(4 * sigma) + 1,) * 2, sigma, borderType=cv2.BORDER_REFLECT_101
+        )
+
+    return smooth(inner) - smooth(outer)
+
 
 def dog_lbp(
-    image, # (H, W, 3) or (H, W) uint8, a face
-) -> np.ndarray: # (236,)
+    image,  # (H, W, 3) or (H, W) uint8, a face
+) -> np.ndarray:  # (236,)
     "LBP histograms of four bands, in sixteenths of a grey value (after Zhang et al. 2012)."
     grey = to_grey(check_image(image, 'DoG', 24))
-    return np.concatenate([lbp_histogram(np.round(16*dog_filter(grey, *b)).astype(np.int16)) for b in DOG_BANDS])
+    return np.concatenate([lbp_histogram(np.round(16 * dog_filter(grey, *b)).astype(np.int16)) for b in DOG_BANDS])
 
 # %% ../nbs/63_baselines.ipynb #701b9717
 def colour_bands(
-    image, # (H, W, 3) RGB uint8
-) -> dict: # name -> (H, W) uint8: H, S, V, Y, Cb, Cr
+    image,  # (H, W, 3) RGB uint8
+) -> dict:  # name -> (H, W) uint8: H, S, V, Y, Cb, Cr
     "The channels of HSV and YCbCr."
     h, s, v = cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL))
     y, cr, cb = cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2YCrCb))
     return dict(H=h, S=s, V=v, Y=y, Cb=cb, Cr=cr)
 
+
 def colour_lbp(
-    image, # (H, W, 3) RGB uint8, a face
-) -> np.ndarray: # (354,)
+    image,  # (H, W, 3) RGB uint8, a face
+) -> np.ndarray:  # (354,)
     "LBP histograms of the channels of HSV and YCbCr (Boulkenafet et al. 2015)."
-    return np.concatenate([lbp_histogram(b) for b in colour_bands(check_image(image, 'colour LBP', colour=True)).values()])
+    return np.concatenate(
+        [lbp_histogram(b) for b in colour_bands(check_image(image, 'colour LBP', colour=True)).values()]
+    )
 
 # %% ../nbs/63_baselines.ipynb #42dd920a
 def lpq_codes(
-    band, # (H, W)
-    window:int=7, # M, odd
-) -> np.ndarray: # (H-M+1, W-M+1) codes 0 .. 255
+    band,  # (H, W)
+    window: int = 7,  # M, odd
+) -> np.ndarray:  # (H-M+1, W-M+1) codes 0 .. 255
     "Local phase quantisation, without decorrelation (Ojansivu and Heikkilä 2008)."
-    if window < 3 or window % 2 == 0: raise ValueError(f'LPQ: window is {window}; it is an odd number of pixels, 3 or more.')
-    if min(band.shape) < window: raise ValueError(f'LPQ: the image has {band.shape[1]}x{band.shape[0]} pixels and its window needs {window}. Use a larger image, or a smaller window.')
-    p = np.arange(window)-window//2
-    flat, wave = np.ones(window), np.exp(-2j*np.pi*p/window)
-    def along(axis, w, x): return sliding_window_view(x, window, axis)@w
+    if window < 3 or window % 2 == 0:
+        raise ValueError(f'LPQ: window is {window}; it is an odd number of pixels, 3 or more.')
+    if min(band.shape) < window:
+        raise ValueError(
+            f'LPQ: the image has {band.shape[1]}x{band.shape[0]} pixels and its window needs {window}. Use a larger image, or a smaller window.'
+        )
+    p = np.arange(window) - window // 2
+    flat, wave = np.ones(window), np.exp(-2j * np.pi * p / window)
+
+    def along(axis, w, x):
+        return sliding_window_view(x, window, axis) @ w
+
     smooth, waves = (along(0, w, band.astype(float)) for w in (flat, wave))
     F = along(1, wave, smooth), along(1, flat, waves), along(1, wave, waves), along(1, wave, waves.conj())
-    signs = [part > 1e-6 for f in F for part in (f.real, f.imag)]                 # above 0, but for rounding
-    return sum(s.astype(int) << k for k,s in enumerate(signs))
+    signs = [part > 1e-6 for f in F for part in (f.real, f.imag)]  # above 0, but for rounding
+    return sum(s.astype(int) << k for k, s in enumerate(signs))
+
 
 def lpq_histogram(
-    band, # (H, W)
-    window:int=7, # M
-) -> np.ndarray: # (256,) shares
+    band,  # (H, W)
+    window: int = 7,  # M
+) -> np.ndarray:  # (256,) shares
     "Histogram of local phases."
-    return np.bincount(lpq_codes(band, window).ravel(), minlength=256)/((band.shape[0]-window+1)*(band.shape[1]-window+1))
+    return np.bincount(lpq_codes(band, window).ravel(), minlength=256) / (
+        (band.shape[0] - window + 1) * (band.shape[1] - window + 1)
+    )
 
 # %% ../nbs/63_baselines.ipynb #80f63ae2
-COALBP_SCALES = ((1, 2), (2, 4), (4, 8))   # R and B in pixels
+COALBP_SCALES = ((1, 2), (2, 4), (4, 8))  # R and B in pixels
+
 
 def lbp_plus(
-    band, # (H, W)
-    radius:int=1, # R, pixels
-) -> np.ndarray: # (H-2R, W-2R) codes 0 .. 15
+    band,  # (H, W)
+    radius: int = 1,  # R, pixels
+) -> np.ndarray:  # (H-2R, W-2R) codes 0 .. 15
     "LBP of the four neighbours to the right, above, to the left and below."
     r, inner = radius, slice(radius, -radius)
-    around = band[inner, 2*r:], band[:-2*r, inner], band[inner, :-2*r], band[2*r:, inner]
-    return sum((n >= band[inner, inner]).astype(int) << k for k,n in enumerate(around))
+    around = band[inner, 2 * r :], band[: -2 * r, inner], band[inner, : -2 * r], band[2 * r :, inner]
+    return sum((n >= band[inner, inner]).astype(int) << k for k, n in enumerate(around))
+
 
 def coalbp(
-    band, # (H, W)
-    radius:int=1, # R of the patterns, pixels
-    distance:int=2, # B between the two of a pair, pixels
-) -> np.ndarray: # (1024,) shares, those of a direction add up to 1
+    band,  # (H, W)
+    radius: int = 1,  # R of the patterns, pixels
+    distance: int = 2,  # B between the two of a pair, pixels
+) -> np.ndarray:  # (1024,) shares, those of a direction add up to 1
     "Co-occurrence of adjacent LBPs (Nosaka et al. 2011)."
     c, b, out = lbp_plus(band, radius), distance, []
-    for first,second in ((c[:, :-b], c[:, b:]), (c[b:, :-b], c[:-b, b:]), (c[:-b], c[b:]), (c[:-b, :-b], c[b:, b:])):
-        out.append(np.bincount((16*first+second).ravel(), minlength=256)/first.size)
+    for first, second in ((c[:, :-b], c[:, b:]), (c[b:, :-b], c[:-b, b:]), (c[:-b], c[b:]), (c[:-b, :-b], c[b:, b:])):
+        out.append(np.bincount((16 * first + second).ravel(), minlength=256) / first.size)
     return np.concatenate(out)
 
+
 def colour_texture(
-    image, # (H, W, 3) RGB uint8, a face
-) -> np.ndarray: # (19968,) float32
+    image,  # (H, W, 3) RGB uint8, a face
+) -> np.ndarray:  # (19968,) float32
     "CoALBP and LPQ of the channels of HSV and YCbCr (Boulkenafet et al. 2016)."
     bands = colour_bands(check_image(image, 'colour texture', 24, colour=True)).values()
-    return np.concatenate([f for b in bands for f in (*(coalbp(b, *s) for s in COALBP_SCALES), lpq_histogram(b))]).astype(np.float32)
+    return np.concatenate(
+        [f for b in bands for f in (*(coalbp(b, *s) for s in COALBP_SCALES), lpq_histogram(b))]
+    ).astype(np.float32)
 
 # %% ../nbs/63_baselines.ipynb #7e87cc99
 def specular_part(
-    image, # (H, W, 3) RGB uint8
-) -> np.ndarray: # (H, W), 0 to 1
+    image,  # (H, W, 3) RGB uint8
+) -> np.ndarray:  # (H, W), 0 to 1
     "Light that all three channels have, beyond its mean and half its deviation."
-    least = image.min(2)/255
-    return np.maximum(least-least.mean()-.5*least.std(), 0)
+    least = image.min(2) / 255
+    return np.maximum(least - least.mean() - 0.5 * least.std(), 0)
+
 
 def specular_features(
-    image, # (H, W, 3) RGB uint8
-) -> np.ndarray: # (3,) share of glaring pixels, their mean and variance
+    image,  # (H, W, 3) RGB uint8
+) -> np.ndarray:  # (3,) share of glaring pixels, their mean and variance
     "How much glare there is."
     part = specular_part(image)
-    glare = part[part > 1.5*part.mean()]
-    return np.array([glare.size/part.size, glare.mean(), glare.var()]) if glare.size else np.zeros(3)
+    glare = part[part > 1.5 * part.mean()]
+    return np.array([glare.size / part.size, glare.mean(), glare.var()]) if glare.size else np.zeros(3)
+
 
 def edge_width(
-    grey, # (H, W) uint8
-) -> float: # pixels; 0 where there is no edge
+    grey,  # (H, W) uint8
+) -> float:  # pixels; 0 where there is no edge
     "Mean width of strong edges along rows."
     step = np.diff(grey.astype(int), axis=1)
     way = np.sign(step)
     turns = np.cumsum(np.diff(way, axis=1, prepend=way[:, :1]) != 0, axis=1)
-    run = turns+grey.shape[1]*np.arange(len(grey))[:, None]          # steps of one row that go the same way have one number
+    run = turns + grey.shape[1] * np.arange(len(grey))[:, None]  # steps of one row that go the same way have one number
     length = np.bincount(run.ravel())[run]
-    strong = (np.abs(step) > 2*np.sqrt((step**2).mean())) & (way != 0)
-    return float(length[strong].mean()) if strong.any() else 0.
+    strong = (np.abs(step) > 2 * np.sqrt((step**2).mean())) & (way != 0)
+    return float(length[strong].mean()) if strong.any() else 0.0
 
-def blur_features(grey) -> np.ndarray: return np.array([blur_effect(grey, h_size=9), edge_width(grey)])
+
+def blur_features(grey) -> np.ndarray:
+    return np.array([blur_effect(grey, h_size=9), edge_width(grey)])
 
 # %% ../nbs/63_baselines.ipynb #47955bc6
 def chromatic_moments(
-    image, # (H, W, 3) RGB uint8
-) -> np.ndarray: # (15,) five numbers for each of H, S, V
+    image,  # (H, W, 3) RGB uint8
+) -> np.ndarray:  # (15,) five numbers for each of H, S, V
     "Mean, deviation, skewness, and the shares in the lowest and highest bin."
     out = []
     for band in cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)):
-        x = band/255
-        z = (x-x.mean())/x.std() if x.std() > 0 else np.zeros_like(x)
+        x = band / 255
+        z = (x - x.mean()) / x.std() if x.std() > 0 else np.zeros_like(x)
         out += [x.mean(), x.std(), (z**3).mean(), np.mean(band < 16), np.mean(band >= 240)]
     return np.array(out)
 
+
 def colour_diversity(
-    image, # (H, W, 3) RGB uint8
-) -> np.ndarray: # (101,) shares of the hundred most frequent colours, falling, and the number of colours per pixel
+    image,  # (H, W, 3) RGB uint8
+) -> np.ndarray:  # (101,) shares of the hundred most frequent colours, falling, and the number of colours per pixel
     "How few colours make up the picture."
-    steps = (image//8).astype(int)
-    counts = np.sort(np.unique(steps@[1024, 32, 1], return_counts=True)[1])[::-1]
+    steps = (image // 8).astype(int)
+    counts = np.sort(np.unique(steps @ [1024, 32, 1], return_counts=True)[1])[::-1]
     top = np.zeros(100)
-    top[:min(100, len(counts))] = counts[:100]
-    return np.append(top, len(counts))/steps[..., 0].size
+    top[: min(100, len(counts))] = counts[:100]
+    return np.append(top, len(counts)) / steps[..., 0].size
+
 
 def ida(
-    image, # (H, W, 3) RGB uint8, a face
-) -> np.ndarray: # (121,)
+    image,  # (H, W, 3) RGB uint8, a face
+) -> np.ndarray:  # (121,)
     "Image distortion analysis: glare, blur, moments and diversity of colours (Wen et al. 2015)."
     x = check_image(image, 'IDA', colour=True)
     return np.concatenate([specular_features(x), blur_features(to_grey(x)), chromatic_moments(x), colour_diversity(x)])
 
 # %% ../nbs/63_baselines.ipynb #c7d9d538
 def dense_sift(
-    image, # (H, W, 3) RGB uint8, a face
-    step:int=8, # pixels between the places
-    side:int=8, # size of a keypoint, pixels
-) -> np.ndarray: # (places, 768) uint8
+    image,  # (H, W, 3) RGB uint8, a face
+    step: int = 8,  # pixels between the places
+    side: int = 8,  # size of a keypoint, pixels
+) -> np.ndarray:  # (places, 768) uint8
     "SIFT on a grid in the channels of HSV and YCbCr."
     x = check_image(image, 'dense SIFT', 32, colour=True)
-    places = [cv2.KeyPoint(float(i), float(j), side, 0) for j in range(step, x.shape[0]-step+1, step) for i in range(step, x.shape[1]-step+1, step)]
+    places = [
+        cv2.KeyPoint(float(i), float(j), side, 0)
+        for j in range(step, x.shape[0] - step + 1, step)
+        for i in range(step, x.shape[1] - step + 1, step)
+    ]
     sift = cv2.SIFT_create()
     return np.concatenate([sift.compute(b, places)[1] for b in colour_bands(x).values()], 1).astype(np.uint8)
 
 # %% ../nbs/63_baselines.ipynb #906d4ea9
 def fisher_vector(
-    x, # (N, D) descriptors of an image
-    mixture, # a fitted GaussianMixture with diagonal covariances, of K components
-) -> np.ndarray: # (2KD,), not normalised
+    x,  # (N, D) descriptors of an image
+    mixture,  # a fitted GaussianMixture with diagonal covariances, of K components
+) -> np.ndarray:  # (2KD,), not normalised
     "Gradient of the log likelihood with respect to means and deviations (Perronnin et al. 2010)."
     q = mixture.predict_proba(x)
     mu, sd, w = mixture.means_, np.sqrt(mixture.covariances_), mixture.weights_[:, None]
-    n, n1, n2 = q.sum(0)[:, None], q.T@x, q.T@x**2
-    by_mean = (n1-n*mu)/sd/np.sqrt(w)
-    by_deviation = ((n2-2*mu*n1+n*mu**2)/sd**2-n)/np.sqrt(2*w)
-    return np.concatenate([by_mean.ravel(), by_deviation.ravel()])/len(x)
+    n, n1, n2 = q.sum(0)[:, None], q.T @ x, q.T @ x**2
+    by_mean = (n1 - n * mu) / sd / np.sqrt(w)
+    by_deviation = ((n2 - 2 * mu * n1 + n * mu**2) / sd**2 - n) / np.sqrt(2 * w)
+    return np.concatenate([by_mean.ravel(), by_deviation.ravel()]) / len(x)
+
 
 class FisherVectors(TransformerMixin, BaseEstimator):
     "Sets of descriptors to vectors: PCA, a Gaussian mixture, Fisher vectors, signed root, length 1."
-    def __init__(self, dims=64, components=16, sample=30_000, seed=0): self.dims, self.components, self.sample, self.seed = dims, components, sample, seed
+
+    def __init__(self, dims=64, components=16, sample=30_000, seed=0):
+        self.dims, self.components, self.sample, self.seed = dims, components, sample, seed
+
     def fit(self, X, y=None):
         "`X` is (images, N, D)."
         x = np.concatenate(list(X))
-        if len(x) > self.sample: x = x[np.random.default_rng(self.seed).choice(len(x), self.sample, replace=False)]
+        if len(x) > self.sample:
+            x = x[np.random.default_rng(self.seed).choice(len(x), self.sample, replace=False)]
         self.pca_ = PCA(min(self.dims, *x.shape), random_state=self.seed).fit(x.astype(float))
-        self.mixture_ = GaussianMixture(min(self.components, len(x)), covariance_type='diag', reg_covar=1e-3, random_state=self.seed).fit(self.pca_.transform(x))
+        self.mixture_ = GaussianMixture(
+            min(self.components, len(x)), covariance_type='diag', reg_covar=1e-3, random_state=self.seed
+        ).fit(self.pca_.transform(x))
         return self
+
     def transform(self, X):
         v = np.stack([fisher_vector(self.pca_.transform(x.astype(float)), self.mixture_) for x in X])
-        v = np.sign(v)*np.sqrt(np.abs(v))
-        return v/np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-12)
+        v = np.sign(v) * np.sqrt(np.abs(v))
+        return v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-12)
 
 # %% ../nbs/63_baselines.ipynb #5c21b31d
 def check_frames(
-    frames, # images of a video, in order
-    who:str, # name of the feature, for the message
-    least:int=3, # frames that it needs
-) -> np.ndarray: # (T, H, W) uint8 grey; raises ValueError
+    frames,  # images of a video, in order
+    who: str,  # name of the feature, for the message
+    least: int = 3,  # frames that it needs
+) -> np.ndarray:  # (T, H, W) uint8 grey; raises ValueError
     "A video as a block of grey values."
-    if len(frames) < least: raise ValueError(f'{who}: the video has {len(frames)} frame(s) and {least} are needed. Extract more (every, spread in extract_frames), or take a baseline for single images.')
+    if len(frames) < least:
+        raise ValueError(
+            f'{who}: the video has {len(frames)} frame(s) and {least} are needed. Extract more (every, spread in extract_frames), or take a baseline for single images.'
+        )
     shapes = sorted({np.shape(f)[:2] for f in frames})
-    if len(shapes) > 1: raise ValueError(f'{who}: the frames of the video are of {len(shapes)} sizes ({shapes[0]}, {shapes[1]}). extract_frames brings them to one.')
+    if len(shapes) > 1:
+        raise ValueError(
+            f'{who}: the frames of the video are of {len(shapes)} sizes ({shapes[0]}, {shapes[1]}). extract_frames brings them to one.'
+        )
     block = np.stack([to_grey(check_image(f, who)) for f in frames])
-    if (block == block[0]).all(): raise ValueError(f'{who}: all {len(frames)} frames are the same picture. Nothing moves: take a baseline for single images.')
+    if (block == block[0]).all():
+        raise ValueError(
+            f'{who}: all {len(frames)} frames are the same picture. Nothing moves: take a baseline for single images.'
+        )
     return block
 
+
 def lbp_top(
-    frames, # images of a video, in order
-) -> np.ndarray: # (177,) histograms of the planes xy, xt, yt
+    frames,  # images of a video, in order
+) -> np.ndarray:  # (177,) histograms of the planes xy, xt, yt
     "LBP on three orthogonal planes (de Freitas Pereira et al. 2012), radius 1 in space and in time."
     block = check_frames(frames, 'LBP-TOP')
-    planes = block, block.transpose(1, 0, 2), block.transpose(2, 0, 1)     # frames; a slice for each row; for each column
+    planes = block, block.transpose(1, 0, 2), block.transpose(2, 0, 1)  # frames; a slice for each row; for each column
     return np.concatenate([np.mean([lbp_histogram(p) for p in plane], 0) for plane in planes])
 
+
 def motion(
-    frames, # images of a video, in order: whole frames
-    face:tuple=(.28, .2, .44, .55), # x, y, width, height of the face as shares of the frame
-) -> np.ndarray: # (10,) five numbers for the face, five for the background
+    frames,  # images of a video, in order: whole frames
+    face: tuple = (0.28, 0.2, 0.44, 0.55),  # x, y, width, height of the face as shares of the frame
+) -> np.ndarray:  # (10,) five numbers for the face, five for the background
     "How much face and background move (after Anjos and Marcel 2011)."
     block = check_frames(frames, 'motion')
     change = np.abs(np.diff(block.astype(float), axis=0))
     h, w = block.shape[1:]
     x, y, fw, fh = face
     inside = np.zeros((h, w), bool)
-    inside[round(y*h):round((y+fh)*h), round(x*w):round((x+fw)*w)] = True
+    inside[round(y * h) : round((y + fh) * h), round(x * w) : round((x + fw) * w)] = True
     out = []
     for region in (inside, ~inside):
         series = change[:, region].mean(1)
         F = np.abs(np.fft.rfft(series))
-        out += [series.min(), series.max(), series.mean(), series.std(), F[1:].sum()/max(F[0], 1e-9)]
+        out += [series.min(), series.max(), series.mean(), series.std(), F[1:].sum() / max(F[0], 1e-9)]
     return np.array(out)
 
 # %% ../nbs/63_baselines.ipynb #e5334732
-def colour_statistics(path) -> np.ndarray: return np.concatenate([shortcut_features(path)[SHORTCUTS[k]] for k in ('colour', 'deviation')])
-def radial_spectrum(path) -> np.ndarray: return shortcut_features(path)[SHORTCUTS['spectrum']]
+def colour_statistics(path) -> np.ndarray:
+    return np.concatenate([shortcut_features(path)[SHORTCUTS[k]] for k in ('colour', 'deviation')])
+
+
+def radial_spectrum(path) -> np.ndarray:
+    return shortcut_features(path)[SHORTCUTS['spectrum']]
 
 # %% ../nbs/63_baselines.ipynb #b7233ad3
-FEATURES_FORMAT = 1                    # of what is in a cache: raise it where a feature's helpers change
-READS = dict(face=('face_path', False), frame=('frame_path', False), file=('frame_path', False), faces=('face_path', True), frames=('frame_path', True))  # -> column, whole videos
+FEATURES_FORMAT = 1  # of what is in a cache: raise it where a feature's helpers change
+READS = dict(
+    face=('face_path', False),
+    frame=('frame_path', False),
+    file=('frame_path', False),
+    faces=('face_path', True),
+    frames=('frame_path', True),
+)  # -> column, whole videos
+
 
 def _source(features) -> list:
     "What a feature function is: its name, source and given arguments."
     f, given = (features.func, features.keywords) if isinstance(features, partial) else (features, {})
-    try: text = inspect.getsource(f)
-    except (OSError, TypeError): text = ''
+    try:
+        text = inspect.getsource(f)
+    except (OSError, TypeError):
+        text = ''
     return [f'{f.__module__}.{f.__qualname__}', text, sorted(given.items())]
+
 
 def _kept(path, make):
     "The array at `path`, or a new one where it is missing or damaged."
-    try: data = path.read_bytes()
-    except OSError: data = b''
-    if data and data[:40] == _sha1(data[40:]).encode(): return np.load(io.BytesIO(data[40:]), allow_pickle=False)
+    try:
+        data = path.read_bytes()
+    except OSError:
+        data = b''
+    if data and data[:40] == _sha1(data[40:]).encode():
+        return np.load(io.BytesIO(data[40:]), allow_pickle=False)
     value, out = make(), io.BytesIO()
     np.save(out, value, allow_pickle=False)
-    with _writing(path): _write(path, _sha1(out.getvalue()).encode()+out.getvalue())
+    with _writing(path):
+        _write(path, _sha1(out.getvalue()).encode() + out.getvalue())
     return value
+
 
 def _units(samples, reads):
     "A row for each thing that gets a score, and the files that belong to it; raises ValueError."
-    if reads not in READS: raise ValueError(f'baselines: reads={reads!r} is not known, choose one of {", ".join(READS)}')
+    if reads not in READS:
+        raise ValueError(f'baselines: reads={reads!r} is not known, choose one of {", ".join(READS)}')
     column, videos = READS[reads]
-    if not isinstance(samples, pd.DataFrame) or column not in samples: raise ValueError(f'samples: column {column} missing. Run extract_frames on the table first.')
+    if not isinstance(samples, pd.DataFrame) or column not in samples:
+        raise ValueError(f'samples: column {column} missing. Run extract_frames on the table first.')
     df = validate_samples(samples)
     df = df[(df['role'] == 'probe') & (df['flip'] == '' if 'flip' in df else True)].reset_index(drop=True)
-    if not len(df): raise ValueError(f'samples: none of {len(samples)} rows is a probe that is no flipped copy. Check the filter that the table came from.')
-    if not videos: return df, [(p,) for p in df[column]]
+    if not len(df):
+        raise ValueError(
+            f'samples: none of {len(samples)} rows is a probe that is no flipped copy. Check the filter that the table came from.'
+        )
+    if not videos:
+        return df, [(p,) for p in df[column]]
     df = df.sort_values(['dataset', 'split', 'subject', 'video', 'frame'], kind='stable')
     groups = df.groupby(['dataset', 'split', 'subject', 'video'], sort=False)
-    return groups.head(1).reset_index(drop=True), [tuple(g) for _,g in groups[column]]
+    return groups.head(1).reset_index(drop=True), [tuple(g) for _, g in groups[column]]
 
 # %% ../nbs/63_baselines.ipynb #f30c75de
 def extract_features(
-    samples:pd.DataFrame, # samples table with frame_path and face_path, as extract_frames makes it
-    features, # function of an image (H, W, 3) uint8, of a path ('file') or of a list of images ('frames', 'faces')
-    reads:str='face', # one of READS
-    cache=None, # folder to keep features in; None: they are not kept
-    workers:int=-1, # threads; -1: one for each core
-    max_bad:float=.01, # share of images (videos) that may be unusable
-    progress:bool=True, # show a bar
-) -> tuple: # features (N, ...), and the N rows of the table; their attrs['skipped'] lists (path, reason); raises ValueError, OSError
+    samples: pd.DataFrame,  # samples table with frame_path and face_path, as extract_frames makes it
+    features,  # function of an image (H, W, 3) uint8, of a path ('file') or of a list of images ('frames', 'faces')
+    reads: str = 'face',  # one of READS
+    cache=None,  # folder to keep features in; None: they are not kept
+    workers: int = -1,  # threads; -1: one for each core
+    max_bad: float = 0.01,  # share of images (videos) that may be unusable
+    progress: bool = True,  # show a bar
+) -> tuple:  # features (N, ...), and the N rows of the table; their attrs['skipped'] lists (path, reason); raises ValueError, OSError
     "Features of all probes of a table, in parallel."
     df, units = _units(samples, reads)
     what = hashlib.sha1(repr((FEATURES_FORMAT, reads, *_source(features))).encode()).hexdigest()
+
     def make(paths):
-        if reads == 'file': return features(*paths)
+        if reads == 'file':
+            return features(*paths)
         images = [read_image(p) for p in paths]
         return features(images if READS[reads][1] else images[0])
+
     def one(paths):
         try:
             key = _sha1(repr([what, *map(_content, paths)]).encode())
-            return make(paths) if cache is None else _kept(Path(cache)/key[:2]/f'{key}.npy', lambda: make(paths))
-        except ValueError as e: return str(e)
+            return make(paths) if cache is None else _kept(Path(cache) / key[:2] / f'{key}.npy', lambda: make(paths))
+        except ValueError as e:
+            return str(e)
+
     jobs = Parallel(workers, prefer='threads', return_as='generator')(delayed(one)(u) for u in units)
     done = list(tqdm(jobs, total=len(units), desc=getattr(features, '__name__', 'features'), disable=not progress))
-    good = [k for k,f in enumerate(done) if not isinstance(f, str)]
-    skipped = [(units[k][0], f) for k,f in enumerate(done) if isinstance(f, str)]
+    good = [k for k, f in enumerate(done) if not isinstance(f, str)]
+    skipped = [(units[k][0], f) for k, f in enumerate(done) if isinstance(f, str)]
     _check_skipped(skipped, len(units), max_bad, 'videos' if READS[reads][1] else 'images')
-    if len(sizes := sorted({np.shape(done[k]) for k in good})) > 1: raise ValueError(f'baselines: features of {len(sizes)} sizes ({sizes[0]}, {sizes[1]}): the images are of several sizes. extract_frames brings them to one.')
+    if len(sizes := sorted({np.shape(done[k]) for k in good})) > 1:
+        raise ValueError(
+            f'baselines: features of {len(sizes)} sizes ({sizes[0]}, {sizes[1]}): the images are of several sizes. extract_frames brings them to one.'
+        )
     rows = df.iloc[good].reset_index(drop=True)
     rows.attrs['skipped'] = skipped
     return np.stack([done[k] for k in good]), rows
@@ -389,48 +492,82 @@ def extract_features(
 # %% ../nbs/63_baselines.ipynb #760c416d
 class Baseline(BaseEstimator):
     "A feature and a classifier: `fit(samples)`, `score(samples)` -> scores."
-    def __init__(self,
-        features, # see `extract_features`
-        classifier, # of scikit-learn
-        reads:str='face', # one of READS
-        per_species:bool=False, # a classifier for each species of attack, and the least of their scores
-        cache=None, # folder to keep features in
-        workers:int=-1, # threads; -1: one for each core
-        max_bad:float=.01, # share of images (videos) that may be unusable
-        progress:bool=True, # show a bar
+
+    def __init__(
+        self,
+        features,  # see `extract_features`
+        classifier,  # of scikit-learn
+        reads: str = 'face',  # one of READS
+        per_species: bool = False,  # a classifier for each species of attack, and the least of their scores
+        cache=None,  # folder to keep features in
+        workers: int = -1,  # threads; -1: one for each core
+        max_bad: float = 0.01,  # share of images (videos) that may be unusable
+        progress: bool = True,  # show a bar
     ):
-        for k,v in list(locals().items()):
-            if k != 'self': setattr(self, k, v)
-    def _features(self, samples): return extract_features(samples, self.features, self.reads, self.cache, self.workers, self.max_bad, self.progress)
-    def fit(self,
-        samples:pd.DataFrame, # table with face_path and frame_path; its rows of split 'train' are learned
-    ) -> Baseline: # itself; raises ValueError
+        for k, v in list(locals().items()):
+            if k != 'self':
+                setattr(self, k, v)
+
+    def _features(self, samples):
+        return extract_features(
+            samples, self.features, self.reads, self.cache, self.workers, self.max_bad, self.progress
+        )
+
+    def fit(
+        self,
+        samples: pd.DataFrame,  # table with face_path and frame_path; its rows of split 'train' are learned
+    ) -> Baseline:  # itself; raises ValueError
         "Learn from the training rows."
         check_classes(_units(samples, self.reads)[0], ['train'])
         X, rows = self._features(samples[samples['split'] == 'train'])
-        check_classes(rows, ['train'])                              # of those that can be used
+        check_classes(rows, ['train'])  # of those that can be used
         live = (rows['label'] == 'live').to_numpy()
-        groups = {s: live | (rows['pai'] == s).to_numpy() for s in sorted(set(rows['pai'][~live]))} if self.per_species else {'all': live | True}
-        self.classifiers_ = {name: clone(self.classifier).fit(X[g], live[g]) for name,g in groups.items()}
+        groups = (
+            {s: live | (rows['pai'] == s).to_numpy() for s in sorted(set(rows['pai'][~live]))}
+            if self.per_species
+            else {'all': live | True}
+        )
+        self.classifiers_ = {name: clone(self.classifier).fit(X[g], live[g]) for name, g in groups.items()}
         self.skipped_ = rows.attrs['skipped']
         return self
-    def score(self,
-        samples:pd.DataFrame, # table with face_path and frame_path
-    ) -> pd.DataFrame: # scores table, a row for each probe (or video); attrs['skipped']; raises ValueError
+
+    def score(
+        self,
+        samples: pd.DataFrame,  # table with face_path and frame_path
+    ) -> pd.DataFrame:  # scores table, a row for each probe (or video); attrs['skipped']; raises ValueError
         "Score every probe of a table, whatever its split."
         check_is_fitted(self, 'classifiers_')
         X, rows = self._features(samples)
-        scores = validate_scores(rows.assign(score=np.min([_decide(c, X) for c in self.classifiers_.values()], 0))[SCORE_COLUMNS])
+        scores = validate_scores(
+            rows.assign(score=np.min([_decide(c, X) for c in self.classifiers_.values()], 0))[SCORE_COLUMNS]
+        )
         scores.attrs['skipped'] = rows.attrs['skipped']
         return scores
 
-def _decide(classifier, X): return classifier.decision_function(X) if hasattr(classifier, 'decision_function') else classifier.predict_proba(X)[:, 1]
+
+def _decide(classifier, X):
+    return (
+        classifier.decision_function(X)
+        if hasattr(classifier, 'decision_function')
+        else classifier.predict_proba(X)[:, 1]
+    )
 
 # %% ../nbs/63_baselines.ipynb #de53b84d
-def _svm(): return make_pipeline(StandardScaler(), SVC(class_weight='balanced'))
-def _plane(): return make_pipeline(StandardScaler(), LinearSVC(C=1e-3, class_weight='balanced', random_state=0))
-def _fisher(): return make_pipeline(FisherVectors(), LinearSVC(C=1, class_weight='balanced', random_state=0))
-def _lda(): return make_pipeline(StandardScaler(), LinearDiscriminantAnalysis(solver='lsqr', shrinkage='auto'))
+def _svm():
+    return make_pipeline(StandardScaler(), SVC(class_weight='balanced'))
+
+
+def _plane():
+    return make_pipeline(StandardScaler(), LinearSVC(C=1e-3, class_weight='balanced', random_state=0))
+
+
+def _fisher():
+    return make_pipeline(FisherVectors(), LinearSVC(C=1, class_weight='balanced', random_state=0))
+
+
+def _lda():
+    return make_pipeline(StandardScaler(), LinearDiscriminantAnalysis(solver='lsqr', shrinkage='auto'))
+
 
 BASELINES = {  # name -> feature, classifier, what it reads, and where it is from
     'LBP + SVM': (multiscale_lbp, _svm, 'face', 'Määttä et al. 2011'),
@@ -442,13 +579,16 @@ BASELINES = {  # name -> feature, classifier, what it reads, and where it is fro
     'LBP-TOP': (lbp_top, _svm, 'faces', 'de Freitas Pereira et al. 2012'),
     'Motion': (motion, _lda, 'frames', 'Anjos and Marcel 2011'),
     'Radial spectrum': (radial_spectrum, _linear, 'file', 'control'),
-    'Colour statistics': (colour_statistics, _linear, 'file', 'control')}
+    'Colour statistics': (colour_statistics, _linear, 'file', 'control'),
+}
+
 
 def make_baseline(
-    name:str, # one of BASELINES
-    **kwargs # for Baseline: cache, workers, progress; `reads` for another picture than the published one
-) -> Baseline: # not fitted; raises ValueError
+    name: str,  # one of BASELINES
+    **kwargs,  # for Baseline: cache, workers, progress; `reads` for another picture than the published one
+) -> Baseline:  # not fitted; raises ValueError
     "A baseline with its published setting, as far as it can be built here."
-    if name not in BASELINES: raise ValueError(f'baselines: {name!r} is not known, choose one of {", ".join(BASELINES)}')
+    if name not in BASELINES:
+        raise ValueError(f'baselines: {name!r} is not known, choose one of {", ".join(BASELINES)}')
     features, classifier, reads, _ = BASELINES[name]
     return Baseline(features, classifier(), **{'reads': reads, 'per_species': features is ida, **kwargs})

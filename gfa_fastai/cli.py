@@ -15,15 +15,21 @@ __all__ = ['command', 'Help', 'new_parser', 'gfa_reproduce', 'gfa_synth', 'gfa_t
 # %% ../nbs/90_cli.ipynb #4bb2e048
 def command(f):
     "Make a command of `f(argv)`: what a user can mend becomes one line, and the return value is the exit status: that of `f`, or 0."
+
     @wraps(f)
     def run(argv=None) -> int:
-        try: return f(argv) or 0
+        try:
+            return f(argv) or 0
         except (ValueError, OSError, FloatingPointError) as e:
             print(f'{f.__name__}: {e}', file=sys.stderr)
             return 2
         except KeyboardInterrupt:
-            print(f'\n{f.__name__}: stopped. What is finished is kept: the same command goes on from there.', file=sys.stderr)
+            print(
+                f'\n{f.__name__}: stopped. What is finished is kept: the same command goes on from there.',
+                file=sys.stderr,
+            )
             return 130
+
     return run
 
 # %% ../nbs/90_cli.ipynb #219fad89
@@ -32,53 +38,119 @@ _ = os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
 # %% ../nbs/90_cli.ipynb #7f7a9ba7
 class Help(argparse.ArgumentDefaultsHelpFormatter):
     "Help that shows defaults where there are any."
-    def _get_help_string(self, action): return action.help if action.default in (None, True) else super()._get_help_string(action)
+
+    def _get_help_string(self, action):
+        return action.help if action.default in (None, True) else super()._get_help_string(action)
+
 
 def new_parser(prog, description) -> argparse.ArgumentParser:
     "The parser of a command."
     return argparse.ArgumentParser(prog=prog, description=description, formatter_class=Help)
 
 # %% ../nbs/90_cli.ipynb #40fea8be
-def _names(text): return [o.strip() for o in text.split(',') if o.strip()]
+def _names(text):
+    return [o.strip() for o in text.split(',') if o.strip()]
+
 
 def _positive(text):
     n = int(text)
-    if n < 1: raise argparse.ArgumentTypeError(f'{text} is less than 1')
+    if n < 1:
+        raise argparse.ArgumentTypeError(f'{text} is less than 1')
     return n
+
 
 def _share(text):
     x = float(text)
-    if not 0 <= x < 1: raise argparse.ArgumentTypeError(f'{text} is no share between 0 and 1')
+    if not 0 <= x < 1:
+        raise argparse.ArgumentTypeError(f'{text} is no share between 0 and 1')
     return x
+
 
 def _data_arguments(p, several=False):
     "The arguments that say how a folder is read, or several of them."
     from gfa_fastai.datasets import READERS
-    p.add_argument('--dataset', choices=READERS, **(dict(nargs='+', action='extend') if several else dict(default='folder')),
-                   help='how the data is read: as a published dataset, or as folder: ROOT/[train|dev|test/](live|attack)/[SPECIES/]PERSON/FILE' + '; one for each ROOT, or one for all'*several)
-    p.add_argument('--protocol', help='of replay_attack, oulu_npu or siw, and of every one of several that takes it: a name, a number, or all (default: grandtest, 1, 1)')
+
+    p.add_argument(
+        '--dataset',
+        choices=READERS,
+        **(dict(nargs='+', action='extend') if several else dict(default='folder')),
+        help='how the data is read: as a published dataset, or as folder: ROOT/[train|dev|test/](live|attack)/[SPECIES/]PERSON/FILE'
+        + '; one for each ROOT, or one for all' * several,
+    )
+    p.add_argument(
+        '--protocol',
+        help='of replay_attack, oulu_npu or siw, and of every one of several that takes it: a name, a number, or all (default: grandtest, 1, 1)',
+    )
     p.add_argument('--fold', type=_positive, help='of a protocol of oulu_npu or siw that has several')
-    p.add_argument('--allow-missing', action='store_true', help='leave out videos of a published dataset that are not there, with a warning')
-    p.add_argument('--spread', type=_positive, help="frames taken from each video, evenly spread (default: the preset's, or the model's)")
-    p.add_argument('--video-pattern', help='of folder: regular expression; its group in a file name is the recording (default: each image is one)')
-    p.add_argument('--subject-pattern', help='of folder: regular expression; its group in a file name is the person (default: the last folder is)')
-    p.add_argument('--test-subjects', type=_names, help='people for testing, as 0012,0014 (default: as the folders say, or drawn by a seed)')
-    p.add_argument('--max-bad', type=_share, default=.01, help='share of the images that may be unusable; they are skipped and counted')
-    p.add_argument('--dev-subjects', type=_names, help='people for the threshold (default: as the folders say, or drawn by a seed)')
+    p.add_argument(
+        '--allow-missing',
+        action='store_true',
+        help='leave out videos of a published dataset that are not there, with a warning',
+    )
+    p.add_argument(
+        '--spread',
+        type=_positive,
+        help="frames taken from each video, evenly spread (default: the preset's, or the model's)",
+    )
+    p.add_argument(
+        '--video-pattern',
+        help='of folder: regular expression; its group in a file name is the recording (default: each image is one)',
+    )
+    p.add_argument(
+        '--subject-pattern',
+        help='of folder: regular expression; its group in a file name is the person (default: the last folder is)',
+    )
+    p.add_argument(
+        '--test-subjects',
+        type=_names,
+        help='people for testing, as 0012,0014 (default: as the folders say, or drawn by a seed)',
+    )
+    p.add_argument(
+        '--max-bad',
+        type=_share,
+        default=0.01,
+        help='share of the images that may be unusable; they are skipped and counted',
+    )
+    p.add_argument(
+        '--dev-subjects', type=_names, help='people for the threshold (default: as the folders say, or drawn by a seed)'
+    )
+
 
 def _training_arguments(p):
     "The arguments that say how a network is trained."
     p.add_argument('--steps', type=_positive, help="training steps of each network (default: the preset's)")
     p.add_argument('--bs', type=_positive, help="images in a batch of each process (default: the preset's)")
-    p.add_argument('--precision', default='fp32', choices=('fp32', 'bf16', 'fp16'), help='arithmetic of the network; bf16 and fp16 are for GPUs')
-    p.add_argument('--weights', help="first weights of the trunk: random, small, imagenet, or a file (default: the preset's)")
-    p.add_argument('--pairs', choices=('all', 'halves'), help="reading of TPC: all ordered pairs of a batch, or those of its two halves, a far weaker pull (default: the preset's)")
+    p.add_argument(
+        '--precision',
+        default='fp32',
+        choices=('fp32', 'bf16', 'fp16'),
+        help='arithmetic of the network; bf16 and fp16 are for GPUs',
+    )
+    p.add_argument(
+        '--weights', help="first weights of the trunk: random, small, imagenet, or a file (default: the preset's)"
+    )
+    p.add_argument(
+        '--pairs',
+        choices=('all', 'halves'),
+        help="reading of TPC: all ordered pairs of a batch, or those of its two halves, a far weaker pull (default: the preset's)",
+    )
+
 
 def _data_settings(a):
     "The same arguments for run_settings."
-    reader = {k: v for k in ('video_pattern', 'subject_pattern', 'protocol', 'fold', 'allow_missing') if (v := getattr(a, k))}
-    if p := reader.get('protocol'): reader['protocol'] = None if p == 'all' else int(p) if p.isdecimal() else p
-    return dict(dataset=a.dataset or 'folder', test_subjects=a.test_subjects, dev_subjects=a.dev_subjects, max_bad=a.max_bad, spread=a.spread, **reader)
+    reader = {
+        k: v for k in ('video_pattern', 'subject_pattern', 'protocol', 'fold', 'allow_missing') if (v := getattr(a, k))
+    }
+    if p := reader.get('protocol'):
+        reader['protocol'] = None if p == 'all' else int(p) if p.isdecimal() else p
+    return dict(
+        dataset=a.dataset or 'folder',
+        test_subjects=a.test_subjects,
+        dev_subjects=a.dev_subjects,
+        max_bad=a.max_bad,
+        spread=a.spread,
+        **reader,
+    )
 
 # %% ../nbs/90_cli.ipynb #c3ea8f59
 @command
@@ -86,20 +158,59 @@ def gfa_reproduce(argv=None):
     "The main job: from images to a report, with and without TPC and FDA."
     from gfa_fastai.report import difference_table, headline_table, learning_words
     from gfa_fastai.reproduce import PRESETS, reproduce
-    p = new_parser('gfa_reproduce', 'The main job: from images to a report, with and without TPC and FDA. Stopped and started again with the same --out, it goes on where it was.')
-    p.add_argument('--preset', default='quick', choices=PRESETS, help='how large everything is; quick takes a quarter of an hour on two cores, full wants a GPU')
+
+    p = new_parser(
+        'gfa_reproduce',
+        'The main job: from images to a report, with and without TPC and FDA. Stopped and started again with the same --out, it goes on where it was.',
+    )
+    p.add_argument(
+        '--preset',
+        default='quick',
+        choices=PRESETS,
+        help='how large everything is; quick takes a quarter of an hour on two cores, full wants a GPU',
+    )
     p.add_argument('--out', help='run folder (default: runs/PRESET, or runs/PRESET-NAME for your data)')
-    p.add_argument('--data', nargs='+', action='extend', metavar='ROOT', help='root of a dataset, or of several, for tests of each network on all of them (default: SynthPAD, made on the spot)')
+    p.add_argument(
+        '--data',
+        nargs='+',
+        action='extend',
+        metavar='ROOT',
+        help='root of a dataset, or of several, for tests of each network on all of them (default: SynthPAD, made on the spot)',
+    )
     _data_arguments(p, several=True)
     _training_arguments(p)
     p.add_argument('--seeds', type=_positive, help="trainings of each arm (default: the preset's)")
-    p.add_argument('--no-fda', dest='fda', action='store_false', help='without the arms of fast domain adaptation: half of the trainings')
+    p.add_argument(
+        '--no-fda',
+        dest='fda',
+        action='store_false',
+        help='without the arms of fast domain adaptation: half of the trainings',
+    )
     a = p.parse_args(argv)
     out = a.out or f'runs/{a.preset}' + ''.join(f'-{Path(root).resolve().name}' for root in a.data or ())
-    done = reproduce(a.preset, out, data=a.data, steps=a.steps, bs=a.bs, seeds=a.seeds, precision=a.precision, fda=a.fda, weights=a.weights, pairs=a.pairs, **_data_settings(a))
-    print('\nHTER (%) at the source-dev threshold\n' + headline_table(done['judged']).to_markdown(disable_numparse=True))
-    for what in ('TPC', 'FDA')[:1+a.fda]: print(f'\n{what} on minus {what} off\n' + difference_table(done['paired'], what).to_markdown(disable_numparse=True))
-    if words := learning_words(done['learned']): print('\n' + words)
+    done = reproduce(
+        a.preset,
+        out,
+        data=a.data,
+        steps=a.steps,
+        bs=a.bs,
+        seeds=a.seeds,
+        precision=a.precision,
+        fda=a.fda,
+        weights=a.weights,
+        pairs=a.pairs,
+        **_data_settings(a),
+    )
+    print(
+        '\nHTER (%) at the source-dev threshold\n' + headline_table(done['judged']).to_markdown(disable_numparse=True)
+    )
+    for what in ('TPC', 'FDA')[: 1 + a.fda]:
+        print(
+            f'\n{what} on minus {what} off\n'
+            + difference_table(done['paired'], what).to_markdown(disable_numparse=True)
+        )
+    if words := learning_words(done['learned']):
+        print('\n' + words)
     print(f'\nreport: {done["report"]}')
 
 # %% ../nbs/90_cli.ipynb #ec8a1bb8
@@ -107,59 +218,107 @@ def gfa_reproduce(argv=None):
 def gfa_synth(argv=None):
     "Make SynthPAD, the embedded benchmark of rendered faces, attacks and cameras."
     from gfa_fastai.synth.benchmark import SYNTHPAD_PRESETS, make_synthpad
-    p = new_parser('gfa_synth', 'Make SynthPAD, the embedded benchmark of rendered faces, attacks and cameras. Stopped and started again, it goes on where it was.')
+
+    p = new_parser(
+        'gfa_synth',
+        'Make SynthPAD, the embedded benchmark of rendered faces, attacks and cameras. Stopped and started again, it goes on where it was.',
+    )
     p.add_argument('--preset', default='quick', choices=SYNTHPAD_PRESETS, help='how large it is')
     p.add_argument('--out', required=True, help='folder for images, samples.csv and manifest.json')
     p.add_argument('--seed', type=int, default=0, help='the same seed makes the same bytes')
     p.add_argument('--domains', type=_names, help='as webcam,slr (default: all)')
-    p.add_argument('--patterns', type=_names, help='spoof patterns that are switched on, as moire,halftone (default: all)')
+    p.add_argument(
+        '--patterns', type=_names, help='spoof patterns that are switched on, as moire,halftone (default: all)'
+    )
     p.add_argument('--faces', help='folder of photographs, a folder for each person, in place of rendered people')
-    p.add_argument('--pattern-gap', type=float, default=1., help='how much domains differ in their patterns; 0 to 1')
-    p.add_argument('--style-gap', type=float, default=1., help='how much they differ in camera, light and framing; 0 to 1')
+    p.add_argument('--pattern-gap', type=float, default=1.0, help='how much domains differ in their patterns; 0 to 1')
+    p.add_argument(
+        '--style-gap', type=float, default=1.0, help='how much they differ in camera, light and framing; 0 to 1'
+    )
     p.add_argument('--workers', type=_positive, help='processes (default: one for each core)')
     a = p.parse_args(argv)
-    df = make_synthpad(a.out, a.preset, a.seed, a.domains, a.patterns, a.faces, a.pattern_gap, a.style_gap, workers=a.workers)
-    print(f'{len(df)} images of {df["subject"].nunique()} people in {df["dataset"].nunique()} domains: {Path(a.out)/"samples.csv"}')
+    df = make_synthpad(
+        a.out, a.preset, a.seed, a.domains, a.patterns, a.faces, a.pattern_gap, a.style_gap, workers=a.workers
+    )
+    print(
+        f'{len(df)} images of {df["subject"].nunique()} people in {df["dataset"].nunique()} domains: {Path(a.out) / "samples.csv"}'
+    )
 
 # %% ../nbs/90_cli.ipynb #97bda710
 @command
 def gfa_train(argv=None):
     "Train the two-headed network on a folder of images."
     from gfa_fastai.reproduce import PRESETS, train_model
-    p = new_parser('gfa_train', 'Train the two-headed network on a folder of images. Stopped and started again with the same --out, it goes on where it was.')
+
+    p = new_parser(
+        'gfa_train',
+        'Train the two-headed network on a folder of images. Stopped and started again with the same --out, it goes on where it was.',
+    )
     p.add_argument('data', help='root of the dataset')
     p.add_argument('--out', required=True, help='run folder for model.safetensors, scores.csv and terms.csv')
     _data_arguments(p)
-    p.add_argument('--preset', default='quick', choices=PRESETS, help='image size and width of the network; steps and batch where they are not given')
+    p.add_argument(
+        '--preset',
+        default='quick',
+        choices=PRESETS,
+        help='image size and width of the network; steps and batch where they are not given',
+    )
     _training_arguments(p)
     p.add_argument('--no-tpc', dest='tpc', action='store_false', help='without the TPC loss')
     p.add_argument('--seed', type=int, default=0, help='of first weights and order of batches')
     a = p.parse_args(argv)
-    path = train_model(a.out, tpc=a.tpc, seed=a.seed, preset=a.preset, data=a.data, steps=a.steps, bs=a.bs, precision=a.precision, weights=a.weights, pairs=a.pairs, **_data_settings(a))
-    if int(os.environ.get('RANK', 0)): return                   # of several processes the first one speaks
-    print(f'model:  {path}\nscores: {path.with_name("scores.csv")} (development and test people; gfa_evaluate reads them)')
+    path = train_model(
+        a.out,
+        tpc=a.tpc,
+        seed=a.seed,
+        preset=a.preset,
+        data=a.data,
+        steps=a.steps,
+        bs=a.bs,
+        precision=a.precision,
+        weights=a.weights,
+        pairs=a.pairs,
+        **_data_settings(a),
+    )
+    if int(os.environ.get('RANK', 0)):
+        return  # of several processes the first one speaks
+    print(
+        f'model:  {path}\nscores: {path.with_name("scores.csv")} (development and test people; gfa_evaluate reads them)'
+    )
 
 # %% ../nbs/90_cli.ipynb #dade01ff
 @command
 def gfa_score(argv=None):
     "Score a folder of images with a trained model: probability of live, one row per image."
     from gfa_fastai.reproduce import score_folder
-    p = new_parser('gfa_score', 'Score a folder of images with a trained model: probability of live, one row per image.')
+
+    p = new_parser(
+        'gfa_score', 'Score a folder of images with a trained model: probability of live, one row per image.'
+    )
     p.add_argument('model', help='model.safetensors, as gfa_train or gfa_reproduce writes it')
     p.add_argument('data', help='root of the dataset')
     p.add_argument('--out', required=True, help='the CSV file to write')
     p.add_argument('--cache', help='folder for decoded frames (default: beside the CSV file)')
-    p.add_argument('--shard', help='score a share of a large folder in this process, as 2/4 for the second of four; the last to finish writes the CSV file (default: all, or as accelerate launch says)')
+    p.add_argument(
+        '--shard',
+        help='score a share of a large folder in this process, as 2/4 for the second of four; the last to finish writes the CSV file (default: all, or as accelerate launch says)',
+    )
     _data_arguments(p)
     a = p.parse_args(argv)
     scores = score_folder(a.model, a.data, a.out, a.cache, shard=a.shard, **_data_settings(a))
-    if scores is None: return print(f'this share is done; {a.out} is written as soon as the others are done, too')
+    if scores is None:
+        return print(f'this share is done; {a.out} is written as soon as the others are done, too')
     skipped = scores.attrs['skipped']
     print(f'{len(scores)} images of {scores["subject"].nunique()} people scored: {a.out}')
-    if known := scores.attrs['known']: print(f'{len(known)} of them bear names of people that the model was trained on ({", ".join(known[:5])}{", ..." if known[5:] else ""}). '
-                                             'If they are the same people, their error rates are no test: name the test people with --test-subjects.')
-    for path,why in skipped[:10]: print(f'skipped: {path}: {why}')
-    if len(skipped) > 10: print(f'and {len(skipped)-10} more')
+    if known := scores.attrs['known']:
+        print(
+            f'{len(known)} of them bear names of people that the model was trained on ({", ".join(known[:5])}{", ..." if known[5:] else ""}). '
+            'If they are the same people, their error rates are no test: name the test people with --test-subjects.'
+        )
+    for path, why in skipped[:10]:
+        print(f'skipped: {path}: {why}')
+    if len(skipped) > 10:
+        print(f'and {len(skipped) - 10} more')
 
 # %% ../nbs/90_cli.ipynb #efe37f72
 @command
@@ -167,53 +326,125 @@ def gfa_evaluate(argv=None):
     "Error rates of anybody's scores, from CSV or four-column text."
     from gfa_fastai.evaluation import HOW, load_scores
     from gfa_fastai.samples import writable_folder
-    p = new_parser('gfa_evaluate', 'Error rates of anybody\'s scores. CSV with the header dataset, split, subject, video, frame, label, pai, score, or four columns '
-                   '(claimed_id real_id label score). A higher score means more live; rows of split test are judged. A file without a column split is named for it, as scores_dev.txt.')
+
+    p = new_parser(
+        'gfa_evaluate',
+        'Error rates of anybody\'s scores. CSV with the header dataset, split, subject, video, frame, label, pai, score, or four columns '
+        '(claimed_id real_id label score). A higher score means more live; rows of split test are judged. A file without a column split is named for it, as scores_dev.txt.',
+    )
     p.add_argument('scores', nargs='+', help='score files, taken together')
-    p.add_argument('--threshold', default='dev', help="'dev': EER of the dev rows; 'source': EER of the dev rows in --source; 'test': EER of the test rows, optimistic; or a number")
+    p.add_argument(
+        '--threshold',
+        default='dev',
+        help="'dev': EER of the dev rows; 'source': EER of the dev rows in --source; 'test': EER of the test rows, optimistic; or a number",
+    )
     p.add_argument('--source', nargs='+', help='score files on the training dataset')
-    p.add_argument('--video', default='mean', choices=(*HOW, 'frame'), help="score of a video from those of its frames; 'logodds' takes the mean of their log odds, 'frame' judges frames")
-    p.add_argument('--species', type=_pairs, help='attack species that count as one, as print1=print,print2=print (default: each by itself)')
-    p.add_argument('--against', nargs='+', help='score files of a second system on the same test videos: the difference is given, too')
-    p.add_argument('--against-source', nargs='+', help='score files of the second system on the training dataset, for --threshold source')
+    p.add_argument(
+        '--video',
+        default='mean',
+        choices=(*HOW, 'frame'),
+        help="score of a video from those of its frames; 'logodds' takes the mean of their log odds, 'frame' judges frames",
+    )
+    p.add_argument(
+        '--species',
+        type=_pairs,
+        help='attack species that count as one, as print1=print,print2=print (default: each by itself)',
+    )
+    p.add_argument(
+        '--against',
+        nargs='+',
+        help='score files of a second system on the same test videos: the difference is given, too',
+    )
+    p.add_argument(
+        '--against-source',
+        nargs='+',
+        help='score files of the second system on the training dataset, for --threshold source',
+    )
     p.add_argument('--resamples', type=_positive, default=1000, help='bootstrap resamples of the test people')
     p.add_argument('--seed', type=int, default=0, help='of the bootstrap over people')
     p.add_argument('--json', help='write the numbers there, too')
     p.add_argument('--html', help='write the report with its figures there, too: one page that needs no other file')
     a = p.parse_args(argv)
     a.threshold = a.threshold if a.threshold in ('dev', 'source', 'test') else _number(a.threshold)
-    for needs in ['source'] + ['against_source']*bool(a.against):
-        if a.threshold == 'source' and not getattr(a, needs): raise ValueError(f'--threshold source needs --{needs.replace("_", "-")}, the scores on the training dataset')
-    for path in filter(None, (a.json, a.html)): writable_folder(Path(path).parent)
-    tables = {k: load_scores(*v) if (v := getattr(a, k)) else None for k in ('scores', 'source', 'against', 'against_source')}
+    for needs in ['source'] + ['against_source'] * bool(a.against):
+        if a.threshold == 'source' and not getattr(a, needs):
+            raise ValueError(
+                f'--threshold source needs --{needs.replace("_", "-")}, the scores on the training dataset'
+            )
+    for path in filter(None, (a.json, a.html)):
+        writable_folder(Path(path).parent)
+    tables = {
+        k: load_scores(*v) if (v := getattr(a, k)) else None for k in ('scores', 'source', 'against', 'against_source')
+    }
     _judge(a, **tables)
 
 # %% ../nbs/90_cli.ipynb #f38b6627
 def _number(text):
-    try: return float(text)
-    except ValueError: raise ValueError(f"--threshold {text!r} is neither dev, source, test nor a number") from None
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"--threshold {text!r} is neither dev, source, test nor a number") from None
+
 
 def _pairs(text):
     pairs = [o.split('=') for o in _names(text)]
-    if any(len(o) != 2 or not all(o) for o in pairs): raise argparse.ArgumentTypeError(f'{text} is not of the form print1=print,print2=print')
-    return {k.strip(): v.strip() for k,v in pairs}
+    if any(len(o) != 2 or not all(o) for o in pairs):
+        raise argparse.ArgumentTypeError(f'{text} is not of the form print1=print,print2=print')
+    return {k.strip(): v.strip() for k, v in pairs}
+
 
 def _judge(a, scores, source, against, against_source):
     "Print the report that `gfa_evaluate` was asked for, and write it."
     from gfa_fastai import __version__
-    from gfa_fastai.evaluation import (_write, compare_systems, compare_thresholds, difference_markdown, evaluate_scores, page_html, report_figure, report_markdown, thresholds_table)
+    from gfa_fastai.evaluation import (
+        _write,
+        compare_systems,
+        compare_thresholds,
+        difference_markdown,
+        evaluate_scores,
+        page_html,
+        report_figure,
+        report_markdown,
+        thresholds_table,
+    )
+
     how = dict(how=a.video, n=a.resamples, seed=a.seed, species=a.species)
     report = evaluate_scores(scores, a.threshold, source, **how)
-    difference = None if against is None else compare_systems(scores, against, a.threshold, source, against_source, **how)
+    difference = (
+        None if against is None else compare_systems(scores, against, a.threshold, source, against_source, **how)
+    )
     every = thresholds_table(compare_thresholds(scores, source, **how)).to_markdown(disable_numparse=True)
-    parts = [report_markdown(report), '## Every threshold', 'The same scores at every threshold that these tables can give:', every]
-    if against is not None: parts += ['## Against the second system', difference_markdown(difference)]
-    parts += [f'Intervals: 95 %, {a.resamples} resamples of the test people, seed {a.seed}. Made by gfa_fastai {__version__} from {", ".join(Path(s).name for s in a.scores)}.']
+    parts = [
+        report_markdown(report),
+        '## Every threshold',
+        'The same scores at every threshold that these tables can give:',
+        every,
+    ]
+    if against is not None:
+        parts += ['## Against the second system', difference_markdown(difference)]
+    parts += [
+        f'Intervals: 95 %, {a.resamples} resamples of the test people, seed {a.seed}. Made by gfa_fastai {__version__} from {", ".join(Path(s).name for s in a.scores)}.'
+    ]
     print('\n\n'.join(parts))
-    content = dict(report.to_dict(), difference=None if difference is None else difference.astype(object).where(difference.notna(), None).to_dict('index'))
-    if a.json: _write(a.json, json.dumps(content, indent=1))
-    if a.html: _write(a.html, page_html(f'Error rates of {", ".join(Path(s).name for s in a.scores)}', '\n\n'.join(parts), {'ROC, DET, scores and expected performance': report_figure(report, scores, source)}))
-    for path in filter(None, (a.json, a.html)): print(f'\nwritten: {path}')
+    content = dict(
+        report.to_dict(),
+        difference=None
+        if difference is None
+        else difference.astype(object).where(difference.notna(), None).to_dict('index'),
+    )
+    if a.json:
+        _write(a.json, json.dumps(content, indent=1))
+    if a.html:
+        _write(
+            a.html,
+            page_html(
+                f'Error rates of {", ".join(Path(s).name for s in a.scores)}',
+                '\n\n'.join(parts),
+                {'ROC, DET, scores and expected performance': report_figure(report, scores, source)},
+            ),
+        )
+    for path in filter(None, (a.json, a.html)):
+        print(f'\nwritten: {path}')
 
 # %% ../nbs/90_cli.ipynb #de2d66e3
 @command
@@ -221,43 +452,78 @@ def gfa_transfer(argv=None):
     "Give images, folders and videos the look of a target image."
     from gfa_fastai.adapt import FITTED, SIMPLE, find_media, make_adapter, transfer_media, clip_frames
     from gfa_fastai.adapter import CODECS, load_adapter
-    p = new_parser('gfa_transfer', 'Give images, folders and videos the look of a target image. Stopped and started again with the same --out, it goes on where it was.')
+
+    p = new_parser(
+        'gfa_transfer',
+        'Give images, folders and videos the look of a target image. Stopped and started again with the same --out, it goes on where it was.',
+    )
     p.add_argument('paths', nargs='+', help='images, videos, and folders that are searched through')
     p.add_argument('--out', required=True, help='folder for the results')
-    p.add_argument('--target', help='image whose look they get (default: the most ordinary of the images that the method is fitted on)')
-    p.add_argument('--method', default='light', choices=[*FITTED, *SIMPLE], help="fda is the paper's; light has its losses and keeps edges; colour and fourier need no fit; recompress and identity are controls")
+    p.add_argument(
+        '--target',
+        help='image whose look they get (default: the most ordinary of the images that the method is fitted on)',
+    )
+    p.add_argument(
+        '--method',
+        default='light',
+        choices=[*FITTED, *SIMPLE],
+        help="fda is the paper's; light has its losses and keeps edges; colour and fourier need no fit; recompress and identity are controls",
+    )
     p.add_argument('--model', help='a saved method, in place of --method and --target')
-    p.add_argument('--imitate', help='a saved method that light learns to do like, in place of its losses: as good as that one, and many times as fast')
-    p.add_argument('--fit-on', nargs='+', help='images and folders that fda, light and adain are fitted on (default: the paths themselves)')
+    p.add_argument(
+        '--imitate',
+        help='a saved method that light learns to do like, in place of its losses: as good as that one, and many times as fast',
+    )
+    p.add_argument(
+        '--fit-on',
+        nargs='+',
+        help='images and folders that fda, light and adain are fitted on (default: the paths themselves)',
+    )
     p.add_argument('--steps', type=_positive, default=500, help='of the fit')
     p.add_argument('--size', type=_positive, default=128, help='of the crops in the fit, in pixels')
-    p.add_argument('--width', type=float, default=.5, help="channels of fda's network; 1 is the paper's")
+    p.add_argument('--width', type=float, default=0.5, help="channels of fda's network; 1 is the paper's")
     p.add_argument('--seed', type=int, default=0, help='of the fit')
     p.add_argument('--codec', default='png', choices=CODECS, help='of resulting images; videos become .mp4')
     p.add_argument('--quality', type=_positive, default=95, help='of jpeg, 1 to 100')
     a = p.parse_args(argv)
     images, videos, wrong = find_media(a.fit_on or a.paths, a.out)
-    if not images and not videos: raise ValueError('no image and no video: ' + ('; '.join(f'{f}: {why}' for f,why in wrong[:5]) or f'{", ".join(a.fit_on or a.paths)} has none'))
+    if not images and not videos:
+        raise ValueError(
+            'no image and no video: '
+            + ('; '.join(f'{f}: {why}' for f, why in wrong[:5]) or f'{", ".join(a.fit_on or a.paths)} has none')
+        )
     adapter = load_adapter(a.model) if a.model else _adapter(a, images, videos, make_adapter, clip_frames)
     made, skipped = transfer_media(adapter, a.paths, a.out, a.codec, a.quality)
     print(f'{len(made)} files by {type(adapter).__name__}: {a.out}')
-    for f,why in skipped[:10]: print(f'skipped: {f}: {why}')
-    if len(skipped) > 10: print(f'and {len(skipped)-10} more')
-    if not made: raise ValueError('nothing could be transferred')
+    for f, why in skipped[:10]:
+        print(f'skipped: {f}: {why}')
+    if len(skipped) > 10:
+        print(f'and {len(skipped) - 10} more')
+    if not made:
+        raise ValueError('nothing could be transferred')
 
 # %% ../nbs/90_cli.ipynb #0308c188
 def _adapter(a, images, videos, make_adapter, clip_frames):
     "The method that gfa_transfer was asked for, fitted where it has to be."
     from gfa_fastai.adapt import FITTED
     from gfa_fastai.adapter import load_adapter
-    if a.imitate and a.method != 'light': raise ValueError(f'--imitate is for --method light, not {a.method}')
-    if a.method not in FITTED: return make_adapter(a.method, a.target)
+
+    if a.imitate and a.method != 'light':
+        raise ValueError(f'--imitate is for --method light, not {a.method}')
+    if a.method not in FITTED:
+        return make_adapter(a.method, a.target)
+
     def frames(v):
-        try: return list(clip_frames(v, 16))
-        except ValueError: return []                            # reported when it is to be transferred
-    fit_on = [f for f,_ in images] + [im for v,_ in videos for im in frames(v)]
+        try:
+            return list(clip_frames(v, 16))
+        except ValueError:
+            return []  # reported when it is to be transferred
+
+    fit_on = [f for f, _ in images] + [im for v, _ in videos for im in frames(v)]
     kw = dict(width=a.width) if a.method == 'fda' else dict(teacher=load_adapter(a.imitate)) if a.imitate else {}
-    made = make_adapter(a.method, a.target, fit_on, a.steps, Path(a.out)/'method.safetensors', size=a.size, seed=a.seed, **kw)
+    made = make_adapter(
+        a.method, a.target, fit_on, a.steps, Path(a.out) / 'method.safetensors', size=a.size, seed=a.seed, **kw
+    )
     print(f'fitted on {len(fit_on)} images, target: {made.info.get("target", a.target)}')
     return made
 
@@ -265,25 +531,45 @@ def _adapter(a, images, videos, make_adapter, clip_frames):
 @command
 def gfa_authenticate(argv=None):
     "Live or attack, and who: enroll, verify, identify, video, webcam."
-    p = new_parser('gfa_authenticate', 'Live or attack, and who, with a trained network. Exit status: 0 accepted or done, 1 rejected, 2 error.')
+    p = new_parser(
+        'gfa_authenticate',
+        'Live or attack, and who, with a trained network. Exit status: 0 accepted or done, 1 rejected, 2 error.',
+    )
     sub = p.add_subparsers(dest='job', required=True, metavar='JOB')
-    def job(name, text): q = sub.add_parser(name, help=text, description=text, formatter_class=Help); _auth_arguments(q); return q
+
+    def job(name, text):
+        q = sub.add_parser(name, help=text, description=text, formatter_class=Help)
+        _auth_arguments(q)
+        return q
+
     q = job('enroll', 'Remember a person by one or more photographs or videos. Attacks are refused.')
-    q.add_argument('name', help='of the person; who is enrolled already gets more pictures'); q.add_argument('images', nargs='+', help='photographs or videos, of this person alone')
+    q.add_argument('name', help='of the person; who is enrolled already gets more pictures')
+    q.add_argument('images', nargs='+', help='photographs or videos, of this person alone')
     q.add_argument('--force', action='store_true', help='take pictures that look like an attack, too')
     job('remove', 'Forget a person.').add_argument('name', help='who was enrolled')
     job('list', 'Say who is enrolled.')
     q = job('verify', 'Is it live, and is it this person?')
-    q.add_argument('images', nargs='+', help='photographs or videos'); q.add_argument('--name', help='who it claims to be (default: whoever is most alike)')
+    q.add_argument('images', nargs='+', help='photographs or videos')
+    q.add_argument('--name', help='who it claims to be (default: whoever is most alike)')
     q.add_argument('--live-only', action='store_true', help='live or attack, whoever it is')
     q = job('identify', 'Is it live, and who of those enrolled is it?')
-    q.add_argument('images', nargs='+', help='photographs or videos'); q.add_argument('--top', type=_positive, default=5, help='candidates to name')
-    for name,text in (('video', 'An answer for each frame of a video, and one for the whole.'), ('webcam', 'An answer for each frame of a camera. Ctrl-C ends it, or q in its window.')):
+    q.add_argument('images', nargs='+', help='photographs or videos')
+    q.add_argument('--top', type=_positive, default=5, help='candidates to name')
+    for name, text in (
+        ('video', 'An answer for each frame of a video, and one for the whole.'),
+        ('webcam', 'An answer for each frame of a camera. Ctrl-C ends it, or q in its window.'),
+    ):
         q = job(name, text)
-        q.add_argument('source', help='a video file') if name == 'video' else q.add_argument('--camera', type=int, default=0, help='number of the camera')
-        q.add_argument('--name', help='who it claims to be (default: whoever is most alike)'); q.add_argument('--live-only', action='store_true', help='live or attack, whoever it is')
+        q.add_argument('source', help='a video file') if name == 'video' else q.add_argument(
+            '--camera', type=int, default=0, help='number of the camera'
+        )
+        q.add_argument('--name', help='who it claims to be (default: whoever is most alike)')
+        q.add_argument('--live-only', action='store_true', help='live or attack, whoever it is')
         q.add_argument('--every', type=_positive, default=1, help='answer for every n-th frame')
-        if name == 'webcam': q.add_argument('--seconds', type=float, help='stop after so many (default: when asked to)'); q.add_argument('--window', action='store_true', help='show what it sees'); q.add_argument('--until-accepted', action='store_true', help='stop when somebody is accepted')
+        if name == 'webcam':
+            q.add_argument('--seconds', type=float, help='stop after so many (default: when asked to)')
+            q.add_argument('--window', action='store_true', help='show what it sees')
+            q.add_argument('--until-accepted', action='store_true', help='stop when somebody is accepted')
     return _authenticate(p.parse_args(argv))
 
 # %% ../nbs/90_cli.ipynb #9c3d4e5f
@@ -295,7 +581,8 @@ def _auth_arguments(p):
     p.add_argument('--out', help='folder for pictures and videos with the answer on them')
     p.add_argument('--live-point', help="operating point for live, as 'APCER 5%%' (default: the model's)")
     p.add_argument('--similarity-point', help="operating point for who, as 'FAR 1%%' (default: the model's)")
-    p.add_argument('--live-threshold', type=float, help='in place of it, 0 to 1'); p.add_argument('--similarity-threshold', type=float, help='in place of it, -1 to 1')
+    p.add_argument('--live-threshold', type=float, help='in place of it, 0 to 1')
+    p.add_argument('--similarity-threshold', type=float, help='in place of it, -1 to 1')
     p.add_argument('--detector', help="a YuNet model file (default: OpenCV's cascade)")
 
 # %% ../nbs/90_cli.ipynb #d0000001
@@ -307,12 +594,27 @@ def _say(a, what, words, **facts):
 def _authenticate(a) -> int:
     "Do what gfa_authenticate was asked for; the exit status."
     from gfa_fastai.authenticate import FaceAuthenticator
-    auth = FaceAuthenticator.load(a.model, a.gallery, live_point=a.live_point, similarity_point=a.similarity_point, live_threshold=a.live_threshold, similarity_threshold=a.similarity_threshold, detector=a.detector)
+
+    auth = FaceAuthenticator.load(
+        a.model,
+        a.gallery,
+        live_point=a.live_point,
+        similarity_point=a.similarity_point,
+        live_threshold=a.live_threshold,
+        similarity_threshold=a.similarity_threshold,
+        detector=a.detector,
+    )
     if a.job == 'list':
-        for n in auth.gallery.names(): _say(a, n, f'{len(auth.gallery.people[n])} pictures', pictures=len(auth.gallery.people[n]))
-    elif a.job == 'remove': auth.remove(a.name); _say(a, a.name, 'forgotten', removed=True)
-    elif a.job == 'enroll': n = auth.enroll(a.name, a.images, a.force); _say(a, a.name, f'enrolled with {n} picture{"s" if n > 1 else ""}', enrolled=n)
-    else: return (_auth_pictures if a.job in ('verify', 'identify') else _auth_stream)(a, auth)
+        for n in auth.gallery.names():
+            _say(a, n, f'{len(auth.gallery.people[n])} pictures', pictures=len(auth.gallery.people[n]))
+    elif a.job == 'remove':
+        auth.remove(a.name)
+        _say(a, a.name, 'forgotten', removed=True)
+    elif a.job == 'enroll':
+        n = auth.enroll(a.name, a.images, a.force)
+        _say(a, a.name, f'enrolled with {n} picture{"s" if n > 1 else ""}', enrolled=n)
+    else:
+        return (_auth_pictures if a.job in ('verify', 'identify') else _auth_stream)(a, auth)
 
 # %% ../nbs/90_cli.ipynb #ad4e5f60
 def _auth_pictures(a, auth) -> int:
@@ -320,13 +622,16 @@ def _auth_pictures(a, auth) -> int:
     from gfa_fastai.authenticate import annotate
     from gfa_fastai.quality import as_photo
     from gfa_fastai.trees import VIDEOS
+
     status = 0
     for path in a.images:
         r = auth.identify(path, a.top) if a.job == 'identify' else auth.verify(path, a.name, a.live_only)
-        more = ''.join(f'\n  {n} {s:.3f}' for n,s in r.candidates)
+        more = ''.join(f'\n  {n} {s:.3f}' for n, s in r.candidates)
         _say(a, path, f'{r.decision}, {r.reason}{more}', **r.to_dict())
-        if a.out and Path(path).suffix.lower() not in VIDEOS: _save_picture(annotate(as_photo(path), r), Path(a.out)/f'{Path(path).name}.png')
-        elif a.out: _annotated(a, auth, path)
+        if a.out and Path(path).suffix.lower() not in VIDEOS:
+            _save_picture(annotate(as_photo(path), r), Path(a.out) / f'{Path(path).name}.png')
+        elif a.out:
+            _annotated(a, auth, path)
         status = max(status, int(not r.accepted))
     return status
 
@@ -335,17 +640,24 @@ def _save_picture(image, path):
     "Write a PNG under another name first."
     from PIL import Image
     from gfa_fastai.samples import writable_folder
+
     writable_folder(path.parent)
     part = path.with_name(f'.{path.name}.{os.getpid()}.part')
-    try: Image.fromarray(image).save(part, 'PNG'); part.replace(path)
-    finally: part.unlink(missing_ok=True)
+    try:
+        Image.fromarray(image).save(part, 'PNG')
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 # %% ../nbs/90_cli.ipynb #d0000004
 def _annotated(a, auth, path, every=1, **kwargs):
     "Write a video with the answers on it."
     from gfa_fastai.adapt import save_video
     from gfa_fastai.authenticate import annotate
-    save_video(Path(a.out)/f'{Path(path).stem}.mp4', (annotate(f, r) for _,f,r in auth.watch(path, every, **kwargs)))
+
+    save_video(
+        Path(a.out) / f'{Path(path).stem}.mp4', (annotate(f, r) for _, f, r in auth.watch(path, every, **kwargs))
+    )
 
 # %% ../nbs/90_cli.ipynb #be5f6071
 def _auth_stream(a, auth) -> int:
@@ -353,21 +665,38 @@ def _auth_stream(a, auth) -> int:
     import time
     from gfa_fastai.adapt import save_video
     from gfa_fastai.authenticate import annotate
+
     source, start, accepted = a.source if a.job == 'video' else a.camera, time.monotonic(), [False]
+
     def answers():
-        for i,frame,r in auth.watch(source, a.every, name=a.name, live_only=a.live_only):
-            _say(a, f'{source}, frame {i}' if a.job == 'video' else f'frame {i}', f'{r.decision}, {r.reason}', frame=i, **r.to_dict())
+        for i, frame, r in auth.watch(source, a.every, name=a.name, live_only=a.live_only):
+            _say(
+                a,
+                f'{source}, frame {i}' if a.job == 'video' else f'frame {i}',
+                f'{r.decision}, {r.reason}',
+                frame=i,
+                **r.to_dict(),
+            )
             accepted[0] |= r.accepted
             yield annotate(frame, r)
-            if a.job == 'webcam' and (_over(a, start, accepted[0]) or a.window and _shown(annotate(frame, r))): return
-    if a.name and a.name not in auth.gallery: raise ValueError(f'nobody is enrolled as {a.name!r}; there are {", ".join(auth.gallery.names()[:10]) or "none"}')
+            if a.job == 'webcam' and (_over(a, start, accepted[0]) or a.window and _shown(annotate(frame, r))):
+                return
+
+    if a.name and a.name not in auth.gallery:
+        raise ValueError(
+            f'nobody is enrolled as {a.name!r}; there are {", ".join(auth.gallery.names()[:10]) or "none"}'
+        )
     try:
-        if a.out: save_video(Path(a.out)/(f'{Path(source).stem}.mp4' if a.job == 'video' else 'webcam.mp4'), answers())
+        if a.out:
+            save_video(Path(a.out) / (f'{Path(source).stem}.mp4' if a.job == 'video' else 'webcam.mp4'), answers())
         else:
-            for _ in answers(): pass
+            for _ in answers():
+                pass
     except KeyboardInterrupt:
-        if a.job == 'video': raise
-    if a.job == 'webcam': return int(not accepted[0])
+        if a.job == 'video':
+            raise
+    if a.job == 'webcam':
+        return int(not accepted[0])
     r = auth.verify(source, a.name, a.live_only)
     _say(a, source, f'{r.decision}, {r.reason}', **r.to_dict())
     return int(not r.accepted)
@@ -375,10 +704,13 @@ def _auth_stream(a, auth) -> int:
 # %% ../nbs/90_cli.ipynb #d0000005
 def _over(a, start, accepted):
     import time
-    return bool(a.seconds and time.monotonic()-start > a.seconds or a.until_accepted and accepted)
+
+    return bool(a.seconds and time.monotonic() - start > a.seconds or a.until_accepted and accepted)
+
 
 def _shown(image):
     "Show a frame; whether somebody pressed q."
     import cv2
+
     cv2.imshow('gfa_authenticate', image[..., ::-1])
     return cv2.waitKey(1) & 255 == ord('q')

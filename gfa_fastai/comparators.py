@@ -5,6 +5,7 @@
 # %% ../nbs/65_comparators.ipynb #0b52c9a3
 from __future__ import annotations
 import warnings
+
 with warnings.catch_warnings():
     warnings.simplefilter('ignore')
     from fastai.vision.all import *
@@ -29,49 +30,61 @@ __all__ = ['COMPARATORS', 'SpoofNet', 'cnn_loss', 'mmd_cnn_loss', 'confusion_los
 # %% ../nbs/65_comparators.ipynb #bd0def3a
 class SpoofNet(nn.Module):
     "The anti-spoofing branch of GFACNN alone."
-    def __init__(self,
-        size:int, # of the images, pixels
-        width:float=.25, # of the trunk; 1 is VGG16
-        **kwargs # for GFACNN
+
+    def __init__(
+        self,
+        size: int,  # of the images, pixels
+        width: float = 0.25,  # of the trunk; 1 is VGG16
+        **kwargs,  # for GFACNN
     ):
         super().__init__()
-        self.net = GFACNN(1, width=width, **{'pool': max(1, size//32), **kwargs})
+        self.net = GFACNN(1, width=width, **{'pool': max(1, size // 32), **kwargs})
         self.net.id_head.requires_grad_(False)
-    def forward(self, x): return self.net.spoof(x.float()/255)     # logits (B, 2), FC2 (B, fc_dim)
+
+    def forward(self, x):
+        return self.net.spoof(x.float() / 255)  # logits (B, 2), FC2 (B, fc_dim)
+
 
 def cnn_loss(pred, label, group, depth):
     "Cross entropy of live and attack."
     return F.cross_entropy(pred[0].float(), label)
 
 # %% ../nbs/65_comparators.ipynb #41839363
-def mmd_cnn_loss(pred, label, group, depth, weight=.01):
+def mmd_cnn_loss(pred, label, group, depth, weight=0.01):
     "Cross entropy, and the discrepancy of FC2 between groups (after Li et al. 2018)."
-    return cnn_loss(pred, label, group, depth) + weight*mmd_loss(pred[1], group)
+    return cnn_loss(pred, label, group, depth) + weight * mmd_loss(pred[1], group)
 
-def confusion_loss(pred, label, group, depth, weight=.1):
+
+def confusion_loss(pred, label, group, depth, weight=0.1):
     "Cross entropy, and pairwise confusion of the probabilities (Dubey et al. 2018)."
-    return cnn_loss(pred, label, group, depth) + weight*pairwise_confusion(pred[0])
+    return cnn_loss(pred, label, group, depth) + weight * pairwise_confusion(pred[0])
 
 # %% ../nbs/65_comparators.ipynb #ba1c5e6b
-def _convs(*channels): return nn.Sequential(*[ConvLayer(a, b) for a,b in zip(channels, channels[1:])])
+def _convs(*channels):
+    return nn.Sequential(*[ConvLayer(a, b) for a, b in zip(channels, channels[1:])])
+
 
 class DepthNet(nn.Module):
     "A depth map of 32 x 32 from an image, from three scales (depth part of Liu et al. 2018)."
-    def __init__(self,
-        size:int=64, # of the images, pixels; any is possible
-        width:float=.25, # scales every channel count; 1 is the paper's
+
+    def __init__(
+        self,
+        size: int = 64,  # of the images, pixels; any is possible
+        width: float = 0.25,  # scales every channel count; 1 is the paper's
     ):
         super().__init__()
-        a, b, c, d = (max(4, round(n*width)) for n in (64, 128, 196, 32))
+        a, b, c, d = (max(4, round(n * width)) for n in (64, 128, 196, 32))
         self.first, self.pool = _convs(3, a), nn.MaxPool2d(2)
         self.blocks = nn.ModuleList([_convs(a, b, c, b), _convs(b, b, c, b), _convs(b, b, c, b)])
-        self.last = nn.Sequential(_convs(3*b, b, a), nn.Conv2d(a, 1, 3, padding=1))
+        self.last = nn.Sequential(_convs(3 * b, b, a), nn.Conv2d(a, 1, 3, padding=1))
+
     def forward(self, x):
-        x, scales = self.first(x.float()/255-.5), []
+        x, scales = self.first(x.float() / 255 - 0.5), []
         for block in self.blocks:
             x = self.pool(block(x))
             scales.append(F.interpolate(x, (32, 32), mode='bilinear', align_corners=False))
-        return self.last(torch.cat(scales, 1))[:, 0]                # (B, 32, 32)
+        return self.last(torch.cat(scales, 1))[:, 0]  # (B, 32, 32)
+
 
 def depth_loss(pred, label, group, depth):
     "Mean squared error of the map; an attack is flat."
@@ -82,29 +95,44 @@ def _groups(df):
     "Camera of each row, or its dataset where cameras are not known, as numbers."
     return torch.from_numpy(pd.factorize(df['camera'] if 'camera' in df else df['dataset'])[0]).long()
 
+
 def _depth_map(row):
     "Depth (32, 32) of a live row in 0..1, flipped like its picture; zeros for an attack. Raises ValueError."
-    if row.label == 'attack': return np.zeros((32, 32), np.float32)
-    if not isinstance(row.depth, str) or not row.depth: raise ValueError(f'{row.path}: a live image without depth. Drop the row, or make its map.')
-    try: depth = read_image(row.depth)[..., 0]
-    except ValueError as e: raise ValueError(f'{row.depth}: {e}') from None
-    if depth.shape != (32, 32): raise ValueError(f'{row.depth}: a depth map of {depth.shape[1]}x{depth.shape[0]}; 32x32 is needed.')
+    if row.label == 'attack':
+        return np.zeros((32, 32), np.float32)
+    if not isinstance(row.depth, str) or not row.depth:
+        raise ValueError(f'{row.path}: a live image without depth. Drop the row, or make its map.')
+    try:
+        depth = read_image(row.depth)[..., 0]
+    except ValueError as e:
+        raise ValueError(f'{row.depth}: {e}') from None
+    if depth.shape != (32, 32):
+        raise ValueError(f'{row.depth}: a depth map of {depth.shape[1]}x{depth.shape[0]}; 32x32 is needed.')
     flip = getattr(row, 'flip', '')
-    return (depth[:, ::-1] if flip == 'h' else depth[::-1] if flip == 'v' else depth).astype(np.float32)/255
+    return (depth[:, ::-1] if flip == 'h' else depth[::-1] if flip == 'v' else depth).astype(np.float32) / 255
+
 
 def _pictures(rows):
     "Frames as one tensor (N, 3, H, W) uint8; raises ValueError."
     arrays = [np.asarray(load_frame(r)) for r in rows]
-    if len(sizes := sorted({a.shape[:2] for a in arrays})) > 1: raise ValueError(f'samples: frames of {len(sizes)} sizes ({sizes[0]}, {sizes[1]}). extract_frames brings them to one.')
+    if len(sizes := sorted({a.shape[:2] for a in arrays})) > 1:
+        raise ValueError(
+            f'samples: frames of {len(sizes)} sizes ({sizes[0]}, {sizes[1]}). extract_frames brings them to one.'
+        )
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
 
 # %% ../nbs/65_comparators.ipynb #a61338e3
 def table_tensors(
-    df:pd.DataFrame, # samples table with frame_path and face_path
-    depth:bool=False, # with the depth maps in its column `depth`
-) -> TensorDataset: # pictures (N, 3, H, W) uint8, class, group, depth (N, 32, 32), zeros where it is not asked for; raises ValueError
+    df: pd.DataFrame,  # samples table with frame_path and face_path
+    depth: bool = False,  # with the depth maps in its column `depth`
+) -> (
+    TensorDataset
+):  # pictures (N, 3, H, W) uint8, class, group, depth (N, 32, 32), zeros where it is not asked for; raises ValueError
     "Pictures of a table and what can be learned from them."
-    if depth and 'depth' not in df: raise ValueError('samples: column depth missing: paths of 32x32 maps of the live faces. SynthPAD has it; for photographs it must be estimated, as Liu et al. did by fitting a face model.')
+    if depth and 'depth' not in df:
+        raise ValueError(
+            'samples: column depth missing: paths of 32x32 maps of the live faces. SynthPAD has it; for photographs it must be estimated, as Liu et al. did by fitting a face model.'
+        )
     rows = table_rows(df)
     maps = torch.from_numpy(np.stack([_depth_map(r) for r in rows])) if depth else torch.zeros(len(rows), 32, 32)
     label = torch.tensor([CLASSES.index(l) for l in df['label']])
@@ -113,76 +141,111 @@ def table_tensors(
 # %% ../nbs/65_comparators.ipynb #6457c392
 class _NoValidation(Callback):
     "Training only."
-    def before_validate(self): raise CancelValidException()
 
-def live_probability(pred): return pred[0].float().softmax(1)[:, CLASSES.index('live')]
-def depth_energy(pred): return pred.float().square().mean((1, 2))
+    def before_validate(self):
+        raise CancelValidException()
+
+
+def live_probability(pred):
+    return pred[0].float().softmax(1)[:, CLASSES.index('live')]
+
+
+def depth_energy(pred):
+    return pred.float().square().mean((1, 2))
+
 
 COMPARATORS = {  # name -> network, loss, score, and where it is from
     'CNN': (SpoofNet, cnn_loss, live_probability, 'the network of GFA-CNN without TPC, recognition and FDA'),
     'CNN + MMD': (SpoofNet, mmd_cnn_loss, live_probability, 'after Li et al. 2018'),
     'CNN + confusion': (SpoofNet, confusion_loss, live_probability, 'Dubey et al. 2018'),
-    'Auxiliary (depth)': (DepthNet, depth_loss, depth_energy, 'Liu et al. 2018, without rPPG')}
+    'Auxiliary (depth)': (DepthNet, depth_loss, depth_energy, 'Liu et al. 2018, without rPPG'),
+}
 
 # %% ../nbs/65_comparators.ipynb #d0e21c1b
 class Comparator(BaseEstimator):
     "A network that is not GFA-CNN: `fit(samples)`, `score(samples)` -> scores."
-    def __init__(self,
-        name:str, # one of COMPARATORS
-        steps:int=600, # of training, rounded up to whole epochs
-        bs:int=32, # batch size
-        lr:float=3e-4, # of Adam, halved every 2,000 steps
-        width:float=.25, # of the network; 1 is the published one
-        weight:float|None=None, # of the term that is added to the loss; None: its default
-        flips='auto', # copies of live training rows, see balance_flips
-        seed:int=0, # of weights and order
-        device=None, # None: CUDA, then Apple's, then CPU
-        progress:bool=True, # show bars
+
+    def __init__(
+        self,
+        name: str,  # one of COMPARATORS
+        steps: int = 600,  # of training, rounded up to whole epochs
+        bs: int = 32,  # batch size
+        lr: float = 3e-4,  # of Adam, halved every 2,000 steps
+        width: float = 0.25,  # of the network; 1 is the published one
+        weight: float | None = None,  # of the term that is added to the loss; None: its default
+        flips='auto',  # copies of live training rows, see balance_flips
+        seed: int = 0,  # of weights and order
+        device=None,  # None: CUDA, then Apple's, then CPU
+        progress: bool = True,  # show bars
     ):
-        for k,v in list(locals().items()):
-            if k != 'self': setattr(self, k, v)
-    def fit(self,
-        samples:pd.DataFrame, # table with frame_path and face_path; its rows of split 'train' are learned
-    ) -> Comparator: # itself, with `learner_`; raises ValueError
+        for k, v in list(locals().items()):
+            if k != 'self':
+                setattr(self, k, v)
+
+    def fit(
+        self,
+        samples: pd.DataFrame,  # table with frame_path and face_path; its rows of split 'train' are learned
+    ) -> Comparator:  # itself, with `learner_`; raises ValueError
         "Train on the training rows."
         net, loss, self.to_score_, _ = _known(self.name)
         df = _units(samples, 'frame')[0]
         df = check_classes(df[df['split'] == 'train'].reset_index(drop=True), ['train'])
         data = table_tensors(balance_flips(df, self.flips), loss is depth_loss)
         _check_training(self, loss, data)
-        if self.weight is not None: loss = partial(loss, weight=self.weight)
+        if self.weight is not None:
+            loss = partial(loss, weight=self.weight)
         set_seed(self.seed)
         dl = DataLoader(data, bs=self.bs, shuffle=True, drop_last=True, device=self.device or default_device())
         dls = DataLoaders(dl, dl, device=dl.device)
         dls.n_inp = 1
-        self.learner_ = Learner(dls, net(data.tensors[0].shape[-1], self.width).to(dl.device), loss_func=loss, opt_func=tf_adam, lr=self.lr, cbs=[HalveLR(), _NoValidation()])
-        with self.learner_.no_logging(), nullcontext() if self.progress else self.learner_.no_bar(): self.learner_.fit(math.ceil(self.steps/len(dl)))
+        self.learner_ = Learner(
+            dls,
+            net(data.tensors[0].shape[-1], self.width).to(dl.device),
+            loss_func=loss,
+            opt_func=tf_adam,
+            lr=self.lr,
+            cbs=[HalveLR(), _NoValidation()],
+        )
+        with self.learner_.no_logging(), nullcontext() if self.progress else self.learner_.no_bar():
+            self.learner_.fit(math.ceil(self.steps / len(dl)))
         return self
 
 # %% ../nbs/65_comparators.ipynb #2b6b3b47
 def _known(name):
     "The entry of a comparator; raises ValueError."
-    if name not in COMPARATORS: raise ValueError(f'comparators: {name!r} is not known, choose one of {", ".join(COMPARATORS)}')
+    if name not in COMPARATORS:
+        raise ValueError(f'comparators: {name!r} is not known, choose one of {", ".join(COMPARATORS)}')
     return COMPARATORS[name]
+
 
 def _check_training(c, loss, data):
     "Raise where a comparator cannot learn from these rows."
-    if not 1 <= c.bs <= len(data): raise ValueError(f'{c.name}: bs is {c.bs} and there are {len(data)} training rows (flipped copies among them). Use a smaller bs, or more images.')
-    if c.steps < 1: raise ValueError(f'{c.name}: steps is {c.steps}; it is a number of training steps, 1 or more.')
+    if not 1 <= c.bs <= len(data):
+        raise ValueError(
+            f'{c.name}: bs is {c.bs} and there are {len(data)} training rows (flipped copies among them). Use a smaller bs, or more images.'
+        )
+    if c.steps < 1:
+        raise ValueError(f'{c.name}: steps is {c.steps}; it is a number of training steps, 1 or more.')
     if loss is mmd_cnn_loss and len(data.tensors[2].unique()) < 2:
-        raise ValueError(f'{c.name}: all training rows are of one group. It keeps cameras alike: give a column camera with two or more, or several datasets.')
-    if c.weight is not None and loss not in (mmd_cnn_loss, confusion_loss): raise ValueError(f'{c.name}: weight={c.weight}, but its loss has one term only. Leave weight out.')
+        raise ValueError(
+            f'{c.name}: all training rows are of one group. It keeps cameras alike: give a column camera with two or more, or several datasets.'
+        )
+    if c.weight is not None and loss not in (mmd_cnn_loss, confusion_loss):
+        raise ValueError(f'{c.name}: weight={c.weight}, but its loss has one term only. Leave weight out.')
+
 
 @patch
 @torch.inference_mode()
-def score(self:Comparator,
-    samples:pd.DataFrame, # table with frame_path and face_path
-    bs:int=256, # images at a time
-) -> pd.DataFrame: # scores table, a row for each probe; raises ValueError
+def score(
+    self: Comparator,
+    samples: pd.DataFrame,  # table with frame_path and face_path
+    bs: int = 256,  # images at a time
+) -> pd.DataFrame:  # scores table, a row for each probe; raises ValueError
     "Score every probe of a table, whatever its split."
     check_is_fitted(self, 'learner_')
     df = _units(samples, 'frame')[0]
     net, rows, out = self.learner_.model.eval(), table_rows(df), []
     device = next(net.parameters()).device
-    for i in tqdm(range(0, len(rows), bs), desc='scores', disable=not self.progress, leave=False): out.append(self.to_score_(net(_pictures(rows[i:i+bs]).to(device))).double().cpu())
+    for i in tqdm(range(0, len(rows), bs), desc='scores', disable=not self.progress, leave=False):
+        out.append(self.to_score_(net(_pictures(rows[i : i + bs]).to(device))).double().cpu())
     return validate_scores(df.assign(score=torch.cat(out).numpy())[SCORE_COLUMNS])

@@ -6,6 +6,7 @@
 from __future__ import annotations
 import functools, os, warnings
 from types import SimpleNamespace
+
 with warnings.catch_warnings():
     warnings.simplefilter('ignore')
     from fastai.vision.all import *
@@ -21,128 +22,201 @@ __all__ = ['UNKNOWN', 'Row', 'table_rows', 'load_frame', 'load_face', 'LoadPictu
 class Row(SimpleNamespace):
     "One row of a samples table."
 
+
 def table_rows(
-    df:pd.DataFrame, # samples table with frame_path and face_path, as extract_frames makes it
-) -> list: # of Row; raises ValueError
+    df: pd.DataFrame,  # samples table with frame_path and face_path, as extract_frames makes it
+) -> list:  # of Row; raises ValueError
     "A table as items for fastai."
     if missing := [c for c in ('frame_path', 'face_path') if c not in df]:
         raise ValueError(f'samples: column(s) {", ".join(missing)} missing. Run extract_frames on the table first.')
     return [Row(**r) for r in df.to_dict('records')]
 
+
 @functools.lru_cache(4096)
 def _decoded(path, size, changed):
     "A picture in memory."
-    image = PILImage.create(path); image.load()
+    image = PILImage.create(path)
+    image.load()
     return image
+
 
 def _picture(row, column):
     "The cached picture of a row, flipped if the row says so."
     path, flip = getattr(row, column), getattr(row, 'flip', '')
     at = os.stat(path)
     image = _decoded(path, at.st_size, at.st_mtime_ns)
-    if flip: image = PILImage(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT if flip == 'h' else Image.Transpose.FLIP_TOP_BOTTOM))
+    if flip:
+        image = PILImage(
+            image.transpose(Image.Transpose.FLIP_LEFT_RIGHT if flip == 'h' else Image.Transpose.FLIP_TOP_BOTTOM)
+        )
     return image
 
-def load_frame(row): return _picture(row, 'frame_path')
-def load_face(row): return _picture(row, 'face_path')
+
+def load_frame(row):
+    return _picture(row, 'frame_path')
+
+
+def load_face(row):
+    return _picture(row, 'face_path')
+
 
 class LoadPicture(Transform):
     "`load_frame` or `load_face` as a transform: fastai wraps a plain function in something that cannot be pickled."
-    def __init__(self, column): self.column = column
-    def encodes(self, row): return _picture(row, self.column)
 
-def read_label(row): return CLASSES.index(row.label)
+    def __init__(self, column):
+        self.column = column
+
+    def encodes(self, row):
+        return _picture(row, self.column)
+
+
+def read_label(row):
+    return CLASSES.index(row.label)
 
 # %% ../nbs/50_data.ipynb #5873dc90
 UNKNOWN = -100  # what torch's cross entropy ignores
 
+
 class SubjectId(Transform):
     "Subject of a row as an index into `vocab`; `UNKNOWN` for others and for flipped copies."
-    def __init__(self, vocab): self.vocab, self.o2i = L(vocab), {v:i for i,v in enumerate(vocab)}
-    def encodes(self, row): return TensorCategory(UNKNOWN if getattr(row, 'flip', '') else self.o2i.get(row.subject, UNKNOWN))
-    def decodes(self, i:TensorCategory): return Category('?' if i < 0 else self.vocab[int(i)])
+
+    def __init__(self, vocab):
+        self.vocab, self.o2i = L(vocab), {v: i for i, v in enumerate(vocab)}
+
+    def encodes(self, row):
+        return TensorCategory(UNKNOWN if getattr(row, 'flip', '') else self.o2i.get(row.subject, UNKNOWN))
+
+    def decodes(self, i: TensorCategory):
+        return Category('?' if i < 0 else self.vocab[int(i)])
+
 
 class LiveAttack(DisplayedTransform):
     "Class of a row as an index into CLASSES."
-    def encodes(self, row): return TensorCategory(read_label(row))
-    def decodes(self, i:TensorCategory): return Category(CLASSES[int(i)])
+
+    def encodes(self, row):
+        return TensorCategory(read_label(row))
+
+    def decodes(self, i: TensorCategory):
+        return Category(CLASSES[int(i)])
 
 # %% ../nbs/50_data.ipynb #95dbf7ad
 def _draw_pairs(frames, faces, titles, colours=None, nrows=None, ncols=None, figsize=None):
     "Frame and face of each sample side by side."
     n = len(titles)
-    ncols = ncols or (math.ceil(n/nrows) if nrows else min(4, n)); nrows = nrows or math.ceil(n/ncols)
-    _, axs = plt.subplots(nrows, ncols, figsize=figsize or (2.1*ncols, 1.4*nrows), squeeze=False)
-    for ax in axs.flat: ax.axis('off')
-    for ax,a,b,t,c in zip(axs.flat, frames, faces, titles, colours or ['black']*n):
+    ncols = ncols or (math.ceil(n / nrows) if nrows else min(4, n))
+    nrows = nrows or math.ceil(n / ncols)
+    _, axs = plt.subplots(nrows, ncols, figsize=figsize or (2.1 * ncols, 1.4 * nrows), squeeze=False)
+    for ax in axs.flat:
+        ax.axis('off')
+    for ax, a, b, t, c in zip(axs.flat, frames, faces, titles, colours or ['black'] * n):
         a, b = (torch.as_tensor(np.asarray(o.detach().float().cpu())).permute(1, 2, 0).clamp(0, 1) for o in (a, b))
-        if a.shape != b.shape: b = F.interpolate(b.permute(2, 0, 1)[None], a.shape[:2])[0].permute(1, 2, 0)
-        ax.imshow(torch.cat([a, b], 1)); ax.set_title(t, fontsize=8, color=c)
+        if a.shape != b.shape:
+            b = F.interpolate(b.permute(2, 0, 1)[None], a.shape[:2])[0].permute(1, 2, 0)
+        ax.imshow(torch.cat([a, b], 1))
+        ax.set_title(t, fontsize=8, color=c)
     plt.tight_layout()
 
 # %% ../nbs/50_data.ipynb #bb8d99ce
 class PairDL(TfmdDL):
     "DataLoader of (frame, face, label, subject) that shows pairs, and samples by `weights` where they are set."
+
     weights, vocab = None, None
+
     def new(self, dataset=None, cls=None, **kwargs):
         res = super().new(dataset, cls, **kwargs)
         res.vocab = self.vocab
-        if dataset is None: res.weights = self.weights
+        if dataset is None:
+            res.weights = self.weights
         return res
+
     def get_idxs(self):
-        if self.weights is None or not self.shuffle: return super().get_idxs()
-        rng = np.random.default_rng(self.rng.randint(0, 2**31-1))
-        return rng.choice(self.n, self.n, p=self.weights/self.weights.sum()).tolist()
-    def _names(self, label, subject): return [CLASSES[int(l)] for l in label], ['?' if s < 0 else self.vocab[int(s)] for s in subject]
+        if self.weights is None or not self.shuffle:
+            return super().get_idxs()
+        rng = np.random.default_rng(self.rng.randint(0, 2**31 - 1))
+        return rng.choice(self.n, self.n, p=self.weights / self.weights.sum()).tolist()
+
+    def _names(self, label, subject):
+        return [CLASSES[int(l)] for l in label], ['?' if s < 0 else self.vocab[int(s)] for s in subject]
+
     def show_batch(self, b=None, max_n=8, show=True, unique=False, **kwargs):
         "Draw frame and face of the first `max_n` samples, with both labels; `unique`: of one sample, augmented anew each time."
-        if b is None: b = (self.new(get_idxs=lambda: Inf.zeros) if unique else self).one_batch()
-        if not show: return super().show_batch(b, max_n=max_n, show=False)
-        if kwargs.get('nrows') and kwargs.get('ncols'): max_n = kwargs['nrows']*kwargs['ncols']
+        if b is None:
+            b = (self.new(get_idxs=lambda: Inf.zeros) if unique else self).one_batch()
+        if not show:
+            return super().show_batch(b, max_n=max_n, show=False)
+        if kwargs.get('nrows') and kwargs.get('ncols'):
+            max_n = kwargs['nrows'] * kwargs['ncols']
         frame, face, *labels = (o[:max_n] for o in b)
-        titles = [f'{l}, {s}' for l,s in zip(*self._names(*labels))] if labels else ['']*len(frame)
+        titles = [f'{l}, {s}' for l, s in zip(*self._names(*labels))] if labels else [''] * len(frame)
         _draw_pairs(frame, face, titles, **kwargs)
+
     def show_results(self, b, out, max_n=8, **kwargs):
         "The same with what the network says; wrong answers of the anti-spoofing head in red."
         frame, face, label, subject = (o[:max_n] for o in b)
         truth, said = self._names(label, subject), self._names(*(o[:max_n] for o in out[:2]))
-        titles = [f'{l}, {s}\nsays {pl}, {ps}' for l,s,pl,ps in zip(*truth, *said)]
-        _draw_pairs(frame, face, titles, ['black' if l == p else '#CC3311' for l,p in zip(truth[0], said[0])], **kwargs)
+        titles = [f'{l}, {s}\nsays {pl}, {ps}' for l, s, pl, ps in zip(*truth, *said)]
+        _draw_pairs(
+            frame, face, titles, ['black' if l == p else '#CC3311' for l, p in zip(truth[0], said[0])], **kwargs
+        )
+
 
 class PairLoaders(DataLoaders):
     "DataLoaders whose `test_dl` takes a samples table too."
+
     def test_dl(self, test_items, **kwargs):
         return super().test_dl(table_rows(test_items) if isinstance(test_items, pd.DataFrame) else test_items, **kwargs)
 
 # %% ../nbs/50_data.ipynb #5d60857a
-def _pinned(device, num_workers): return num_workers > 0 and torch.device(device or default_device()).type == 'cuda'  # copied to the GPU from pages that stay
+def _pinned(device, num_workers):
+    return (
+        num_workers > 0 and torch.device(device or default_device()).type == 'cuda'
+    )  # copied to the GPU from pages that stay
+
 
 def gfa_dataloaders(
-    samples:pd.DataFrame, # samples table with frame_path and face_path, as extract_frames makes it
-    bs:int=32, # batch size (paper: 32)
-    flips:int|str='auto', # copies of live training rows: 1, 2, 3 or 'auto' (see balance_flips)
-    flip_classes:str='live', # 'live' as the paper has it, or 'both'
-    balanced:bool=False, # draw live and attack rows equally often
-    batch_tfms=None, # augmentation on the device, e.g. aug_transforms(); None as in the paper
-    device=None, # None: CUDA, then Apple's, then CPU
-    num_workers:int=0, # processes that load; 0: this one
-) -> PairLoaders: # with `vocab` (training subjects) and `samples` (train, flips among them, and dev); raises ValueError
+    samples: pd.DataFrame,  # samples table with frame_path and face_path, as extract_frames makes it
+    bs: int = 32,  # batch size (paper: 32)
+    flips: int | str = 'auto',  # copies of live training rows: 1, 2, 3 or 'auto' (see balance_flips)
+    flip_classes: str = 'live',  # 'live' as the paper has it, or 'both'
+    balanced: bool = False,  # draw live and attack rows equally often
+    batch_tfms=None,  # augmentation on the device, e.g. aug_transforms(); None as in the paper
+    device=None,  # None: CUDA, then Apple's, then CPU
+    num_workers: int = 0,  # processes that load; 0: this one
+) -> (
+    PairLoaders
+):  # with `vocab` (training subjects) and `samples` (train, flips among them, and dev); raises ValueError
     "Two-stream DataLoaders: training rows, and the rows of the development set for validation."
     df = validate_samples(samples)
     df = check_classes(df[(df['split'] != 'test') & (df['role'] == 'probe')].reset_index(drop=True), ('train', 'dev'))
     df = balance_flips(df, flips, flip_classes)
     train = df['split'] == 'train'
     if not 1 <= bs <= train.sum():
-        raise ValueError(f'bs is {bs}, but there are {train.sum()} training rows (flipped copies among them); a batch is 1 to {train.sum()} rows. Use a smaller bs, or more images.')
+        raise ValueError(
+            f'bs is {bs}, but there are {train.sum()} training rows (flipped copies among them); a batch is 1 to {train.sum()} rows. Use a smaller bs, or more images.'
+        )
     vocab = sorted(df.loc[train, 'subject'].unique())
-    dsets = Datasets(table_rows(df), [[LoadPicture('frame_path')], [LoadPicture('face_path')], [LiveAttack()], [SubjectId(vocab)]], n_inp=2,
-                     splits=[list(np.flatnonzero(train)), list(np.flatnonzero(~train))])
+    dsets = Datasets(
+        table_rows(df),
+        [[LoadPicture('frame_path')], [LoadPicture('face_path')], [LiveAttack()], [SubjectId(vocab)]],
+        n_inp=2,
+        splits=[list(np.flatnonzero(train)), list(np.flatnonzero(~train))],
+    )
     dsets._dbunch_type = PairLoaders
-    dls = dsets.dataloaders(bs=bs, val_bs=2*bs, dl_type=PairDL, device=device, num_workers=num_workers, drop_last=True, pin_memory=_pinned(device, num_workers),
-                            after_item=[ToTensor()], after_batch=[IntToFloatTensor(), *L(batch_tfms)])
-    for dl in dls: dl.vocab = vocab
+    dls = dsets.dataloaders(
+        bs=bs,
+        val_bs=2 * bs,
+        dl_type=PairDL,
+        device=device,
+        num_workers=num_workers,
+        drop_last=True,
+        pin_memory=_pinned(device, num_workers),
+        after_item=[ToTensor()],
+        after_batch=[IntToFloatTensor(), *L(batch_tfms)],
+    )
+    for dl in dls:
+        dl.vocab = vocab
     if balanced:
         n = df.loc[train, 'label'].value_counts()
-        dls.train.weights = (1/df.loc[train, 'label'].map(n)).to_numpy()
+        dls.train.weights = (1 / df.loc[train, 'label'].map(n)).to_numpy()
     dls.vocab, dls.samples = vocab, df
     return dls

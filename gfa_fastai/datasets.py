@@ -8,7 +8,20 @@ import os, re, warnings
 from pathlib import Path
 import pandas as pd
 from .samples import LABELS, SPLITS, split_by_subject, validate_samples
-from .trees import IMAGES, VIDEOS, choose_listed, find_list, find_root, match_name, note_line, read_lines, read_list, scan_videos, sub_folder, walk_files
+from gfa_fastai.trees import (
+    IMAGES,
+    VIDEOS,
+    choose_listed,
+    find_list,
+    find_root,
+    match_name,
+    note_line,
+    read_lines,
+    read_list,
+    scan_videos,
+    sub_folder,
+    walk_files,
+)
 
 # %% auto #0
 __all__ = ['LIVE_NAMES', 'ATTACK_NAMES', 'SPLIT_NAMES', 'REPLAY_PROTOCOLS', 'BOX_FORMATS', 'READERS', 'read_folder',
@@ -18,81 +31,132 @@ __all__ = ['LIVE_NAMES', 'ATTACK_NAMES', 'SPLIT_NAMES', 'REPLAY_PROTOCOLS', 'BOX
 # %% ../nbs/30_datasets.ipynb #67039ce1
 LIVE_NAMES = {'live', 'real', 'bonafide', 'genuine', 'client', 'clientraw'}
 ATTACK_NAMES = {'attack', 'attacks', 'spoof', 'fake', 'imposter', 'impostor', 'imposterraw', 'presentationattack'}
-SPLIT_NAMES = dict(train='train', training='train', dev='dev', devel='dev', val='dev', valid='dev', validation='dev', test='test', testing='test')
+SPLIT_NAMES = dict(
+    train='train',
+    training='train',
+    dev='dev',
+    devel='dev',
+    val='dev',
+    valid='dev',
+    validation='dev',
+    test='test',
+    testing='test',
+)
 
-def _plain(name): return re.sub(r'[\s_-]+', '', name.lower())
+
+def _plain(name):
+    return re.sub(r'[\s_-]+', '', name.lower())
+
 
 def _parse(
-    parts, # the folders between the root and the file
-) -> dict: # split (or None), label, pai, subject; raises ValueError
+    parts,  # the folders between the root and the file
+) -> dict:  # split (or None), label, pai, subject; raises ValueError
     "Read split, class, species and person off a path."
     rest, split, label, used = [], None, None, ''
     for p in parts:
         name = _plain(p)
-        if split is None and name in SPLIT_NAMES: split, used = SPLIT_NAMES[name], f' (the folder {p!r} is read as a split)'
-        elif label is None and name in LIVE_NAMES | ATTACK_NAMES: label, rest = ('live' if name in LIVE_NAMES else 'attack'), []
-        else: rest.append(p)
-    if label is None: raise ValueError('no folder on the way to it says live or attack')
-    if not rest: raise ValueError(f'no folder below {label!r} says whose face it is{used}')
+        if split is None and name in SPLIT_NAMES:
+            split, used = SPLIT_NAMES[name], f' (the folder {p!r} is read as a split)'
+        elif label is None and name in LIVE_NAMES | ATTACK_NAMES:
+            label, rest = ('live' if name in LIVE_NAMES else 'attack'), []
+        else:
+            rest.append(p)
+    if label is None:
+        raise ValueError('no folder on the way to it says live or attack')
+    if not rest:
+        raise ValueError(f'no folder below {label!r} says whose face it is{used}')
     return dict(split=split, label=label, pai='/'.join(rest[:-1]) if label == 'attack' else '', subject=rest[-1])
 
 # %% ../nbs/30_datasets.ipynb #594651ba
 def _group(pattern, name, what):
     "The first group of `pattern` in `name`; raises ValueError."
-    try: m = re.search(pattern, name)
-    except re.error as e: raise ValueError(f'{what} {pattern!r} is no regular expression: {e}') from None
-    if not m or not m.groups() or not m[1]: raise ValueError(f'{what} {pattern!r} finds nothing in it; it needs one group in parentheses that matches every file name')
+    try:
+        m = re.search(pattern, name)
+    except re.error as e:
+        raise ValueError(f'{what} {pattern!r} is no regular expression: {e}') from None
+    if not m or not m.groups() or not m[1]:
+        raise ValueError(
+            f'{what} {pattern!r} finds nothing in it; it needs one group in parentheses that matches every file name'
+        )
     return m[1]
+
 
 def _row(path, root, dataset, video_pattern, subject_pattern):
     "One row of the samples table; `split` is None where no folder says it."
     parts = list(path.relative_to(root).parts[:-1])
-    if subject_pattern: parts.append(_group(subject_pattern, path.name, 'subject_pattern'))
+    if subject_pattern:
+        parts.append(_group(subject_pattern, path.name, 'subject_pattern'))
     of_images = video_pattern and path.suffix.lower() in IMAGES
     video = _group(video_pattern, path.name, 'video_pattern') if of_images else path.name
     return dict(_parse(parts), dataset=dataset, video='/'.join([*parts, video]), path=str(path))
 
+
 def _same_splits(rows):
     "Fill in 'train' where no folder at all says a split; raises ValueError where some do and some do not."
     without = [r for r in rows if r['split'] is None]
-    if 0 < len(without) < len(rows): raise ValueError(f'{len(without)} of {len(rows)} files are in no split folder, the others are; the first is {without[0]["path"]}. '
-        f'Rename or move its folder (splits are {", ".join(SPLIT_NAMES)}), or remove the split folders and use split_by_subject.')
-    for r in without: r['split'] = 'train'
+    if 0 < len(without) < len(rows):
+        raise ValueError(
+            f'{len(without)} of {len(rows)} files are in no split folder, the others are; the first is {without[0]["path"]}. '
+            f'Rename or move its folder (splits are {", ".join(SPLIT_NAMES)}), or remove the split folders and use split_by_subject.'
+        )
+    for r in without:
+        r['split'] = 'train'
     return rows
 
 # %% ../nbs/30_datasets.ipynb #5f896e83
 _FOLDER = 'Expected ROOT/[SPLIT/](live|attack)/[SPECIES/]SUBJECT/FILE.'
 
+
 def read_folder(
-    root, # the folder
-    dataset:str='folder', # name of the dataset in the table
-    video_pattern:str=None, # regular expression whose group names the recording of an image; None: each image is its own
-    subject_pattern:str=None, # regular expression whose group names the person; None: the last folder does
-) -> pd.DataFrame: # samples table; raises FileNotFoundError or ValueError
+    root,  # the folder
+    dataset: str = 'folder',  # name of the dataset in the table
+    video_pattern: str = None,  # regular expression whose group names the recording of an image; None: each image is its own
+    subject_pattern: str = None,  # regular expression whose group names the person; None: the last folder does
+) -> pd.DataFrame:  # samples table; raises FileNotFoundError or ValueError
     "Read any folder of images and videos, `ROOT/[SPLIT/](live|attack)/[SPECIES/]SUBJECT/FILE`; without split folders all is 'train'."
     root = Path(root)
-    if not root.is_dir(): raise FileNotFoundError(f'no folder at {root}. {_FOLDER}')
+    if not root.is_dir():
+        raise FileNotFoundError(f'no folder at {root}. {_FOLDER}')
     files = list(walk_files(root, IMAGES | VIDEOS))
-    if not files: raise ValueError(f'{root} has no images and no videos ({", ".join(sorted(IMAGES | VIDEOS))}). {_FOLDER}')
+    if not files:
+        raise ValueError(f'{root} has no images and no videos ({", ".join(sorted(IMAGES | VIDEOS))}). {_FOLDER}')
     rows, errors = [], []
     for path in files:
-        try: rows.append(_row(path, root, dataset, video_pattern, subject_pattern))
-        except ValueError as e: errors.append((path.relative_to(root), e))
-    if errors: raise ValueError(f'{len(errors)} of {len(files)} files in {root} cannot be placed; the first is {errors[0][0]}: {errors[0][1]}. {_FOLDER}')
+        try:
+            rows.append(_row(path, root, dataset, video_pattern, subject_pattern))
+        except ValueError as e:
+            errors.append((path.relative_to(root), e))
+    if errors:
+        raise ValueError(
+            f'{len(errors)} of {len(files)} files in {root} cannot be placed; the first is {errors[0][0]}: {errors[0][1]}. {_FOLDER}'
+        )
     df = pd.DataFrame(_same_splits(rows))
     df['frame'] = df.groupby('video').cumcount()
     return validate_samples(df)
 
 # %% ../nbs/30_datasets.ipynb #12df2738
-_EXTRAS = dict(pai_name='', device='', session='', quality='', protocol='', annotation='', annotation_format='', rotate=0, max_frames=None)
+_EXTRAS = dict(
+    pai_name='',
+    device='',
+    session='',
+    quality='',
+    protocol='',
+    annotation='',
+    annotation_format='',
+    rotate=0,
+    max_frames=None,
+)
+
 
 def _place(row, root, split, **more):
     "A row with its split, and its path below the root as the name of the video."
     return dict(row, split=split, video=row['path'].relative_to(root).as_posix(), **more)
 
+
 def _annotation(path, format):
     "The columns for a file of boxes, empty where there is none."
     return dict(annotation=str(path), annotation_format=format) if path and path.is_file() else {}
+
 
 def _table(rows, dataset):
     "Samples table of videos; `who` names the person within the dataset."
@@ -100,46 +164,56 @@ def _table(rows, dataset):
     df['subject'] = dataset + '-' + df.pop('who')
     df['label'] = ['attack' if p else 'live' for p in df['pai']]
     df['path'] = df['path'].astype(str)
-    df['max_frames'] = df['max_frames'].astype(float)   # (whole numbers, or missing)
+    df['max_frames'] = df['max_frames'].astype(float)  # (whole numbers, or missing)
     return validate_samples(df.sort_values('video', kind='stable'))
 
 # %% ../nbs/30_datasets.ipynb #e0128aa1
 def _with_dev(df, dev, seed):
     "Move a share of the training people to dev; raises ValueError."
-    if not 0 <= dev < 1: raise ValueError(f'dev is {dev}; it is a share of the training people, from 0 up to, not including, 1.')
-    if not dev: return df
+    if not 0 <= dev < 1:
+        raise ValueError(f'dev is {dev}; it is a share of the training people, from 0 up to, not including, 1.')
+    if not dev:
+        return df
     test = df.loc[df['split'] == 'test', 'subject'].unique()
     n = df['subject'].nunique()
-    return split_by_subject(df, dev=dev*(n-len(test))/n, test_subjects=test, seed=seed)
+    return split_by_subject(df, dev=dev * (n - len(test)) / n, test_subjects=test, seed=seed)
 
 # %% ../nbs/30_datasets.ipynb #57b481d9
 _CASIA = ['', 'warped', 'cut', 'replay']
 _CASIA_NAMES = ['', 'warped photo', 'cut photo', 'video']
 
+
 def _casia_clip(stem, qualities):
     "Key and columns of a CASIA video, from `PERSON/CLIP`."
     who, hr, clip = match_name(r'(?:.*/)?0*(\d+)/(HR_)?(\d)', stem, 'PERSON/CLIP, with a clip 1 to 8 or HR_1 to HR_4')
     n = int(clip)
-    if not 1 <= n <= (4 if hr else 8): raise ValueError('expected a clip 1 to 8 or HR_1 to HR_4')
-    kind, quality = (n-1, 2) if hr else divmod(n-1, 2)
-    return f'{who}/{"HR_" if hr else ""}{n}', dict(who=who, pai=_CASIA[kind], pai_name=_CASIA_NAMES[kind], quality=qualities[quality])
+    if not 1 <= n <= (4 if hr else 8):
+        raise ValueError('expected a clip 1 to 8 or HR_1 to HR_4')
+    kind, quality = (n - 1, 2) if hr else divmod(n - 1, 2)
+    return f'{who}/{"HR_" if hr else ""}{n}', dict(
+        who=who, pai=_CASIA[kind], pai_name=_CASIA_NAMES[kind], quality=qualities[quality]
+    )
 
 # %% ../nbs/30_datasets.ipynb #bc407b6f
 def read_casia_fasd(
-    root, # folder with train_release and test_release, or one that holds it
-    dev:float=.2, # share of the training people for development
-    seed:int=0, # which of them
-    qualities=('low', 'normal', 'high'), # names for odd clips, even clips, HR clips
-    allow_missing:bool=False, # leave out missing videos, with a warning
-) -> pd.DataFrame: # samples table, a row per video; raises FileNotFoundError or ValueError
+    root,  # folder with train_release and test_release, or one that holds it
+    dev: float = 0.2,  # share of the training people for development
+    seed: int = 0,  # which of them
+    qualities=('low', 'normal', 'high'),  # names for odd clips, even clips, HR clips
+    allow_missing: bool = False,  # leave out missing videos, with a warning
+) -> pd.DataFrame:  # samples table, a row per video; raises FileNotFoundError or ValueError
     "Read CASIA-FASD: 240 videos of 20 people for training, 360 of 30 for testing."
-    if len(qualities) != 3: raise ValueError(f'qualities is {qualities!r}; it names three: of odd clips, even clips and HR clips.')
+    if len(qualities) != 3:
+        raise ValueError(f'qualities is {qualities!r}; it names three: of odd clips, even clips and HR clips.')
     root = find_root(root, ['train_release', 'test_release'], 'CASIA-FASD')
-    def clip(stem): return _casia_clip(stem, qualities)
+
+    def clip(stem):
+        return _casia_clip(stem, qualities)
+
     found = {s: scan_videos(sub_folder(root, f'{s}_release'), clip, 'CASIA-FASD') for s in ('train', 'test')}
     clips, rows = [*'12345678', 'HR_1', 'HR_2', 'HR_3', 'HR_4'], []
-    for split,people in (('train', 20), ('test', 30)):
-        wanted = {f'{k}/{c}': f'{split}_release' for k in range(1, people+1) for c in clips}
+    for split, people in (('train', 20), ('test', 30)):
+        wanted = {f'{k}/{c}': f'{split}_release' for k in range(1, people + 1) for c in clips}
         for r in choose_listed(found[split], wanted, 'CASIA-FASD', allow_missing):
             r['who'] = f'{split}-{int(r["who"]):02d}'
             rows.append(_place(r, root, split))
@@ -154,66 +228,89 @@ REPLAY_PROTOCOLS = dict(
     photo=lambda device, medium: medium == 'photo',
     video=lambda device, medium: medium == 'video',
     digitalphoto=lambda device, medium: medium == 'photo' and device != 'print',
-    smalltest=None)  # no rule is known: it needs its lists
+    smalltest=None,
+)  # no rule is known: it needs its lists
 
 # %% ../nbs/30_datasets.ipynb #8dcfd578
 _REPLAY_REAL = r'(?:.*/)?real/client(\d+)_session(\d+)_webcam_(authenticate|enroll)_(controlled|adverse)(?:_\d+)?'
 _REPLAY_ATTACK = r'(?:.*/)?attack/(fixed|hand)/attack_(print|mobile|highdef)_client(\d+)_session(\d+)_(?:highdef|mobile)_(photo|video)_(controlled|adverse)'
 
+
 def _replay_clip(stem):
     "Key and columns of a Replay-Attack video, from its path below train, devel or test; None for an enrolment."
-    if '_enroll_' in stem or 'enroll/' in stem: return None
+    if '_enroll_' in stem or 'enroll/' in stem:
+        return None
     if 'attack/' in stem:
-        support, device, who, session, medium, light = match_name(_REPLAY_ATTACK, stem, 'attack/{fixed,hand}/attack_DEVICE_clientNNN_sessionNN_DEVICE_MEDIUM_LIGHT')
+        support, device, who, session, medium, light = match_name(
+            _REPLAY_ATTACK, stem, 'attack/{fixed,hand}/attack_DEVICE_clientNNN_sessionNN_DEVICE_MEDIUM_LIGHT'
+        )
         pai = 'print' if device == 'print' else 'replay'
     else:
-        who, session, _, light = match_name(_REPLAY_REAL, stem, 'real/clientNNN_sessionNN_webcam_authenticate_LIGHT_TAKE')
+        who, session, _, light = match_name(
+            _REPLAY_REAL, stem, 'real/clientNNN_sessionNN_webcam_authenticate_LIGHT_TAKE'
+        )
         support = device = medium = pai = ''
     name = f'{device}_{medium}' if pai else ''
-    return _replay_key(stem), dict(who=f'client{who}', pai=pai, pai_name=name, device='webcam', session=session, light=light, support=support)
+    return _replay_key(stem), dict(
+        who=f'client{who}', pai=pai, pai_name=name, device='webcam', session=session, light=light, support=support
+    )
+
 
 def _replay_key(stem):
     "From `real/` or `attack/` on, the rest of the path left away."
     return re.sub(r'^.*?(?=(?:real|attack)/)', '', stem)
 
+
 def _replay_lists(folder, protocol, group):
     "Key -> where it is listed, for a protocol and a group; raises FileNotFoundError or ValueError."
     wanted = {}
-    real = f'real-{protocol}-allsupports-{group}.txt'   # some protocols choose live videos too
+    real = f'real-{protocol}-allsupports-{group}.txt'  # some protocols choose live videos too
     real = find_list(folder, real if sorted(folder.rglob(real)) else f'real-{group}.txt')
     for path in real, find_list(folder, f'attack-{protocol}-allsupports-{group}.txt'):
-        for number,line in read_list(path):
+        for number, line in read_list(path):
             stem = re.search(rf'(?:^|/){group}/((?:real|attack)/.*?)(?:\.\w{{3}})?$', line.replace('\\', '/'))
-            if not stem: raise ValueError(f'{path}, line {number}: {line!r} is no video of {group}. Correct the line.')
+            if not stem:
+                raise ValueError(f'{path}, line {number}: {line!r} is no video of {group}. Correct the line.')
             note_line(wanted, stem[1], path, number)
     return wanted
 
 # %% ../nbs/30_datasets.ipynb #cd0064e4
 def read_replay_attack(
-    root, # folder with train, devel and test, or one that holds it
-    protocol:str='grandtest', # a key of REPLAY_PROTOCOLS
-    allow_missing:bool=False, # leave out missing videos, with a warning
-) -> pd.DataFrame: # samples table, a row per video, with light and support; raises FileNotFoundError or ValueError
+    root,  # folder with train, devel and test, or one that holds it
+    protocol: str = 'grandtest',  # a key of REPLAY_PROTOCOLS
+    allow_missing: bool = False,  # leave out missing videos, with a warning
+) -> pd.DataFrame:  # samples table, a row per video, with light and support; raises FileNotFoundError or ValueError
     "Read Replay-Attack: 360, 360 and 480 videos in the protocol grandtest."
-    if protocol not in REPLAY_PROTOCOLS: raise ValueError(f'Replay-Attack: protocol {protocol!r} is not known, choose one of {", ".join(REPLAY_PROTOCOLS)}.')
+    if protocol not in REPLAY_PROTOCOLS:
+        raise ValueError(
+            f'Replay-Attack: protocol {protocol!r} is not known, choose one of {", ".join(REPLAY_PROTOCOLS)}.'
+        )
     root, rows = find_root(root, ['train/real', 'devel/real', 'test/real'], 'Replay-Attack'), []
     lists, boxes = sub_folder(root, 'protocols'), sub_folder(root, 'face-locations')
-    if lists is None: warnings.warn(f'Replay-Attack: no folder protocols in {root}; protocol {protocol} is derived from the names.', stacklevel=2)
-    for group,split in zip(('train', 'devel', 'test'), ('train', 'dev', 'test')):
+    if lists is None:
+        warnings.warn(
+            f'Replay-Attack: no folder protocols in {root}; protocol {protocol} is derived from the names.',
+            stacklevel=2,
+        )
+    for group, split in zip(('train', 'devel', 'test'), ('train', 'dev', 'test')):
         folder = sub_folder(root, group)
         found = scan_videos(folder, _replay_clip, 'Replay-Attack')
         wanted = _replay_lists(lists, protocol, group) if lists else _replay_rule(found, protocol)
-        spare = {k for k,r in found.items() if not _in_replay(r, protocol)}
+        spare = {k for k, r in found.items() if not _in_replay(r, protocol)}
         for r in choose_listed(found, wanted, 'Replay-Attack', allow_missing, spare):
-            face = boxes and (boxes/group/r['path'].relative_to(folder)).with_suffix('.face')
+            face = boxes and (boxes / group / r['path'].relative_to(folder)).with_suffix('.face')
             rows.append(_place(r, root, split, protocol=protocol, **_annotation(face, 'replay')))
     return _table(rows, 'replay_attack')
+
 
 def _replay_rule(found, protocol):
     "Key -> where it is from, by the names; raises ValueError for a protocol without a rule."
     if REPLAY_PROTOCOLS[protocol] is None:
-        raise ValueError(f'Replay-Attack: protocol {protocol!r} has no rule, and there is no folder protocols. Restore it.')
-    return {k: 'by its name' for k,r in found.items() if _in_replay(r, protocol)}
+        raise ValueError(
+            f'Replay-Attack: protocol {protocol!r} has no rule, and there is no folder protocols. Restore it.'
+        )
+    return {k: 'by its name' for k, r in found.items() if _in_replay(r, protocol)}
+
 
 def _in_replay(row, protocol):
     "Whether a video belongs to a protocol by its name; live ones belong to all."
@@ -224,43 +321,70 @@ def _in_replay(row, protocol):
 _UPSIDE_DOWN = {3, 5, 6, 7, 8, 9}
 _MSU_NAMES = ['', 'ipad_video', 'iphone_video', 'printed_photo']
 
-def _msu_key(n, device, name): return f'{"attack" if name else "real"}_client{n:03d}_{device}_SD_{name + "_" if name else ""}scene01'
+
+def _msu_key(n, device, name):
+    return f'{"attack" if name else "real"}_client{n:03d}_{device}_SD_{name + "_" if name else ""}scene01'
+
 
 def _msu_clip(stem):
     "Key and columns of an MSU video, from its file name."
-    label, who, device, name = match_name(r'(?:.*/)?(real|attack)_client(\d+)_(android|laptop)_SD_(?:(ipad_video|iphone_video|printed_photo)_)?scene01', stem,
-                                      '{real,attack}_clientNNN_{android,laptop}_SD_[ATTACK_]scene01')
-    if (label == 'attack') != bool(name): raise ValueError('real and the name of an attack exclude each other, and attack needs one')
+    label, who, device, name = match_name(
+        r'(?:.*/)?(real|attack)_client(\d+)_(android|laptop)_SD_(?:(ipad_video|iphone_video|printed_photo)_)?scene01',
+        stem,
+        '{real,attack}_clientNNN_{android,laptop}_SD_[ATTACK_]scene01',
+    )
+    if (label == 'attack') != bool(name):
+        raise ValueError('real and the name of an attack exclude each other, and attack needs one')
     who, name = int(who), name or ''
     pai = name and ('print' if name == 'printed_photo' else 'replay')
-    return _msu_key(who, device, name), dict(who=f'client{who:03d}', pai=pai, pai_name=name, device=device, quality='SD',
-                                             rotate=180 if label == 'real' and device == 'android' and who in _UPSIDE_DOWN else 0)
+    return _msu_key(who, device, name), dict(
+        who=f'client{who:03d}',
+        pai=pai,
+        pai_name=name,
+        device=device,
+        quality='SD',
+        rotate=180 if label == 'real' and device == 'android' and who in _UPSIDE_DOWN else 0,
+    )
 
 # %% ../nbs/30_datasets.ipynb #3793502e
 def _msu_people(root, split):
     "Number of a person -> where it is listed; the lists lie beside or above the videos; raises FileNotFoundError or ValueError."
     name = f'{split}_sub_list.txt'
-    path = next((f/name for f in (root, *root.absolute().parents[:2]) if (f/name).is_file()), root/name)
+    path = next((f / name for f in (root, *root.absolute().parents[:2]) if (f / name).is_file()), root / name)
     people = {}
-    for number,line in read_list(path):
-        if not line.isascii() or not line.isdigit(): raise ValueError(f'{path}, line {number}: {line!r} is no number of a person. Correct the line.')
+    for number, line in read_list(path):
+        if not line.isascii() or not line.isdigit():
+            raise ValueError(f'{path}, line {number}: {line!r} is no number of a person. Correct the line.')
         note_line(people, int(line), path, number)
     return people
 
+
 def read_msu_mfsd(
-    root, # folder with real and attack, or one that holds it
-    dev:float=.2, # share of the training people for development
-    seed:int=0, # which of them
-    allow_missing:bool=False, # leave out missing videos, with a warning
-) -> pd.DataFrame: # samples table, a row per video; raises FileNotFoundError or ValueError
+    root,  # folder with real and attack, or one that holds it
+    dev: float = 0.2,  # share of the training people for development
+    seed: int = 0,  # which of them
+    allow_missing: bool = False,  # leave out missing videos, with a warning
+) -> pd.DataFrame:  # samples table, a row per video; raises FileNotFoundError or ValueError
     "Read MSU-MFSD: 120 videos of 15 people for training, 160 of 20 for testing."
     root, rows, wanted = find_root(root, ['real', 'attack'], 'MSU-MFSD'), [], {}
-    found = {k: r for part in ('real', 'attack') for k,r in scan_videos(sub_folder(root, part), _msu_clip, 'MSU-MFSD').items()}
+    found = {
+        k: r
+        for part in ('real', 'attack')
+        for k, r in scan_videos(sub_folder(root, part), _msu_clip, 'MSU-MFSD').items()
+    }
     people = {split: _msu_people(root, split) for split in ('train', 'test')}
     if both := set(people['train']) & set(people['test']):
-        raise ValueError(f'MSU-MFSD: client {min(both)} is listed for training and for testing. Correct one of the lists.')
-    for n,where in {**people['train'], **people['test']}.items():
-        wanted.update({_msu_key(n, device, name): f'client {n}, {where}' for device in ('android', 'laptop') for name in _MSU_NAMES})
+        raise ValueError(
+            f'MSU-MFSD: client {min(both)} is listed for training and for testing. Correct one of the lists.'
+        )
+    for n, where in {**people['train'], **people['test']}.items():
+        wanted.update(
+            {
+                _msu_key(n, device, name): f'client {n}, {where}'
+                for device in ('android', 'laptop')
+                for name in _MSU_NAMES
+            }
+        )
     for r in choose_listed(found, wanted, 'MSU-MFSD', allow_missing):
         split = 'train' if int(r['who'].removeprefix('client')) in people['train'] else 'test'
         rows.append(_place(r, root, split, **_annotation(r['path'].with_suffix('.face'), 'msu')))
@@ -268,297 +392,476 @@ def read_msu_mfsd(
 
 # %% ../nbs/30_datasets.ipynb #af9fcfe8
 def in_oulu(
-    protocol:int|None, # 1 to 4, or None for all videos
-    fold:int|None, # 1 to 6 in protocols 3 and 4: the phone that is held back
-    split:str, # 'train', 'dev' or 'test'
-    phone:int, # 1 to 6
-    session:int, # 1 to 3
-    instrument:int, # 1 live, 2 and 3 print, 4 and 5 replay
+    protocol: int | None,  # 1 to 4, or None for all videos
+    fold: int | None,  # 1 to 6 in protocols 3 and 4: the phone that is held back
+    split: str,  # 'train', 'dev' or 'test'
+    phone: int,  # 1 to 6
+    session: int,  # 1 to 3
+    instrument: int,  # 1 live, 2 and 3 print, 4 and 5 replay
 ) -> bool:
     "Whether a video of OULU-NPU belongs to a split of a protocol."
-    if protocol in (1, 4) and (session == 3) != (split == 'test'): return False
-    if protocol in (2, 4) and instrument not in ((1, 3, 5) if split == 'test' else (1, 2, 4)): return False
+    if protocol in (1, 4) and (session == 3) != (split == 'test'):
+        return False
+    if protocol in (2, 4) and instrument not in ((1, 3, 5) if split == 'test' else (1, 2, 4)):
+        return False
     return protocol not in (3, 4) or (phone == fold) == (split == 'test')
 
 # %% ../nbs/30_datasets.ipynb #bb24fd46
 _OULU_USERS = dict(train=range(1, 21), dev=range(21, 36), test=range(36, 56))
 _OULU_LABELS = {'+1': (1,), '1': (1,), '-1': (2, 3, 4, 5), '-2': (4, 5)}
 
+
 def _oulu_clip(stem, split):
     "Key and columns of an OULU video, from its file name."
-    phone, session, user, f = match_name(r'(?:.*/)?([1-6])_([1-3])_(\d\d)_([1-5])', stem, 'P_S_UU_F: phone 1 to 6, session 1 to 3, user, 1 to 5')
+    phone, session, user, f = match_name(
+        r'(?:.*/)?([1-6])_([1-3])_(\d\d)_([1-5])', stem, 'P_S_UU_F: phone 1 to 6, session 1 to 3, user, 1 to 5'
+    )
     users = _OULU_USERS[split]
-    if int(user) not in users: raise ValueError(f'expected a user {users[0]:02d} to {users[-1]} for {split}')
-    pai, name = ('', '') if f == '1' else ('print', f'print {int(f)-1}') if f in '23' else ('replay', f'replay {int(f)-3}')
-    return f'{phone}_{session}_{user}_{f}', dict(who=user, pai=pai, pai_name=name, device=f'phone {phone}', session=session)
+    if int(user) not in users:
+        raise ValueError(f'expected a user {users[0]:02d} to {users[-1]} for {split}')
+    pai, name = (
+        ('', '') if f == '1' else ('print', f'print {int(f) - 1}') if f in '23' else ('replay', f'replay {int(f) - 3}')
+    )
+    return f'{phone}_{session}_{user}_{f}', dict(
+        who=user, pai=pai, pai_name=name, device=f'phone {phone}', session=session
+    )
+
 
 def _oulu_list(path, split):
     "Key -> where it is listed; raises FileNotFoundError or ValueError."
     wanted = {}
-    for number,line in read_list(path):
+    for number, line in read_list(path):
         try:
             label, stem = match_name(r'([+-]?\d)\s*,\s*(\S+?)(?:\.avi)?', line, 'a line as +1,1_1_01_1')
             key, _ = _oulu_clip(stem, split)
-            if int(key[-1]) not in _OULU_LABELS.get(label, ()): raise ValueError(f'label {label} contradicts the name (1 live, 2 and 3 print, 4 and 5 replay)')
-        except ValueError as e: raise ValueError(f'{path}, line {number}: {line!r}: {e}. Correct the line.') from None
+            if int(key[-1]) not in _OULU_LABELS.get(label, ()):
+                raise ValueError(f'label {label} contradicts the name (1 live, 2 and 3 print, 4 and 5 replay)')
+        except ValueError as e:
+            raise ValueError(f'{path}, line {number}: {line!r}: {e}. Correct the line.') from None
         note_line(wanted, key, path, number)
     return wanted
 
+
 def _oulu_counts(protocol, fold):
     "Videos of OULU-NPU by PAI: for training, development and testing."
-    def each(split, instruments): return sum(in_oulu(protocol, fold, split, p, s, f) for p in range(1, 7) for s in (1, 2, 3) for f in instruments)
+
+    def each(split, instruments):
+        return sum(in_oulu(protocol, fold, split, p, s, f) for p in range(1, 7) for s in (1, 2, 3) for f in instruments)
+
     kinds = {'': (1,), 'print': (2, 3), 'replay': (4, 5)}
-    return [{pai: len(users)*each(split, kinds[pai]) for pai in kinds} for split,users in _OULU_USERS.items()]
+    return [{pai: len(users) * each(split, kinds[pai]) for pai in kinds} for split, users in _OULU_USERS.items()]
 
 # %% ../nbs/30_datasets.ipynb #3900147a
 def _fold(name, protocol, fold, folds):
     "Protocol and fold as numbers; `folds` is protocol -> how many it has; raises ValueError."
-    if protocol is None: return None, None
+    if protocol is None:
+        return None, None
     number = lambda v: int(v) if str(v).isdigit() else v
     protocol, fold = number(protocol), number(fold)
-    if protocol not in folds: raise ValueError(f'{name}: protocol {protocol!r} is not known, choose one of {", ".join(map(str, folds))}, or None for all videos.')
+    if protocol not in folds:
+        raise ValueError(
+            f'{name}: protocol {protocol!r} is not known, choose one of {", ".join(map(str, folds))}, or None for all videos.'
+        )
     n = folds[protocol]
-    if n > 1 and fold not in range(1, n+1): raise ValueError(f'{name}: protocol {protocol} has {n} folds and fold is {fold!r}. '
-                                                             f'Read each with fold=1 to {n}, and report mean and standard deviation.')
-    if n == 1 and fold not in (None, 1): raise ValueError(f'{name}: protocol {protocol} has no folds, and fold is {fold!r}. Leave it out.')
+    if n > 1 and fold not in range(1, n + 1):
+        raise ValueError(
+            f'{name}: protocol {protocol} has {n} folds and fold is {fold!r}. '
+            f'Read each with fold=1 to {n}, and report mean and standard deviation.'
+        )
+    if n == 1 and fold not in (None, 1):
+        raise ValueError(f'{name}: protocol {protocol} has no folds, and fold is {fold!r}. Leave it out.')
     return protocol, fold if n > 1 else None
 
-def _protocol_name(protocol, fold): return 'all' if protocol is None else f'P{protocol}' + (f'-fold{fold}' if fold else '')
+
+def _protocol_name(protocol, fold):
+    return 'all' if protocol is None else f'P{protocol}' + (f'-fold{fold}' if fold else '')
+
 
 def read_oulu_npu(
-    root, # folder with Train_files, Dev_files and Test_files, or one that holds it
-    protocol:int|None=1, # 1 to 4, or None for all videos
-    fold:int|None=None, # 1 to 6, in protocols 3 and 4
-    allow_missing:bool=False, # leave out missing videos, with a warning
-) -> pd.DataFrame: # samples table, a row per video; raises FileNotFoundError or ValueError
+    root,  # folder with Train_files, Dev_files and Test_files, or one that holds it
+    protocol: int | None = 1,  # 1 to 4, or None for all videos
+    fold: int | None = None,  # 1 to 6, in protocols 3 and 4
+    allow_missing: bool = False,  # leave out missing videos, with a warning
+) -> pd.DataFrame:  # samples table, a row per video; raises FileNotFoundError or ValueError
     "Read OULU-NPU: 1800, 1350 and 1800 videos, of which a protocol takes a part."
     protocol, fold = _fold('OULU-NPU', protocol, fold, {1: 1, 2: 1, 3: 6, 4: 6})
     root, rows = find_root(root, ['Train_files', 'Dev_files', 'Test_files'], 'OULU-NPU'), []
     lists = sub_folder(root, 'Protocols')
-    if lists is None and protocol: warnings.warn(f'OULU-NPU: no folder Protocols in {root}; protocol {protocol} is derived from the names.', stacklevel=2)
+    if lists is None and protocol:
+        warnings.warn(
+            f'OULU-NPU: no folder Protocols in {root}; protocol {protocol} is derived from the names.', stacklevel=2
+        )
     for split in SPLITS:
         found = scan_videos(sub_folder(root, f'{split}_files'), lambda stem: _oulu_clip(stem, split), 'OULU-NPU')
-        every = [f'{p}_{s}_{u:02d}_{f}' for p in range(1, 7) for s in (1, 2, 3) for u in _OULU_USERS[split] for f in range(1, 6)]
+        every = [
+            f'{p}_{s}_{u:02d}_{f}'
+            for p in range(1, 7)
+            for s in (1, 2, 3)
+            for u in _OULU_USERS[split]
+            for f in range(1, 6)
+        ]
         by_rule = {k: 'by the rule' for k in every if in_oulu(protocol, fold, split, int(k[0]), int(k[2]), int(k[-1]))}
         file = f'Protocol_{protocol}/{split.title()}{f"_{fold}" if fold else ""}.txt'
         wanted = _oulu_list(find_list(lists, file), split) if lists and protocol else by_rule
-        for r in choose_listed(found, wanted, 'OULU-NPU', allow_missing, spare=set(every)-set(by_rule)):
-            rows.append(_place(r, root, split, protocol=_protocol_name(protocol, fold), **_annotation(r['path'].with_suffix('.txt'), 'oulu')))
+        for r in choose_listed(found, wanted, 'OULU-NPU', allow_missing, spare=set(every) - set(by_rule)):
+            rows.append(
+                _place(
+                    r,
+                    root,
+                    split,
+                    protocol=_protocol_name(protocol, fold),
+                    **_annotation(r['path'].with_suffix('.txt'), 'oulu'),
+                )
+            )
     return _table(rows, 'oulu_npu')
 
 # %% ../nbs/30_datasets.ipynb #2e0c4003
 def in_siw(
-    protocol:int|None, # 1 to 3, or None for all videos
-    fold:int|None, # 1 to 4 in protocol 2, 1 or 2 in protocol 3
-    test:bool, # test or training
-    pai:str, # '', 'print' or 'replay'
-    medium:int, # screen, for replays
+    protocol: int | None,  # 1 to 3, or None for all videos
+    fold: int | None,  # 1 to 4 in protocol 2, 1 or 2 in protocol 3
+    test: bool,  # test or training
+    pai: str,  # '', 'print' or 'replay'
+    medium: int,  # screen, for replays
 ) -> bool:
     "Whether a video of SiW belongs to a split of a protocol."
-    if protocol in (None, 1) or not pai: return True
-    if protocol == 2: return pai == 'replay' and (medium == fold) == test
+    if protocol in (None, 1) or not pai:
+        return True
+    if protocol == 2:
+        return pai == 'replay' and (medium == fold) == test
     return (pai == ('print' if fold == 1 else 'replay')) != test
 
+
 _SIW_SENSORS = {'1': 'Canon EOS T6', '2': 'Logitech C920'}
+
 
 def _siw_clip(stem):
     "Key and columns of a SiW video, from `{live,spoof}/NNN/NNN-sensor-type-medium-session`."
     *folders, name = stem.split('/')
-    who, sensor, kind, medium, session = match_name(r'(\d{3})[-_]([12])[-_]([123])[-_](\d)[-_](\d)', name, 'NNN-sensor-type-medium-session, type 1 live, 2 print, 3 replay')
+    who, sensor, kind, medium, session = match_name(
+        r'(\d{3})[-_]([12])[-_]([123])[-_](\d)[-_](\d)',
+        name,
+        'NNN-sensor-type-medium-session, type 1 live, 2 print, 3 replay',
+    )
     folder = 'live' if kind == '1' else 'spoof'
-    if folder not in [f.lower() for f in folders]: raise ValueError(f'type {kind} belongs into the folder {folder}')
-    if folders[-1].isdigit() and folders[-1] != who: raise ValueError(f'it lies in the folder of person {folders[-1]}')
-    pai = ['', 'print', 'replay'][int(kind)-1]
-    return f'{who}-{sensor}-{kind}-{medium}-{session}', dict(who=who, pai=pai, pai_name=f'{pai} {medium}' if pai else '', device=_SIW_SENSORS[sensor], session=session)
+    if folder not in [f.lower() for f in folders]:
+        raise ValueError(f'type {kind} belongs into the folder {folder}')
+    if folders[-1].isdigit() and folders[-1] != who:
+        raise ValueError(f'it lies in the folder of person {folders[-1]}')
+    pai = ['', 'print', 'replay'][int(kind) - 1]
+    return f'{who}-{sensor}-{kind}-{medium}-{session}', dict(
+        who=who, pai=pai, pai_name=f'{pai} {medium}' if pai else '', device=_SIW_SENSORS[sensor], session=session
+    )
 
 # %% ../nbs/30_datasets.ipynb #08be1da8
 def read_siw(
-    root, # folder with Train and Test, or one that holds it
-    protocol:int|None=1, # 1 to 3, or None for all videos
-    fold:int|None=None, # 1 to 4 in protocol 2, 1 or 2 in protocol 3
-    dev:float=.2, # share of the training people for development
-    seed:int=0, # which of them
-    legacy=None, # folder of frontal photographs, NNN.jpg a person, that become gallery rows
-) -> pd.DataFrame: # samples table, a row per video; raises FileNotFoundError or ValueError
+    root,  # folder with Train and Test, or one that holds it
+    protocol: int | None = 1,  # 1 to 3, or None for all videos
+    fold: int | None = None,  # 1 to 4 in protocol 2, 1 or 2 in protocol 3
+    dev: float = 0.2,  # share of the training people for development
+    seed: int = 0,  # which of them
+    legacy=None,  # folder of frontal photographs, NNN.jpg a person, that become gallery rows
+) -> pd.DataFrame:  # samples table, a row per video; raises FileNotFoundError or ValueError
     "Read SiW: 2,417 videos of 90 people for training, 2,061 of 75 for testing."
     protocol, fold = _fold('SiW', protocol, fold, {1: 1, 2: 4, 3: 2})
     root, rows = find_root(root, ['Train/live', 'Train/spoof', 'Test/live', 'Test/spoof'], 'SiW'), []
     for split in ('train', 'test'):
         for r in scan_videos(sub_folder(root, split), _siw_clip, 'SiW').values():
             medium = int(r['pai_name'][-1:] or 0)
-            if not in_siw(protocol, fold, split == 'test', r['pai'], medium): continue
-            rows.append(_place(r, root, split, protocol=_protocol_name(protocol, fold), **_annotation(r['path'].with_suffix('.face'), 'siw')))
-    if not rows: raise ValueError(f'SiW: no videos ({", ".join(sorted(VIDEOS))}) in {root}. Check that the archive was unpacked.')
+            if not in_siw(protocol, fold, split == 'test', r['pai'], medium):
+                continue
+            rows.append(
+                _place(
+                    r,
+                    root,
+                    split,
+                    protocol=_protocol_name(protocol, fold),
+                    **_annotation(r['path'].with_suffix('.face'), 'siw'),
+                )
+            )
+    if not rows:
+        raise ValueError(
+            f'SiW: no videos ({", ".join(sorted(VIDEOS))}) in {root}. Check that the archive was unpacked.'
+        )
     rows += _siw_legacy(legacy, {r['who']: r['split'] for r in rows}, rows[0]['protocol'])
     df = _with_dev(_table(rows, 'siw'), dev, seed)
-    if protocol == 1: df.loc[(df['split'] == 'train') & (df['role'] == 'probe'), 'max_frames'] = 60
+    if protocol == 1:
+        df.loc[(df['split'] == 'train') & (df['role'] == 'probe'), 'max_frames'] = 60
     return df
+
 
 def _siw_legacy(folder, people, protocol):
     "Gallery rows for the photographs of `people`; raises FileNotFoundError or ValueError."
-    if folder is None: return []
-    if not Path(folder).is_dir(): raise FileNotFoundError(f'SiW: no folder of legacy photographs at {folder}. Check the path.')
+    if folder is None:
+        return []
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f'SiW: no folder of legacy photographs at {folder}. Check the path.')
     by = {p.stem[:3]: p for p in walk_files(Path(folder), IMAGES)}
-    if without := sorted(set(people)-set(by)):
-        raise ValueError(f'SiW: {len(without)} of {len(people)} people have no photograph in {folder}, the first is {without[0]}: expected names as {without[0]}.jpg.')
-    return [dict(who=w, pai='', split=s, role='gallery', video=f'legacy/{by[w].name}', path=by[w], protocol=protocol) for w,s in people.items()]
+    if without := sorted(set(people) - set(by)):
+        raise ValueError(
+            f'SiW: {len(without)} of {len(people)} people have no photograph in {folder}, the first is {without[0]}: expected names as {without[0]}.jpg.'
+        )
+    return [
+        dict(who=w, pai='', split=s, role='gallery', video=f'legacy/{by[w].name}', path=by[w], protocol=protocol)
+        for w, s in people.items()
+    ]
 
 # %% ../nbs/30_datasets.ipynb #146dfbda
 def _lfw_lists(path):
     "Pairs ((name, i), (name, j), where) in folds, each of same and different pairs; raises ValueError or FileNotFoundError."
     folds, header = [], None
-    for number,line in read_lines(path):
+    for number, line in read_lines(path):
         t = line.split()
         if number == 1 and len(t) < 3 and all(o.isdigit() for o in t):
-            header = [1]*(2-len(t)) + [int(o) for o in t]
+            header = [1] * (2 - len(t)) + [int(o) for o in t]
             continue
         if not (len(t) in (3, 4) and t[1].isdigit() and t[-1].isdigit()):
-            raise ValueError(f'{path}, line {number}: {line!r} is no pair; expected "name i j" or "name1 i name2 j". Correct the line.')
+            raise ValueError(
+                f'{path}, line {number}: {line!r} is no pair; expected "name i j" or "name1 i name2 j". Correct the line.'
+            )
         same = len(t) == 3
-        if not folds or (same and folds[-1][1]): folds.append(([], []))
+        if not folds or (same and folds[-1][1]):
+            folds.append(([], []))
         pair = (t[0], int(t[1])), (t[0] if same else t[2], int(t[-1])), f'{path.name}, line {number}'
         folds[-1][0 if same else 1].append(pair)
-    sizes = [(len(a), len(b)) for a,b in folds]
-    if header and sizes != [(header[1], header[1])]*header[0]:
-        raise ValueError(f'{path}: its first line says {header[0]} fold(s) of {header[1]} and {header[1]} pairs, but it holds {len(folds)}, '
-                         f'the last of {" and ".join(map(str, sizes[-1])) if sizes else "none"}. Is it cut off?')
+    sizes = [(len(a), len(b)) for a, b in folds]
+    if header and sizes != [(header[1], header[1])] * header[0]:
+        raise ValueError(
+            f'{path}: its first line says {header[0]} fold(s) of {header[1]} and {header[1]} pairs, but it holds {len(folds)}, '
+            f'the last of {" and ".join(map(str, sizes[-1])) if sizes else "none"}. Is it cut off?'
+        )
     return folds
+
 
 def _lfw_folder(root, first):
     "The folder of images below `root`; raises FileNotFoundError."
     for folder in [root, *sorted(root.glob('lfw*')), *sorted(root.glob('lfw*/lfw*'))]:
-        if (folder/first).is_file(): return folder
-    raise FileNotFoundError(f'LFW: no {first} in {root}, nor in a folder lfw* in it. Give the folder with a sub-folder for each person.')
+        if (folder / first).is_file():
+            return folder
+    raise FileNotFoundError(
+        f'LFW: no {first} in {root}, nor in a folder lfw* in it. Give the folder with a sub-folder for each person.'
+    )
 
 # %% ../nbs/30_datasets.ipynb #c6746613
 def read_lfw_pairs(
-    root, # folder with a sub-folder for each person, or one that holds it
-    pairs='pairs.txt', # name of the list, in the root or beside the images; or its path
-    allow_missing:bool=False, # leave out pairs with a missing image, with a warning
-) -> pd.DataFrame: # a row per pair, as verify_pairs takes it: fold (from 1), same, subject_a, subject_b, path_a, path_b; raises FileNotFoundError or ValueError
+    root,  # folder with a sub-folder for each person, or one that holds it
+    pairs='pairs.txt',  # name of the list, in the root or beside the images; or its path
+    allow_missing: bool = False,  # leave out pairs with a missing image, with a warning
+) -> pd.DataFrame:  # a row per pair, as verify_pairs takes it: fold (from 1), same, subject_a, subject_b, path_a, path_b; raises FileNotFoundError or ValueError
     "Read the pairs of LFW."
     root = Path(root)
-    places = [Path(pairs), root/pairs, root.parent/pairs, *sorted(root.glob(f'lfw*/{pairs}'))] if not Path(pairs).is_absolute() else [Path(pairs)]
-    path = next((p for p in places if p.is_file()), root/pairs)
-    def image(name, i): return f'{name}/{name}_{i:04d}.jpg'
-    rows = [dict(fold=k, same=same, a=a, b=b, where=where) for k,fold in enumerate(_lfw_lists(path), 1) for same,part in zip((True, False), fold) for a,b,where in part]
-    if not rows: raise ValueError(f'{path} lists no pairs. Restore it.')
+    places = (
+        [Path(pairs), root / pairs, root.parent / pairs, *sorted(root.glob(f'lfw*/{pairs}'))]
+        if not Path(pairs).is_absolute()
+        else [Path(pairs)]
+    )
+    path = next((p for p in places if p.is_file()), root / pairs)
+
+    def image(name, i):
+        return f'{name}/{name}_{i:04d}.jpg'
+
+    rows = [
+        dict(fold=k, same=same, a=a, b=b, where=where)
+        for k, fold in enumerate(_lfw_lists(path), 1)
+        for same, part in zip((True, False), fold)
+        for a, b, where in part
+    ]
+    if not rows:
+        raise ValueError(f'{path} lists no pairs. Restore it.')
     folder, df = _lfw_folder(root, image(*rows[0]['a'])), pd.DataFrame(rows)
     for k in 'ab':
         df[f'subject_{k}'] = df[k].str[0]
-        df[f'path_{k}'] = [str(folder/image(*o)) for o in df[k]]
+        df[f'path_{k}'] = [str(folder / image(*o)) for o in df[k]]
     twice = df.duplicated(['path_a', 'path_b'])
-    if twice.any(): warnings.warn(f'LFW: {twice.sum()} of {len(df)} pairs are listed twice, the first is {df[twice].iloc[0]["where"]}; they count twice.', stacklevel=2)
+    if twice.any():
+        warnings.warn(
+            f'LFW: {twice.sum()} of {len(df)} pairs are listed twice, the first is {df[twice].iloc[0]["where"]}; they count twice.',
+            stacklevel=2,
+        )
     there = {p: os.path.isfile(p) for p in {*df['path_a'], *df['path_b']}}
     bad = ~(df['path_a'].map(there) & df['path_b'].map(there))
     if bad.any():
         r = df[bad].iloc[0]
         text = f'LFW: {bad.sum()} of {len(df)} pairs lack an image, the first is {r["path_b"] if there[r["path_a"]] else r["path_a"]} ({r["where"]})'
-        if not allow_missing: raise FileNotFoundError(f'{text}. Restore it, or leave such pairs out with allow_missing=True.')
+        if not allow_missing:
+            raise FileNotFoundError(f'{text}. Restore it, or leave such pairs out with allow_missing=True.')
         warnings.warn(f'{text}; they are left out.', stacklevel=2)
     return df[~bad].reset_index(drop=True)[['fold', 'same', 'subject_a', 'subject_b', 'path_a', 'path_b']]
 
 # %% ../nbs/30_datasets.ipynb #c9552d5b
 BOX_FORMATS = ('replay', 'msu', 'oulu', 'siw')
 
-def _from_corners(left, top, right, bottom): return left, top, right-left, bottom-top
+
+def _from_corners(left, top, right, bottom):
+    return left, top, right - left, bottom - top
+
 
 def _from_eyes(x1, y1, x2, y2):
     "A square around two eyes."
-    if (x1, y1) == (0, 0) or (x2, y2) == (0, 0): return 0, 0, 0, 0
-    side = 2.5*((x2-x1)**2 + (y2-y1)**2)**.5
-    return (x1+x2)/2 - side/2, (y1+y2)/2 - .37*side, side, side
+    if (x1, y1) == (0, 0) or (x2, y2) == (0, 0):
+        return 0, 0, 0, 0
+    side = 2.5 * ((x2 - x1) ** 2 + (y2 - y1) ** 2) ** 0.5
+    return (x1 + x2) / 2 - side / 2, (y1 + y2) / 2 - 0.37 * side, side, side
+
 
 def _box_line(line, format, number):
     "Frame and box of a line; raises ValueError."
     values = [float(v) for v in re.split(r'[\s,;]+', line.strip(' \t,;'))]
-    if format == 'siw' and len(values) == 4: values = [number-1, *values]
-    if len(values) < 5: raise ValueError(f'{len(values)} numbers, expected at least {4 if format == "siw" else 5}')
+    if format == 'siw' and len(values) == 4:
+        values = [number - 1, *values]
+    if len(values) < 5:
+        raise ValueError(f'{len(values)} numbers, expected at least {4 if format == "siw" else 5}')
     frame, *box = values[:5]
-    if frame < 0 or frame != int(frame): raise ValueError(f'{frame} is no number of a frame')
-    return int(frame), tuple(box) if format == 'replay' else _from_eyes(*box) if format == 'oulu' else _from_corners(*box)
+    if frame < 0 or frame != int(frame):
+        raise ValueError(f'{frame} is no number of a frame')
+    return int(frame), tuple(box) if format == 'replay' else _from_eyes(*box) if format == 'oulu' else _from_corners(
+        *box
+    )
+
 
 def read_boxes(
-    path, # annotation file
-    format:str, # one of BOX_FORMATS
-) -> dict: # frame -> (x, y, w, h) in pixels; raises FileNotFoundError or ValueError
+    path,  # annotation file
+    format: str,  # one of BOX_FORMATS
+) -> dict:  # frame -> (x, y, w, h) in pixels; raises FileNotFoundError or ValueError
     "Read the boxes of a video; frames without a face are left out."
-    if format not in BOX_FORMATS: raise ValueError(f'read_boxes: format {format!r} is not known, choose one of {", ".join(BOX_FORMATS)}.')
+    if format not in BOX_FORMATS:
+        raise ValueError(f'read_boxes: format {format!r} is not known, choose one of {", ".join(BOX_FORMATS)}.')
     boxes = {}
-    for number,line in read_lines(path):
-        try: frame, box = _box_line(line, format, number)
+    for number, line in read_lines(path):
+        try:
+            frame, box = _box_line(line, format, number)
         except (ValueError, OverflowError) as e:
-            raise ValueError(f'{path}, line {number}: {line[:80]!r} is no line of format {format}: {e}. Correct it, or remove the file: the face is looked for then.') from None
-        if not (box[2] > 0 and box[3] > 0 and all(abs(v) < 1e6 for v in box)): continue   # (also false where a number is missing)
+            raise ValueError(
+                f'{path}, line {number}: {line[:80]!r} is no line of format {format}: {e}. Correct it, or remove the file: the face is looked for then.'
+            ) from None
+        if not (box[2] > 0 and box[3] > 0 and all(abs(v) < 1e6 for v in box)):
+            continue  # (also false where a number is missing)
         box = tuple(float(v) for v in box)
-        if boxes.get(frame, box) != box: raise ValueError(f'{path}, line {number}: frame {frame} stands in it twice, with different boxes. Remove one of the lines.')
+        if boxes.get(frame, box) != box:
+            raise ValueError(
+                f'{path}, line {number}: frame {frame} stands in it twice, with different boxes. Remove one of the lines.'
+            )
         boxes[frame] = box
     return boxes
 
 # %% ../nbs/30_datasets.ipynb #a6a46728
 _PEOPLE = dict(casia_fasd=(20, 30), replay_attack=(15, 15, 20), msu_mfsd=(15, 20), oulu_npu=(20, 15, 20), siw=(90, 75))
-_SIW = dict(train={'': 714, 'print': 339, 'replay': (360, 360, 359, 285)}, test={'': 599, 'print': 314, 'replay': (300, 300, 298, 250)})
+_SIW = dict(
+    train={'': 714, 'print': 339, 'replay': (360, 360, 359, 285)},
+    test={'': 599, 'print': 314, 'replay': (300, 300, 298, 250)},
+)
+
 
 def _siw_counts(protocol, fold):
     "Videos of SiW by PAI: for training and for testing."
+
     def one(split):
         n = _SIW[split]
-        replay = sum(v for m,v in enumerate(n['replay'], 1) if in_siw(protocol, fold, split == 'test', 'replay', m))
-        return {'': n[''], 'print': n['print']*in_siw(protocol, fold, split == 'test', 'print', 1), 'replay': replay}
+        replay = sum(v for m, v in enumerate(n['replay'], 1) if in_siw(protocol, fold, split == 'test', 'replay', m))
+        return {'': n[''], 'print': n['print'] * in_siw(protocol, fold, split == 'test', 'print', 1), 'replay': replay}
+
     return [one('train'), one('test')]
+
 
 def _replay_counts(protocol):
     "Videos of Replay-Attack by PAI: for training, development and testing; None for smalltest."
-    if (rule := REPLAY_PROTOCOLS[protocol]) is None: return None
+    if (rule := REPLAY_PROTOCOLS[protocol]) is None:
+        return None
     screens = sum(rule(d, m) for d in ('mobile', 'highdef') for m in ('photo', 'video'))
-    each = {'': 4, 'print': 4*rule('print', 'photo'), 'replay': 4*screens}   # videos of a person
-    return [{pai: n*people for pai,n in each.items()} for people in _PEOPLE['replay_attack']]
+    each = {'': 4, 'print': 4 * rule('print', 'photo'), 'replay': 4 * screens}  # videos of a person
+    return [{pai: n * people for pai, n in each.items()} for people in _PEOPLE['replay_attack']]
+
 
 def official_counts(
-    dataset:str, # as 'casia_fasd'
-    protocol:str='', # as in the column `protocol`: '', 'grandtest', 'P1', 'P3-fold2', 'all'
-) -> pd.DataFrame|None: # split ('train + dev' where there is no official development set), label, pai, official, people; None where nothing is known
+    dataset: str,  # as 'casia_fasd'
+    protocol: str = '',  # as in the column `protocol`: '', 'grandtest', 'P1', 'P3-fold2', 'all'
+) -> (
+    pd.DataFrame | None
+):  # split ('train + dev' where there is no official development set), label, pai, official, people; None where nothing is known
     "The published number of videos of each split and PAI."
-    number, fold = (int(m[1]), int(m[2] or 0)) if (m := re.fullmatch(r'P(\d)(?:-fold(\d))?', protocol)) else (None, None)
-    if dataset == 'casia_fasd': parts = [dict.fromkeys(['', *_CASIA[1:]], 3*n) for n in _PEOPLE[dataset]]
-    elif dataset == 'msu_mfsd': parts = [{'': 2*n, 'print': 2*n, 'replay': 4*n} for n in _PEOPLE[dataset]]
-    elif dataset == 'replay_attack': parts = _replay_counts(protocol)
-    elif dataset == 'oulu_npu': parts = _oulu_counts(number, fold)
-    elif dataset == 'siw': parts = _siw_counts(number, fold)
-    else: parts = None
-    if parts is None: return None
+    number, fold = (
+        (int(m[1]), int(m[2] or 0)) if (m := re.fullmatch(r'P(\d)(?:-fold(\d))?', protocol)) else (None, None)
+    )
+    if dataset == 'casia_fasd':
+        parts = [dict.fromkeys(['', *_CASIA[1:]], 3 * n) for n in _PEOPLE[dataset]]
+    elif dataset == 'msu_mfsd':
+        parts = [{'': 2 * n, 'print': 2 * n, 'replay': 4 * n} for n in _PEOPLE[dataset]]
+    elif dataset == 'replay_attack':
+        parts = _replay_counts(protocol)
+    elif dataset == 'oulu_npu':
+        parts = _oulu_counts(number, fold)
+    elif dataset == 'siw':
+        parts = _siw_counts(number, fold)
+    else:
+        parts = None
+    if parts is None:
+        return None
     splits = SPLITS if len(parts) == 3 else ('train + dev', 'test')
-    def people(k, pai): return None if dataset == 'siw' and pai else k   # not everybody was attacked
-    return pd.DataFrame([dict(split=s, label='attack' if pai else 'live', pai=pai, official=n, people=people(k, pai))
-                         for s,k,part in zip(splits, _PEOPLE[dataset], parts) for pai,n in part.items() if n])
+
+    def people(k, pai):
+        return None if dataset == 'siw' and pai else k  # not everybody was attacked
+
+    return pd.DataFrame(
+        [
+            dict(split=s, label='attack' if pai else 'live', pai=pai, official=n, people=people(k, pai))
+            for s, k, part in zip(splits, _PEOPLE[dataset], parts)
+            for pai, n in part.items()
+            if n
+        ]
+    )
 
 # %% ../nbs/30_datasets.ipynb #a8bbf94c
 def _differs(r):
     "What is wrong with a row of the summary, in words."
-    if pd.isna(r['official']): return 'no official count'
+    if pd.isna(r['official']):
+        return 'no official count'
     pairs = dict(videos=(r['videos'], r['official']), people=(r['subjects'], r['people']))
-    return ', '.join(f'{what} {int(a)} of {int(b)}' for what,(a,b) in pairs.items() if pd.notna(b) and a != b)
+    return ', '.join(f'{what} {int(a)} of {int(b)}' for what, (a, b) in pairs.items() if pd.notna(b) and a != b)
+
 
 def dataset_summary(
-    df:pd.DataFrame, # samples table of one or more datasets
-) -> pd.DataFrame: # a row per dataset, protocol, split, label and PAI: subjects, videos, official, differs ('' where all is there)
+    df: pd.DataFrame,  # samples table of one or more datasets
+) -> (
+    pd.DataFrame
+):  # a row per dataset, protocol, split, label and PAI: subjects, videos, official, differs ('' where all is there)
     "The counts of a table beside the official ones."
     df = df[df['role'] == 'probe'].reset_index(drop=True)
     df['protocol'] = df['protocol'].fillna('') if 'protocol' in df else ''
     parts = []
-    for (dataset,protocol),d in df.groupby(['dataset', 'protocol']):
+    for (dataset, protocol), d in df.groupby(['dataset', 'protocol']):
         official = official_counts(dataset, protocol)
-        if official is not None and 'dev' not in set(official['split']): d = d.assign(split=d['split'].replace({'train': 'train + dev', 'dev': 'train + dev'}))
-        own = d.groupby(['split', 'label', 'pai']).agg(subjects=('subject', 'nunique'), videos=('video', 'nunique')).reset_index()
+        if official is not None and 'dev' not in set(official['split']):
+            d = d.assign(split=d['split'].replace({'train': 'train + dev', 'dev': 'train + dev'}))
+        own = (
+            d.groupby(['split', 'label', 'pai'])
+            .agg(subjects=('subject', 'nunique'), videos=('video', 'nunique'))
+            .reset_index()
+        )
         empty = pd.DataFrame(columns=['split', 'label', 'pai', 'official', 'people'])
         both = own.merge(empty if official is None else official, 'outer', ['split', 'label', 'pai'])
         parts.append(both.assign(dataset=dataset, protocol=protocol))
     t = pd.concat(parts)
-    if 'official' in t: t['differs'] = [_differs(r) for r in t.fillna(dict(subjects=0, videos=0)).to_dict('records')]
-    t = t.assign(label=pd.Categorical(t['label'], LABELS), split=pd.Categorical(t['split'], ['train', 'train + dev', 'dev', 'test']))
-    t = t.sort_values(['dataset', 'protocol', 'split', 'label', 'pai']).reset_index(drop=True).astype(dict(label=str, split=str))
+    if 'official' in t:
+        t['differs'] = [_differs(r) for r in t.fillna(dict(subjects=0, videos=0)).to_dict('records')]
+    t = t.assign(
+        label=pd.Categorical(t['label'], LABELS),
+        split=pd.Categorical(t['split'], ['train', 'train + dev', 'dev', 'test']),
+    )
+    t = (
+        t.sort_values(['dataset', 'protocol', 'split', 'label', 'pai'])
+        .reset_index(drop=True)
+        .astype(dict(label=str, split=str))
+    )
     whole = {c: t[c].fillna(0).astype(int) for c in ('subjects', 'videos')}
-    return t.assign(**whole, official=t['official'].astype('Int64'))[['dataset', 'protocol', 'split', 'label', 'pai', 'subjects', 'videos', 'official', 'differs']]
+    return t.assign(**whole, official=t['official'].astype('Int64'))[
+        ['dataset', 'protocol', 'split', 'label', 'pai', 'subjects', 'videos', 'official', 'differs']
+    ]
 
 # %% ../nbs/30_datasets.ipynb #dfa12259
-READERS = dict(folder=read_folder, casia_fasd=read_casia_fasd, replay_attack=read_replay_attack, msu_mfsd=read_msu_mfsd, oulu_npu=read_oulu_npu, siw=read_siw)
+READERS = dict(
+    folder=read_folder,
+    casia_fasd=read_casia_fasd,
+    replay_attack=read_replay_attack,
+    msu_mfsd=read_msu_mfsd,
+    oulu_npu=read_oulu_npu,
+    siw=read_siw,
+)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import math, os, warnings
 from contextlib import contextmanager
 from datetime import timedelta
+
 with warnings.catch_warnings():
     warnings.simplefilter('ignore')
     from fastai.vision.all import *
@@ -19,29 +20,35 @@ __all__ = ['GatherRows', 'gather_rows', 'GatherBatch', 'share_rows', 'ShareDL', 
 # %% ../nbs/52_distributed.ipynb #6333169a
 class GatherRows(torch.autograd.Function):
     "The rows of all processes, in their order; backward: the sum of all processes' gradients for the own rows."
+
     @staticmethod
     def forward(ctx, x):
         parts = [torch.empty_like(x) for _ in range(torch.distributed.get_world_size())]
         torch.distributed.all_gather(parts, x.contiguous())
-        ctx.rows = slice(len(x)*(r := torch.distributed.get_rank()), len(x)*(r+1))
+        ctx.rows = slice(len(x) * (r := torch.distributed.get_rank()), len(x) * (r + 1))
         return torch.cat(parts)
+
     @staticmethod
     def backward(ctx, grad):
         grad = grad.contiguous().clone()
         torch.distributed.all_reduce(grad)
         return grad[ctx.rows]
 
+
 def gather_rows(
-    x:Tensor, # (n, ...) rows of this process; as many on each
-) -> Tensor: # (processes*n, ...) rows of all, those of process 0 first
+    x: Tensor,  # (n, ...) rows of this process; as many on each
+) -> Tensor:  # (processes*n, ...) rows of all, those of process 0 first
     "The rows of all processes, with gradient; in one process `x` itself."
-    if not (torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1): return x
+    if not (torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1):
+        return x
     return GatherRows.apply(x)
 
 # %% ../nbs/52_distributed.ipynb #4b5b98b3
 class GatherBatch(Callback):
     "After the forward pass: the answers and labels of all processes."
-    order = 11.5                                  # after mixed precision and DistributedTrainer, before TrackTerms
+
+    order = 11.5  # after mixed precision and DistributedTrainer, before TrackTerms
+
     def after_pred(self):
         n, widths = self.dl.rows(self.iter), [o.shape[1] for o in self.pred]
         pred = gather_rows(torch.cat([o.as_subclass(Tensor).float() for o in self.pred], 1))[:n]
@@ -50,90 +57,121 @@ class GatherBatch(Callback):
 
 # %% ../nbs/52_distributed.ipynb #906485cf
 def share_rows(
-    idxs:list, # rows of an epoch in their order
-    bs:int, # rows in a batch of one process
-    processes:int, # how many there are
-    rank:int, # which one this is, from 0
-    drop_last:bool=True, # drop the last batch where it is short; False: fill it up by its last row, so that all have as many
-) -> list: # the rows of this process
+    idxs: list,  # rows of an epoch in their order
+    bs: int,  # rows in a batch of one process
+    processes: int,  # how many there are
+    rank: int,  # which one this is, from 0
+    drop_last: bool = True,  # drop the last batch where it is short; False: fill it up by its last row, so that all have as many
+) -> list:  # the rows of this process
     "The rows of one process: its part of every common batch of `processes*bs` rows."
     own = []
-    for i in range(0, len(idxs), processes*bs):
-        batch = idxs[i:i+processes*bs]
-        if drop_last and len(batch) < processes*bs: break
-        n = math.ceil(len(batch)/processes)
-        own += (batch + batch[-1:]*(n*processes-len(batch)))[rank*n:(rank+1)*n]
+    for i in range(0, len(idxs), processes * bs):
+        batch = idxs[i : i + processes * bs]
+        if drop_last and len(batch) < processes * bs:
+            break
+        n = math.ceil(len(batch) / processes)
+        own += (batch + batch[-1:] * (n * processes - len(batch)))[rank * n : (rank + 1) * n]
     return own
 
 # %% ../nbs/52_distributed.ipynb #7657aa68
 class ShareDL(PairDL):
     "One process's share of a DataLoader."
+
     def get_idxs(self):
         self.source.rng = self.rng
         order = [list(self.source.get_idxs())]
         torch.distributed.broadcast_object_list(order)
         return share_rows(order[0], self.bs, self.processes, self.rank, self.drop_last)
+
     def __len__(self):
-        whole = self.n/(self.bs*self.processes)
+        whole = self.n / (self.bs * self.processes)
         return math.floor(whole) if self.drop_last else math.ceil(whole)
-    def rows(self, i): return min(self.n - i*self.bs*self.processes, self.bs*self.processes)  # of the i-th common batch
-    def to_detach(self, b, cpu=True, gather=True): return to_detach(b, cpu, gather=False)      # it is gathered already
+
+    def rows(self, i):
+        return min(self.n - i * self.bs * self.processes, self.bs * self.processes)  # of the i-th common batch
+
+    def to_detach(self, b, cpu=True, gather=True):
+        return to_detach(b, cpu, gather=False)  # it is gathered already
+
 
 def share_dl(
-    dl, # a DataLoader, or a share already
-    processes:int, # how many there are
-    rank:int, # which one this is
-) -> ShareDL: # raises ValueError where not even one batch is left
+    dl,  # a DataLoader, or a share already
+    processes: int,  # how many there are
+    rank: int,  # which one this is
+) -> ShareDL:  # raises ValueError where not even one batch is left
     "The share of a process."
-    if isinstance(dl, ShareDL): return dl
+    if isinstance(dl, ShareDL):
+        return dl
     new = dl.new(cls=ShareDL)
-    new.__dict__.pop('get_idxs', None)            # an order that was set from outside is the source's
+    new.__dict__.pop('get_idxs', None)  # an order that was set from outside is the source's
     new.source, new.rng, new.processes, new.rank = dl, dl.rng, processes, rank
-    if not len(new): raise ValueError(f'bs is {dl.bs} on each of {processes} processes, {dl.bs*processes} rows for a step, but there are {dl.n} rows. Use a smaller bs, or fewer processes.')
+    if not len(new):
+        raise ValueError(
+            f'bs is {dl.bs} on each of {processes} processes, {dl.bs * processes} rows for a step, but there are {dl.n} rows. Use a smaller bs, or fewer processes.'
+        )
     return new
 
 # %% ../nbs/52_distributed.ipynb #16ab24ec
 def _accelerate():
     "The package; ImportError that says how to get it."
-    try: import accelerate
-    except ImportError as e: raise ImportError("training in several processes needs the package accelerate: pip install 'gfa_fastai[distributed]'") from e
+    try:
+        import accelerate
+    except ImportError as e:
+        raise ImportError(
+            "training in several processes needs the package accelerate: pip install 'gfa_fastai[distributed]'"
+        ) from e
     return accelerate
+
 
 def _on_cpu():
     "Whether the processes compute on the CPU."
     return not torch.cuda.is_available() or os.environ.get('ACCELERATE_USE_CPU', '').lower() in ('1', 'true', 'yes')
 
+
 def _check_launch():
     "ValueError where `accelerate launch --cpu --num_processes N` has started one process in place of N."
-    if 'WORLD_SIZE' in os.environ or 'MASTER_ADDR' not in os.environ or 'ACCELERATE_USE_CPU' not in os.environ: return
-    raise ValueError('accelerate launch --cpu starts one process, whatever --num_processes says (the others it expects from mpirun). Use --multi_gpu in place of --cpu: without a GPU its processes take the CPU.')
+    if 'WORLD_SIZE' in os.environ or 'MASTER_ADDR' not in os.environ or 'ACCELERATE_USE_CPU' not in os.environ:
+        return
+    raise ValueError(
+        'accelerate launch --cpu starts one process, whatever --num_processes says (the others it expects from mpirun). Use --multi_gpu in place of --cpu: without a GPU its processes take the CPU.'
+    )
+
 
 def _check_precision():
     "ValueError where accelerate is told to cast, which fastai's optimisers know nothing of."
     cast = os.environ.get('ACCELERATE_MIXED_PRECISION', 'no')
-    if cast not in ('no', ''): raise ValueError(f'accelerate is told to use {cast}, and fastai would not know of it: run accelerate launch --mixed_precision no, and give the precision to gfa_learner (precision={cast!r}) or gfa_train (--precision {cast}).')
+    if cast not in ('no', ''):
+        raise ValueError(
+            f'accelerate is told to use {cast}, and fastai would not know of it: run accelerate launch --mixed_precision no, and give the precision to gfa_learner (precision={cast!r}) or gfa_train (--precision {cast}).'
+        )
 
 # %% ../nbs/52_distributed.ipynb #357a9245
-def start_processes() -> bool: # whether there are several; raises ImportError without accelerate, ValueError
+def start_processes() -> bool:  # whether there are several; raises ImportError without accelerate, ValueError
     "Join the processes that `accelerate launch` or torchrun has started, each with its own device. Call it before data and network are made."
     _check_launch()
-    if num_distrib() < 2: return False
+    if num_distrib() < 2:
+        return False
     _check_precision()
-    _accelerate().PartialState(cpu=_on_cpu(), timeout=timedelta(hours=12))   # the first may decode videos meanwhile
+    _accelerate().PartialState(cpu=_on_cpu(), timeout=timedelta(hours=12))  # the first may decode videos meanwhile
     return True
 
 # %% ../nbs/52_distributed.ipynb #4d418384
 def on_first(
-    f, # what to do
-    *args, **kwargs # for it
-): # what it returns, in every process
+    f,  # what to do
+    *args,
+    **kwargs,  # for it
+):  # what it returns, in every process
     "Do something in the first process only."
-    if not (torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1): return f(*args, **kwargs)
+    if not (torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1):
+        return f(*args, **kwargs)
     answer = [None, False]
     try:
-        if torch.distributed.get_rank() == 0: answer = [f(*args, **kwargs), True]
-    finally: torch.distributed.broadcast_object_list(answer)
-    if not answer[1]: raise SystemExit(2)
+        if torch.distributed.get_rank() == 0:
+            answer = [f(*args, **kwargs), True]
+    finally:
+        torch.distributed.broadcast_object_list(answer)
+    if not answer[1]:
+        raise SystemExit(2)
     return answer[0]
 
 # %% ../nbs/52_distributed.ipynb #dded6de4
@@ -143,29 +181,39 @@ def _join(learn, gather_tpc):
     old = loss.bs, loss.groups, learn.dls.loaders
     learn.processes, learn.rank = n, rank
     loss.groups = 1 if gather_tpc else n
-    if loss.bs and gather_tpc: loss.bs *= n
-    if rank: torch.manual_seed(torch.initial_seed() + rank)   # another dropout for other rows
+    if loss.bs and gather_tpc:
+        loss.bs *= n
+    if rank:
+        torch.manual_seed(torch.initial_seed() + rank)  # another dropout for other rows
+
     def leave():
         loss.bs, loss.groups, learn.dls.loaders = old
         learn.processes, learn.rank = 1, 0
         learn.model = getattr(learn.model, 'module', learn.model)  # (fastai leaves the wrapped one after an error)
+
     return leave
 
 # %% ../nbs/52_distributed.ipynb #073fc052
 @patch
 @contextmanager
-def distrib_ctx(self:GFALearner,
-    gather_tpc:bool=True, # TPC over the rows of all processes; False: within each process, and the mean
-    **kwargs # for accelerate.Accelerator
+def distrib_ctx(
+    self: GFALearner,
+    gather_tpc: bool = True,  # TPC over the rows of all processes; False: within each process, and the mean
+    **kwargs,  # for accelerate.Accelerator
 ):
     "Inside, fits and validations are those of all processes together; in one process nothing changes."
-    if not start_processes(): yield self; return
+    if not start_processes():
+        yield self
+        return
     import fastai.distributed
+
     device = _accelerate().PartialState().device
-    self.dls.to(device); self.model.to(device)
+    self.dls.to(device)
+    self.model.to(device)
     leave = _join(self, gather_tpc)
     try:
         with Learner.distrib_ctx(self, sync_bn=False, cpu=_on_cpu(), **kwargs), self.added_cbs(GatherBatch()):
             self.distributed_trainer._wrap_dl = partial(share_dl, processes=self.processes, rank=self.rank)
             yield self
-    finally: leave()
+    finally:
+        leave()

@@ -29,195 +29,282 @@ __all__ = ['BLOCKS', 'gaussian_divergence', 'symmetric_kl', 'merge_batch', 'find
 
 # %% ../nbs/61_divergence.ipynb #167437f6
 def gaussian_divergence(
-    mean_a, # (C,) mean of each channel in domain A
-    var_a, # (C,) its variance
-    mean_b, # (C,) the same in domain B
-    var_b, # (C,)
-) -> np.ndarray: # (C,) nats, 0 or more; NaN where both variances are 0 and the means equal, inf where one variance is 0
+    mean_a,  # (C,) mean of each channel in domain A
+    var_a,  # (C,) its variance
+    mean_b,  # (C,) the same in domain B
+    var_b,  # (C,)
+) -> (
+    np.ndarray
+):  # (C,) nats, 0 or more; NaN where both variances are 0 and the means equal, inf where one variance is 0
     "Symmetric KL divergence of Gaussians, Eq. 6 and 7 (with the variance in the denominator) in one closed form."
     a, b = np.asarray(var_a, float), np.asarray(var_b, float)
-    d2 = (np.asarray(mean_a, float) - mean_b)**2
-    with np.errstate(divide='ignore', invalid='ignore'): out = ((a-b)**2 + d2*(a+b))/(2*a*b)
+    d2 = (np.asarray(mean_a, float) - mean_b) ** 2
+    with np.errstate(divide='ignore', invalid='ignore'):
+        out = ((a - b) ** 2 + d2 * (a + b)) / (2 * a * b)
     return np.where((a == 0) & (b == 0) & (d2 > 0), np.inf, out)
 
 # %% ../nbs/61_divergence.ipynb #e071005b
 def symmetric_kl(
-    a, # (N, C) channel means of the images of domain A: array or tensor
-    b, # (M, C) of domain B
-) -> np.ndarray: # (C,) float64, in nats, a tensor if `a` is one; NaN: silent in both domains, inf: in one; raises ValueError
+    a,  # (N, C) channel means of the images of domain A: array or tensor
+    b,  # (M, C) of domain B
+) -> (
+    np.ndarray
+):  # (C,) float64, in nats, a tensor if `a` is one; NaN: silent in both domains, inf: in one; raises ValueError
     "Symmetric KL divergence of each channel between two sets of images (Eq. 6)."
     (ma, va), (mb, vb) = _moments(a, 'a'), _moments(b, 'b')
-    if ma.shape != mb.shape: raise ValueError(f'symmetric_kl: a has {len(ma)} channels, b has {len(mb)}: take both from the same layer of the same network')
+    if ma.shape != mb.shape:
+        raise ValueError(
+            f'symmetric_kl: a has {len(ma)} channels, b has {len(mb)}: take both from the same layer of the same network'
+        )
     out = gaussian_divergence(ma, va, mb, vb)
     return torch.from_numpy(out) if isinstance(a, Tensor) else out
 
 # %% ../nbs/61_divergence.ipynb #d463add8
 def _silence(mean, var, eps):
     "Variances (..., C) of a layer, exactly zero where they are below what numbers of resolution `eps` can say in that layer."
-    scale = np.mean(mean**2 + var, axis=-1, keepdims=True)   # mean square of the layer
-    return np.where(var <= 16*eps**2*np.maximum(scale, mean**2), 0, var)
+    scale = np.mean(mean**2 + var, axis=-1, keepdims=True)  # mean square of the layer
+    return np.where(var <= 16 * eps**2 * np.maximum(scale, mean**2), 0, var)
+
 
 def _matrix(x, name) -> tuple[np.ndarray, float]:
     "`x` as a float64 matrix of finite numbers, two rows or more, and the resolution of its own type."
-    if isinstance(x, Tensor): x = x.detach().cpu(); x = (x.float() if x.dtype in (torch.float16, torch.bfloat16) else x).numpy()
+    if isinstance(x, Tensor):
+        x = x.detach().cpu()
+        x = (x.float() if x.dtype in (torch.float16, torch.bfloat16) else x).numpy()
     x = np.asarray(x)
-    if x.ndim != 2: raise ValueError(f'{name}: expected a matrix, a row for each image and a column for each channel, got shape {x.shape}')
-    if len(x) < 2: raise ValueError(f'{name}: {len(x)} image(s); a distribution needs at least 2, and a useful one some hundred')
+    if x.ndim != 2:
+        raise ValueError(
+            f'{name}: expected a matrix, a row for each image and a column for each channel, got shape {x.shape}'
+        )
+    if len(x) < 2:
+        raise ValueError(f'{name}: {len(x)} image(s); a distribution needs at least 2, and a useful one some hundred')
     bad = ~np.isfinite(x)
-    if bad.any(): raise ValueError(f'{name}: {bad.any(1).sum()} of {len(x)} images have NaN or infinite features, the first is row {bad.any(1).argmax()}. Find out why, or drop them.')
-    return x.astype(np.float64), float(np.finfo(x.dtype).eps) if x.dtype.kind == 'f' else 0.
+    if bad.any():
+        raise ValueError(
+            f'{name}: {bad.any(1).sum()} of {len(x)} images have NaN or infinite features, the first is row {bad.any(1).argmax()}. Find out why, or drop them.'
+        )
+    return x.astype(np.float64), float(np.finfo(x.dtype).eps) if x.dtype.kind == 'f' else 0.0
+
 
 def _moments(x, name):
     "Mean and variance of each channel."
     x, eps = _matrix(x, name)
     mean = x.mean(0)
-    mean = mean + (x-mean).mean(0)   # (a second look takes out what the first sum has rounded)
-    return mean, _silence(mean, (x-mean).var(0), eps)
+    mean = mean + (x - mean).mean(0)  # (a second look takes out what the first sum has rounded)
+    return mean, _silence(mean, (x - mean).var(0), eps)
 
 # %% ../nbs/61_divergence.ipynb #57134fb0
 def merge_batch(
-    state:tuple, # n (G,), mean (G, C) and m2 (G, C), the sum of squared deviations from the mean; float64
-    f:Tensor, # (B, C) channel means of a batch
-    member:Tensor, # (B, G) 1 where an image belongs to a group, else 0
-) -> tuple: # the new state
+    state: tuple,  # n (G,), mean (G, C) and m2 (G, C), the sum of squared deviations from the mean; float64
+    f: Tensor,  # (B, C) channel means of a batch
+    member: Tensor,  # (B, G) 1 where an image belongs to a group, else 0
+) -> tuple:  # the new state
     "Chan's update of count, mean and squared deviations, for all groups at once."
     (n, mean, m2), f, member = state, f.to(state[1]), member.to(state[1])
     nb = member.sum(0)
-    mb = member.T@f/nb.clamp(min=1)[:,None]
-    m2b = member.T@(f - member@mb)**2
-    delta, total = mb - mean, (n + nb).clamp(min=1)[:,None]
-    return n + nb, mean + delta*nb[:,None]/total, m2 + m2b + delta**2*n[:,None]*nb[:,None]/total
+    mb = member.T @ f / nb.clamp(min=1)[:, None]
+    m2b = member.T @ (f - member @ mb) ** 2
+    delta, total = mb - mean, (n + nb).clamp(min=1)[:, None]
+    return n + nb, mean + delta * nb[:, None] / total, m2 + m2b + delta**2 * n[:, None] * nb[:, None] / total
 
 # %% ../nbs/61_divergence.ipynb #7b5e571c
-def _is_vgg16(m): return isinstance(m, nn.Sequential) and len(m) == 31 and all(isinstance(m[i], nn.Conv2d) for k,i in LAYER_NAMES.items() if k[:4] == 'conv')
+def _is_vgg16(m):
+    return (
+        isinstance(m, nn.Sequential)
+        and len(m) == 31
+        and all(isinstance(m[i], nn.Conv2d) for k, i in LAYER_NAMES.items() if k[:4] == 'conv')
+    )
 
 # %% ../nbs/61_divergence.ipynb #4b04c214
 def find_layers(
-    net:nn.Module, # a VGG16 trunk, anything that has one as `trunk` or `features`, or any other network
-    layers=None, # names: of a VGG16 as 'relu3_1' or 'conv3_1', of others as named_modules() has them; None: see above
-) -> dict: # name -> module, in the order of the names; raises ValueError for one that is not there
+    net: nn.Module,  # a VGG16 trunk, anything that has one as `trunk` or `features`, or any other network
+    layers=None,  # names: of a VGG16 as 'relu3_1' or 'conv3_1', of others as named_modules() has them; None: see above
+) -> dict:  # name -> module, in the order of the names; raises ValueError for one that is not there
     "The layers to look at."
     vgg = next((m for m in (net, getattr(net, 'trunk', None), getattr(net, 'features', None)) if _is_vgg16(m)), None)
-    known = {k: vgg[i] for k,i in LAYER_NAMES.items()} if vgg is not None else dict(net.named_modules())
-    if layers is None: layers = [k for k in LAYER_NAMES if k.startswith('relu')] if vgg is not None else [k for k,m in known.items() if isinstance(m, nn.Conv2d)]
+    known = {k: vgg[i] for k, i in LAYER_NAMES.items()} if vgg is not None else dict(net.named_modules())
+    if layers is None:
+        layers = (
+            [k for k in LAYER_NAMES if k.startswith('relu')]
+            if vgg is not None
+            else [k for k, m in known.items() if isinstance(m, nn.Conv2d)]
+        )
     layers = [layers] if isinstance(layers, str) else list(layers)
-    if bad := [k for k in layers if k not in known]: raise ValueError(f'no layer {bad[0]!r} in this network; there are {", ".join(list(known)[:40])}')
-    if not layers: raise ValueError('no layers: this network has no convolution. Name some, see named_modules().')
+    if bad := [k for k in layers if k not in known]:
+        raise ValueError(f'no layer {bad[0]!r} in this network; there are {", ".join(list(known)[:40])}')
+    if not layers:
+        raise ValueError('no layers: this network has no convolution. Name some, see named_modules().')
     return {k: known[k] for k in layers}
+
 
 @contextmanager
 def channel_hooks(
-    modules:dict, # name -> module, from find_layers
-): # a dict that after each forward pass holds (B, C) spatial means by name
+    modules: dict,  # name -> module, from find_layers
+):  # a dict that after each forward pass holds (B, C) spatial means by name
     "While open, every forward pass leaves the channel means of `modules`."
     means = {}
+
     def hook(name):
         def keep(module, inputs, out):
-            x = out.detach().to(torch.promote_types(out.dtype, torch.float32))  # half precision is not enough for a mean
+            x = out.detach().to(
+                torch.promote_types(out.dtype, torch.float32)
+            )  # half precision is not enough for a mean
             means[name] = x.mean(tuple(range(2, x.ndim))) if x.ndim > 2 else x
+
         return keep
-    handles = [m.register_forward_hook(hook(k)) for k,m in modules.items()]
-    try: yield means
+
+    handles = [m.register_forward_hook(hook(k)) for k, m in modules.items()]
+    try:
+        yield means
     finally:
-        for h in handles: h.remove()
+        for h in handles:
+            h.remove()
 
 # %% ../nbs/61_divergence.ipynb #f0d209a2
 def _picture(item, size):
     "An image file, an (H, W, 3) uint8 array or a PIL image as an array; ValueError says what is wrong."
     name = str(item) if isinstance(item, (str, Path)) else 'an image'
-    try: image = read_image(item) if isinstance(item, (str, Path)) else np.asarray(item.convert('RGB') if hasattr(item, 'convert') else item)
-    except ValueError as e: raise ValueError(f'{name}: {e}') from None
+    try:
+        image = (
+            read_image(item)
+            if isinstance(item, (str, Path))
+            else np.asarray(item.convert('RGB') if hasattr(item, 'convert') else item)
+        )
+    except ValueError as e:
+        raise ValueError(f'{name}: {e}') from None
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise ValueError(f'{name}: {image.dtype} of shape {image.shape}; expected (H, W, 3) uint8 RGB, or pass a tensor (N, 3, H, W) in 0..1')
+        raise ValueError(
+            f'{name}: {image.dtype} of shape {image.shape}; expected (H, W, 3) uint8 RGB, or pass a tensor (N, 3, H, W) in 0..1'
+        )
     return image if size is None else _resize(image, size)
+
 
 def _stack(items, size):
     "A batch of pictures as one uint8 tensor (B, 3, H, W)."
     pictures = [_picture(i, size) for i in items]
     if len(shapes := sorted({p.shape[:2] for p in pictures})) > 1:
-        raise ValueError(f'images of different sizes, as {shapes[0][0]}x{shapes[0][1]} and {shapes[-1][0]}x{shapes[-1][1]} pixels: give size=, the side in pixels to bring them to')
+        raise ValueError(
+            f'images of different sizes, as {shapes[0][0]}x{shapes[0][1]} and {shapes[-1][0]}x{shapes[-1][1]} pixels: give size=, the side in pixels to bring them to'
+        )
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+
 
 def _as_batch(x, size):
     "Part of a tensor of images, checked."
-    if x.ndim != 4 or x.shape[1] != 3: raise ValueError(f'images: expected a tensor (N, 3, H, W), got {tuple(x.shape)}')
-    if x.is_floating_point() and not (x.isfinite().all() and x.min() >= 0 and x.max() <= 1): raise ValueError('images: floats must be finite and in 0..1; divide by 255, and leave the normalisation to this function')
-    if size is None or x.shape[2:] == (size, size): return x
-    return torch.from_numpy(np.stack([_resize(np.ascontiguousarray(o), size) for o in x.permute(0, 2, 3, 1).cpu().numpy()])).permute(0, 3, 1, 2)
+    if x.ndim != 4 or x.shape[1] != 3:
+        raise ValueError(f'images: expected a tensor (N, 3, H, W), got {tuple(x.shape)}')
+    if x.is_floating_point() and not (x.isfinite().all() and x.min() >= 0 and x.max() <= 1):
+        raise ValueError(
+            'images: floats must be finite and in 0..1; divide by 255, and leave the normalisation to this function'
+        )
+    if size is None or x.shape[2:] == (size, size):
+        return x
+    return torch.from_numpy(
+        np.stack([_resize(np.ascontiguousarray(o), size) for o in x.permute(0, 2, 3, 1).cpu().numpy()])
+    ).permute(0, 3, 1, 2)
+
 
 def table_images(
-    images, # as for picture_batches, or a samples table with face_path and frame_path
-    column:str='face_path', # of the table
-) -> tuple: # images for picture_batches, and who is on each (None where it is not known)
+    images,  # as for picture_batches, or a samples table with face_path and frame_path
+    column: str = 'face_path',  # of the table
+) -> tuple:  # images for picture_batches, and who is on each (None where it is not known)
     "Pictures and people of a samples table; other images as they are."
-    if not isinstance(images, pd.DataFrame): return images, None
-    if column not in images: raise ValueError(f'samples: column {column} missing. Run extract_frames on the table first.')
-    return images[column].tolist(), (images['subject'] if 'dataset' not in images else images['dataset'].astype(str) + '/' + images['subject'].astype(str)).tolist()
+    if not isinstance(images, pd.DataFrame):
+        return images, None
+    if column not in images:
+        raise ValueError(f'samples: column {column} missing. Run extract_frames on the table first.')
+    return images[column].tolist(), (
+        images['subject']
+        if 'dataset' not in images
+        else images['dataset'].astype(str) + '/' + images['subject'].astype(str)
+    ).tolist()
+
 
 def _runner(net, mean, std):
     "What to call with images in 0..1: a GFACNN normalises them itself, others get it done."
-    if isinstance(net, GFACNN): return net.features
+    if isinstance(net, GFACNN):
+        return net.features
     device = next(net.parameters()).device
     mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (mean, std))
-    return lambda x: net((x-mean)/std)
+    return lambda x: net((x - mean) / std)
 
 # %% ../nbs/61_divergence.ipynb #f506e775
 def picture_batches(
-    images, # (N, 3, H, W) tensor, uint8 or floats in 0..1; or a list of files, (H, W, 3) uint8 arrays or PIL images
-    bs:int=64, # images at a time
-    size:int|None=None, # side in pixels to bring them to; None: as they are, all of one size
-    device='cpu', # where the batches go
-    progress:bool=False, # show a bar
-): # yields float tensors (B, 3, H, W) in 0..1 on `device`; raises ValueError that names the image
+    images,  # (N, 3, H, W) tensor, uint8 or floats in 0..1; or a list of files, (H, W, 3) uint8 arrays or PIL images
+    bs: int = 64,  # images at a time
+    size: int | None = None,  # side in pixels to bring them to; None: as they are, all of one size
+    device='cpu',  # where the batches go
+    progress: bool = False,  # show a bar
+):  # yields float tensors (B, 3, H, W) in 0..1 on `device`; raises ValueError that names the image
     "Batches of images; files are decoded by threads, a few batches ahead."
-    if not len(images): raise ValueError('images: there are none. Check the folder or the filter that they came from.')
+    if not len(images):
+        raise ValueError('images: there are none. Check the folder or the filter that they came from.')
     starts, workers = range(0, len(images), bs), min(8, os.cpu_count() or 1)
-    with ThreadPoolExecutor(workers) as pool, tqdm(total=len(images), desc='images', disable=not progress, leave=False) as bar:
-        def load(i): return _as_batch(images[i:i+bs], size) if isinstance(images, Tensor) else _stack(images[i:i+bs], size)
+    with (
+        ThreadPoolExecutor(workers) as pool,
+        tqdm(total=len(images), desc='images', disable=not progress, leave=False) as bar,
+    ):
+
+        def load(i):
+            return (
+                _as_batch(images[i : i + bs], size) if isinstance(images, Tensor) else _stack(images[i : i + bs], size)
+            )
+
         ahead, todo, shape = deque(), iter(starts), None
         for i in starts:
-            while len(ahead) <= workers and (j := next(todo, None)) is not None: ahead.append(pool.submit(load, j))
+            while len(ahead) <= workers and (j := next(todo, None)) is not None:
+                ahead.append(pool.submit(load, j))
             x = ahead.popleft().result()
-            if shape not in (None, x.shape[2:]): raise ValueError(f'images of different sizes, as {tuple(shape)} and {tuple(x.shape[2:])} pixels: give size=, the side in pixels to bring them to')
+            if shape not in (None, x.shape[2:]):
+                raise ValueError(
+                    f'images of different sizes, as {tuple(shape)} and {tuple(x.shape[2:])} pixels: give size=, the side in pixels to bring them to'
+                )
             shape = x.shape[2:]
             x = x.to(device)
-            yield x if x.is_floating_point() else x.float()/255
+            yield x if x.is_floating_point() else x.float() / 255
             bar.update(len(x))
 
 # %% ../nbs/61_divergence.ipynb #975bb686
 @dataclass
 class ChannelStats:
     "What one pass leaves of a domain: count, mean and squared deviations of each channel in each group."
-    layers:dict       # name -> slice of its channels in the arrays
-    groups:list       # people, or numbers of random blocks
-    n:np.ndarray      # (G,) images in each group
-    mean:np.ndarray   # (G, C) of the channel means
-    m2:np.ndarray     # (G, C) sums of squared deviations from it
-    by:str            # 'subjects', or 'images' where the groups are random blocks
-    size:tuple        # height and width of the images in pixels
-    eps:float         # resolution of the features' number format
+
+    layers: dict  # name -> slice of its channels in the arrays
+    groups: list  # people, or numbers of random blocks
+    n: np.ndarray  # (G,) images in each group
+    mean: np.ndarray  # (G, C) of the channel means
+    m2: np.ndarray  # (G, C) sums of squared deviations from it
+    by: str  # 'subjects', or 'images' where the groups are random blocks
+    size: tuple  # height and width of the images in pixels
+    eps: float  # resolution of the features' number format
+
 
 BLOCKS = 16  # random groups, where people are not known
 
 # %% ../nbs/61_divergence.ipynb #f80ee8f1
 @torch.inference_mode()
 def channel_stats(
-    net:nn.Module, # a trunk, a GFACNN, or any network of images; it runs where its weights are
-    images, # see picture_batches; or a samples table, whose face crops are taken
-    subjects=None, # who is on each image; None: as the table says, or random blocks
-    layers=None, # see find_layers
-    bs:int=64, # images at a time
-    size:int|None=None, # side in pixels to bring images to
-    column:str='face_path', # of a samples table; 'frame_path' for whole frames
-    mean:tuple=IMAGENET_MEAN, # normalisation of RGB in 0..1 (a GFACNN brings its own)
-    std:tuple=IMAGENET_STD, # the same
-    seed:int=0, # of the random blocks
-    progress:bool=False, # show a bar
-) -> ChannelStats: # raises ValueError
+    net: nn.Module,  # a trunk, a GFACNN, or any network of images; it runs where its weights are
+    images,  # see picture_batches; or a samples table, whose face crops are taken
+    subjects=None,  # who is on each image; None: as the table says, or random blocks
+    layers=None,  # see find_layers
+    bs: int = 64,  # images at a time
+    size: int | None = None,  # side in pixels to bring images to
+    column: str = 'face_path',  # of a samples table; 'frame_path' for whole frames
+    mean: tuple = IMAGENET_MEAN,  # normalisation of RGB in 0..1 (a GFACNN brings its own)
+    std: tuple = IMAGENET_STD,  # the same
+    seed: int = 0,  # of the random blocks
+    progress: bool = False,  # show a bar
+) -> ChannelStats:  # raises ValueError
     "Means and variances of every channel of all layers, in one pass and in memory that does not grow with the images."
     images, people = table_images(images, column)
     who, names, by = _groups(images, people if subjects is None else subjects, seed)
-    modules, run, device, was = find_layers(net, layers), _runner(net, mean, std), next(net.parameters()).device, net.training
+    modules, run, device, was = (
+        find_layers(net, layers),
+        _runner(net, mean, std),
+        next(net.parameters()).device,
+        net.training,
+    )
     state, at, member = None, 0, torch.eye(len(names), device=device)
     net.eval()
     try:
@@ -225,11 +312,16 @@ def channel_stats(
             for x in picture_batches(images, bs, size, device, progress):
                 run(x)
                 f = torch.cat([means[k] for k in modules], 1)
-                home = 'cpu' if device.type == 'mps' else device   # (Apple's GPU has no float64)
-                if state is None: state = tuple(torch.zeros(s, dtype=torch.float64, device=home) for s in ((len(names),), *[(len(names), f.shape[1])]*2))
-                state = merge_batch(state, f.to(home), member[who[at:at+len(x)]].to(home))
+                home = 'cpu' if device.type == 'mps' else device  # (Apple's GPU has no float64)
+                if state is None:
+                    state = tuple(
+                        torch.zeros(s, dtype=torch.float64, device=home)
+                        for s in ((len(names),), *[(len(names), f.shape[1])] * 2)
+                    )
+                state = merge_batch(state, f.to(home), member[who[at : at + len(x)]].to(home))
                 at += len(x)
-    finally: net.train(was)
+    finally:
+        net.train(was)
     n, m, m2 = (o.cpu().numpy() for o in state)
     _check_finite(m, modules, means, names)
     return ChannelStats(_slices(modules, means), names, n, m, m2, by, tuple(x.shape[2:]), torch.finfo(f.dtype).eps)
@@ -238,74 +330,102 @@ def channel_stats(
 def _groups(images, people, seed):
     "Group of each image (as a tensor), names of the groups, and what they are."
     N = len(images)
-    if N < 2: raise ValueError(f'images: {N} image(s); a distribution needs at least 2, and a useful one some hundred')
+    if N < 2:
+        raise ValueError(f'images: {N} image(s); a distribution needs at least 2, and a useful one some hundred')
     if people is None:
         who = np.random.default_rng(seed).permutation(np.arange(N) % min(N, BLOCKS))
         return torch.from_numpy(who), list(range(min(N, BLOCKS))), 'images'
-    if len(people) != N: raise ValueError(f'subjects: {len(people)} names for {N} images: give one for each')
+    if len(people) != N:
+        raise ValueError(f'subjects: {len(people)} names for {N} images: give one for each')
     codes, names = pd.factorize(pd.Series(list(people), dtype=object).map(str))
     return torch.from_numpy(codes), list(names), 'subjects'
+
 
 def _slices(modules, means):
     "Where each layer's channels lie."
     ends = np.cumsum([0, *(means[k].shape[1] for k in modules)]).tolist()
-    return {k: slice(a, b) for k,a,b in zip(modules, ends, ends[1:])}
+    return {k: slice(a, b) for k, a, b in zip(modules, ends, ends[1:])}
+
 
 def _check_finite(mean, modules, means, names):
     "ValueError where a feature was NaN or infinite."
-    for k,s in _slices(modules, means).items():
+    for k, s in _slices(modules, means).items():
         bad = ~np.isfinite(mean[:, s]).all(1)
-        if bad.any(): raise ValueError(f'layer {k}: NaN or infinite features, first in the images of {names[int(bad.argmax())]!r}: the weights or these images are damaged')
+        if bad.any():
+            raise ValueError(
+                f'layer {k}: NaN or infinite features, first in the images of {names[int(bad.argmax())]!r}: the weights or these images are damaged'
+            )
 
 # %% ../nbs/61_divergence.ipynb #9c49f57e
 def pool_groups(
-    stats:ChannelStats, # from channel_stats
-    member=None, # (R, G) which groups each of R pools takes, 0 or 1; None: one pool of all
-) -> tuple: # n (R,), mean (R, C), variance (R, C); variances below the resolution of the features are 0
+    stats: ChannelStats,  # from channel_stats
+    member=None,  # (R, G) which groups each of R pools takes, 0 or 1; None: one pool of all
+) -> tuple:  # n (R,), mean (R, C), variance (R, C); variances below the resolution of the features are 0
     "Count, mean and variance over unions of groups."
     member = np.ones((1, len(stats.groups))) if member is None else np.asarray(member, float)
-    weight, centre = member*stats.n, stats.n@stats.mean/stats.n.sum()
+    weight, centre = member * stats.n, stats.n @ stats.mean / stats.n.sum()
     off, n = stats.mean - centre, weight.sum(1)
-    shift = weight@off/n[:,None]
-    mean, var = centre + shift, np.maximum(0, (member@stats.m2 + weight@off**2)/n[:,None] - shift**2)
+    shift = weight @ off / n[:, None]
+    mean, var = centre + shift, np.maximum(0, (member @ stats.m2 + weight @ off**2) / n[:, None] - shift**2)
     return n, mean, np.concatenate([_silence(mean[:, s], var[:, s], stats.eps) for s in stats.layers.values()], 1)
 
 # %% ../nbs/61_divergence.ipynb #c371936e
 def effective_images(
-    stats:ChannelStats, # from channel_stats, with people as groups
-) -> np.ndarray: # (C,) between the number of people and of images; NaN where people are not known or the channel is silent
+    stats: ChannelStats,  # from channel_stats, with people as groups
+) -> (
+    np.ndarray
+):  # (C,) between the number of people and of images; NaN where people are not known or the channel is silent
     "How many independent images a domain is worth, channel by channel."
     N, G, C = stats.n.sum(), len(stats.n), stats.mean.shape[1]
-    k = (stats.n**2).sum()/N   # images of a person, as an image sees it
-    if stats.by == 'images' or G < 2: return np.full(C, np.nan)
-    if N == G: return np.full(C, float(N))
-    centre = stats.n@stats.mean/N
-    between, within = stats.n@(stats.mean-centre)**2/(G-1), stats.m2.sum(0)/(N-G)
-    n0 = (N-k)/(G-1)
-    with np.errstate(invalid='ignore'): rho = np.clip((between-within)/(between+(n0-1)*within), 0, 1)
-    return N/(1+(k-1)*rho)
+    k = (stats.n**2).sum() / N  # images of a person, as an image sees it
+    if stats.by == 'images' or G < 2:
+        return np.full(C, np.nan)
+    if N == G:
+        return np.full(C, float(N))
+    centre = stats.n @ stats.mean / N
+    between, within = stats.n @ (stats.mean - centre) ** 2 / (G - 1), stats.m2.sum(0) / (N - G)
+    n0 = (N - k) / (G - 1)
+    with np.errstate(invalid='ignore'):
+        rho = np.clip((between - within) / (between + (n0 - 1) * within), 0, 1)
+    return N / (1 + (k - 1) * rho)
 
 # %% ../nbs/61_divergence.ipynb #7fe0d8bd
 def divergence_table(
-    a:ChannelStats, # domain A, from channel_stats
-    b:ChannelStats, # domain B, same network, layers and size of images
-    splits:int=20, # random halves
-    seed:int=0, # of the halves
-) -> pd.DataFrame: # a row per layer, see above; ess_a, ess_b: effective images (median over channels); raises ValueError
+    a: ChannelStats,  # domain A, from channel_stats
+    b: ChannelStats,  # domain B, same network, layers and size of images
+    splits: int = 20,  # random halves
+    seed: int = 0,  # of the halves
+) -> (
+    pd.DataFrame
+):  # a row per layer, see above; ess_a, ess_b: effective images (median over channels); raises ValueError
     "Feature divergence layer by layer (Eq. 8), with its floor: halves of each domain against each other."
-    if {k: (s.start, s.stop) for k,s in a.layers.items()} != {k: (s.start, s.stop) for k,s in b.layers.items()}: raise ValueError('the two domains were measured on different layers or networks: measure both again')
-    if a.size != b.size: raise ValueError(f'images of A have {a.size} pixels, of B {b.size}: that would measure their size. Give size= to both.')
+    if {k: (s.start, s.stop) for k, s in a.layers.items()} != {k: (s.start, s.stop) for k, s in b.layers.items()}:
+        raise ValueError('the two domains were measured on different layers or networks: measure both again')
+    if a.size != b.size:
+        raise ValueError(
+            f'images of A have {a.size} pixels, of B {b.size}: that would measure their size. Give size= to both.'
+        )
     (_, ma, va), (_, mb, vb) = pool_groups(a), pool_groups(b)
     whole, half = gaussian_divergence(ma[0], va[0], mb[0], vb[0]), _half_divergences(a, b, splits, seed)
     ess, rows = (effective_images(a), effective_images(b)), {}
-    for k,s in a.layers.items():
-        row = dict(channels=s.stop-s.start, dead=int(np.isnan(whole[s]).sum()), one_sided=int(np.isinf(whole[s]).sum()), **dict(zip(('mean', 'median'), _centres(whole[s]))))
-        pairs = {name: np.median([_centres(d[s]) for d in ds], axis=0) for name,ds in half.items()}
-        row |= {name: v[0] for name,v in pairs.items()} | {f'{name}_median': v[1] for name,v in pairs.items()}
+    for k, s in a.layers.items():
+        row = dict(
+            channels=s.stop - s.start,
+            dead=int(np.isnan(whole[s]).sum()),
+            one_sided=int(np.isinf(whole[s]).sum()),
+            **dict(zip(('mean', 'median'), _centres(whole[s]))),
+        )
+        pairs = {name: np.median([_centres(d[s]) for d in ds], axis=0) for name, ds in half.items()}
+        row |= {name: v[0] for name, v in pairs.items()} | {f'{name}_median': v[1] for name, v in pairs.items()}
         alive = ~np.isnan(whole[s])
-        rows[k] = row | {f'ess_{n}': _centres(e[s][alive])[1] for n,e in zip('ab', ess)}
+        rows[k] = row | {f'ess_{n}': _centres(e[s][alive])[1] for n, e in zip('ab', ess)}
     out = pd.DataFrame(rows).T.rename_axis('layer').astype(dict(channels=int, dead=int, one_sided=int))
-    out.attrs.update(images=(int(a.n.sum()), int(b.n.sum())), groups=(len(a.groups), len(b.groups)), halves=a.by if a.by == b.by else 'mixed', size=a.size)
+    out.attrs.update(
+        images=(int(a.n.sum()), int(b.n.sum())),
+        groups=(len(a.groups), len(b.groups)),
+        halves=a.by if a.by == b.by else 'mixed',
+        size=a.size,
+    )
     return out
 
 # %% ../nbs/61_divergence.ipynb #5630413f
@@ -315,53 +435,61 @@ def _centres(d):
     finite = alive[np.isfinite(alive)]
     return finite.mean() if len(finite) else np.nan, np.median(alive) if len(alive) else np.nan
 
+
 def _half_divergences(a, b, splits, seed):
     "Divergences of halves: lists of (C,) by 'ab', 'aa' and 'bb'; one of NaN where a domain has fewer than four groups."
-    if min(len(a.groups), len(b.groups)) < 4: return {k: [np.full(a.mean.shape[1], np.nan)] for k in ('ab', 'aa', 'bb')}
+    if min(len(a.groups), len(b.groups)) < 4:
+        return {k: [np.full(a.mean.shape[1], np.nan)] for k in ('ab', 'aa', 'bb')}
     rng, out = np.random.default_rng(seed), dict(ab=[], aa=[], bb=[])
     for _ in range(splits):
         (a1, a2), (b1, b2) = (_two_halves(s, rng) for s in (a, b))
-        out['aa'].append(gaussian_divergence(*a1, *a2)); out['bb'].append(gaussian_divergence(*b1, *b2))
+        out['aa'].append(gaussian_divergence(*a1, *a2))
+        out['bb'].append(gaussian_divergence(*b1, *b2))
         out['ab'] += [gaussian_divergence(*p, *q) for p in (a1, a2) for q in (b1, b2)]
     return out
+
 
 def _two_halves(stats, rng):
     "(mean, variance) of two disjoint random halves of the groups."
     G = len(stats.groups)
     order = rng.permutation(G)
-    _, mean, var = pool_groups(stats, [order < G//2, (order >= G//2) & (order < G//2*2)])
+    _, mean, var = pool_groups(stats, [order < G // 2, (order >= G // 2) & (order < G // 2 * 2)])
     return (mean[0], var[0]), (mean[1], var[1])
 
 # %% ../nbs/61_divergence.ipynb #1d7b0633
 def feature_divergence(
-    net:nn.Module, # a trunk, a GFACNN, or any network of images
-    images_a, # domain A: tensor, files, pictures, or a samples table (its face crops)
-    images_b, # domain B; as many as of A, so that the floors `aa` and `bb` hold for `ab`
-    subjects_a=None, # who is on each image; None: as the table says, or unknown
-    subjects_b=None, # the same for B
-    splits:int=20, # random halves
-    seed:int=0, # of the halves
-    **kwargs # for channel_stats: layers, bs, size, column, mean, std, progress
-) -> pd.DataFrame: # a row per layer: see divergence_table; raises ValueError
+    net: nn.Module,  # a trunk, a GFACNN, or any network of images
+    images_a,  # domain A: tensor, files, pictures, or a samples table (its face crops)
+    images_b,  # domain B; as many as of A, so that the floors `aa` and `bb` hold for `ab`
+    subjects_a=None,  # who is on each image; None: as the table says, or unknown
+    subjects_b=None,  # the same for B
+    splits: int = 20,  # random halves
+    seed: int = 0,  # of the halves
+    **kwargs,  # for channel_stats: layers, bs, size, column, mean, std, progress
+) -> pd.DataFrame:  # a row per layer: see divergence_table; raises ValueError
     "How far apart two domains are in a network (Eq. 6 to 8, Fig. 6), with the floor that two halves of one domain give."
     a = channel_stats(net, images_a, subjects_a, seed=seed, **kwargs)
     b = channel_stats(net, images_b, subjects_b, seed=seed, **kwargs)
     return divergence_table(a, b, splits, seed)
 
+
 def plot_divergence(
-    tables:dict, # name -> table from feature_divergence
-    what:str='median', # 'median' or 'mean' over channels
-    floor:bool=True, # draw the larger of the two floors, dotted
-    ax=None, # matplotlib axes; None makes a figure
-): # the axes
+    tables: dict,  # name -> table from feature_divergence
+    what: str = 'median',  # 'median' or 'mean' over channels
+    floor: bool = True,  # draw the larger of the two floors, dotted
+    ax=None,  # matplotlib axes; None makes a figure
+):  # the axes
     "Divergence by layer on a logarithmic axis, halves against halves, above the floor."
-    if what not in ('median', 'mean'): raise ValueError(f"plot_divergence: what={what!r}; known are 'median' and 'mean'")
+    if what not in ('median', 'mean'):
+        raise ValueError(f"plot_divergence: what={what!r}; known are 'median' and 'mean'")
     ax, end = _axes(ax, (7, 3.3)), '' if what == 'mean' else '_median'
-    for i,(name,t) in enumerate(tables.items()):
-        x, c = np.arange(1, len(t)+1), PALETTE[i % len(PALETTE)]
-        ax.semilogy(x, t['ab'+end], color=c, ls=LINES[i % len(LINES)], marker='o', ms=4, label=name)
-        if floor: ax.semilogy(x, t[['aa'+end, 'bb'+end]].max(axis=1), color=c, ls=':', lw=1)
-    if floor: ax.plot([], [], color='k', ls=':', lw=1, label='floor: halves of one domain')
+    for i, (name, t) in enumerate(tables.items()):
+        x, c = np.arange(1, len(t) + 1), PALETTE[i % len(PALETTE)]
+        ax.semilogy(x, t['ab' + end], color=c, ls=LINES[i % len(LINES)], marker='o', ms=4, label=name)
+        if floor:
+            ax.semilogy(x, t[['aa' + end, 'bb' + end]].max(axis=1), color=c, ls=':', lw=1)
+    if floor:
+        ax.plot([], [], color='k', ls=':', lw=1, label='floor: halves of one domain')
     ax.set_xticks(x, t.index, rotation=60, fontsize=8)
     ax.set(title='Feature divergence', xlabel='layer', ylabel=f'divergence, {what} over channels (nats)')
     ax.legend(frameon=False, fontsize=8)
@@ -369,50 +497,58 @@ def plot_divergence(
 
 # %% ../nbs/61_divergence.ipynb #c83e6517
 def kernel_mmd(
-    a, # (N, C) features of domain A, a row for each image
-    b, # (M, C) of domain B
-    gamma:float|None=None, # of the kernel exp(-gamma |x-y|²); None: one over the median squared distance
-) -> float: # may be slightly negative; raises ValueError
+    a,  # (N, C) features of domain A, a row for each image
+    b,  # (M, C) of domain B
+    gamma: float | None = None,  # of the kernel exp(-gamma |x-y|²); None: one over the median squared distance
+) -> float:  # may be slightly negative; raises ValueError
     "Squared maximum mean discrepancy, unbiased, with a Gaussian kernel."
     a, b = _matrix(a, 'a')[0], _matrix(b, 'b')[0]
-    if gamma is None: gamma = 1/max(np.median(pairwise_distances(np.concatenate([a, b])[:2000], metric='sqeuclidean')), 1e-300)
+    if gamma is None:
+        gamma = 1 / max(np.median(pairwise_distances(np.concatenate([a, b])[:2000], metric='sqeuclidean')), 1e-300)
     n, m = len(a), len(b)
-    same = sum((rbf_kernel(x, gamma=gamma).sum()-len(x))/(len(x)*(len(x)-1)) for x in (a, b))
-    return float(same - 2*rbf_kernel(a, b, gamma=gamma).mean())
+    same = sum((rbf_kernel(x, gamma=gamma).sum() - len(x)) / (len(x) * (len(x) - 1)) for x in (a, b))
+    return float(same - 2 * rbf_kernel(a, b, gamma=gamma).mean())
+
 
 def frechet_distance(a, b) -> float:
     "Fréchet distance of two Gaussians with full covariances, squared, in the unit of the features squared; `a` (N, C), `b` (M, C)."
     a, b = _matrix(a, 'a')[0], _matrix(b, 'b')[0]
-    xa, xb = ((x-x.mean(0))/len(x)**.5 for x in (a, b))
-    root = svdvals(qr(xa, mode='r')[0][:xa.shape[1]]@qr(xb, mode='r')[0][:xb.shape[1]].T).sum()
-    return float(max(0, ((a.mean(0)-b.mean(0))**2).sum() + (xa**2).sum() + (xb**2).sum() - 2*root))
+    xa, xb = ((x - x.mean(0)) / len(x) ** 0.5 for x in (a, b))
+    root = svdvals(qr(xa, mode='r')[0][: xa.shape[1]] @ qr(xb, mode='r')[0][: xb.shape[1]].T).sum()
+    return float(max(0, ((a.mean(0) - b.mean(0)) ** 2).sum() + (xa**2).sum() + (xb**2).sum() - 2 * root))
+
 
 def coral_distance(a, b) -> float:
     "CORAL: squared Frobenius distance of the covariances over 4 C²; `a` (N, C), `b` (M, C)."
     a, b = _matrix(a, 'a')[0], _matrix(b, 'b')[0]
     d = np.atleast_2d(np.cov(a, rowvar=False) - np.cov(b, rowvar=False))
-    return float((d**2).sum()/(4*a.shape[1]**2))
+    return float((d**2).sum() / (4 * a.shape[1] ** 2))
+
 
 def domain_distances(
-    a, # (N, C) features of domain A, a row for each image
-    b, # (M, C) of domain B
-) -> pd.Series: # kl (mean over channels), kl_median, mmd, frechet, coral
+    a,  # (N, C) features of domain A, a row for each image
+    b,  # (M, C) of domain B
+) -> pd.Series:  # kl (mean over channels), kl_median, mmd, frechet, coral
     "All distances between two sets of features."
     kl = _centres(np.asarray(symmetric_kl(a, b)))
-    return pd.Series(dict(kl=kl[0], kl_median=kl[1], mmd=kernel_mmd(a, b), frechet=frechet_distance(a, b), coral=coral_distance(a, b)))
+    return pd.Series(
+        dict(
+            kl=kl[0], kl_median=kl[1], mmd=kernel_mmd(a, b), frechet=frechet_distance(a, b), coral=coral_distance(a, b)
+        )
+    )
 
 # %% ../nbs/61_divergence.ipynb #442029e1
 @torch.inference_mode()
 def channel_means(
-    net:nn.Module, # as for channel_stats
-    images, # as for channel_stats
-    layers=None, # see find_layers
-    bs:int=64, # images at a time
-    size:int|None=None, # side in pixels to bring images to
-    column:str='face_path', # of a samples table
-    mean:tuple=IMAGENET_MEAN, # normalisation of RGB in 0..1
-    std:tuple=IMAGENET_STD, # the same
-) -> dict: # name of a layer -> (N, C) float32 array
+    net: nn.Module,  # as for channel_stats
+    images,  # as for channel_stats
+    layers=None,  # see find_layers
+    bs: int = 64,  # images at a time
+    size: int | None = None,  # side in pixels to bring images to
+    column: str = 'face_path',  # of a samples table
+    mean: tuple = IMAGENET_MEAN,  # normalisation of RGB in 0..1
+    std: tuple = IMAGENET_STD,  # the same
+) -> dict:  # name of a layer -> (N, C) float32 array
     "Channel means of every image, kept: for distances that need more than means and variances."
     modules, run, was = find_layers(net, layers), _runner(net, mean, std), net.training
     out = {k: [] for k in modules}
@@ -421,6 +557,8 @@ def channel_means(
         with channel_hooks(modules) as means:
             for x in picture_batches(table_images(images, column)[0], bs, size, next(net.parameters()).device):
                 run(x)
-                for k in modules: out[k].append(means[k].cpu())
-    finally: net.train(was)
-    return {k: torch.cat(v).numpy() for k,v in out.items()}
+                for k in modules:
+                    out[k].append(means[k].cpu())
+    finally:
+        net.train(was)
+    return {k: torch.cat(v).numpy() for k, v in out.items()}

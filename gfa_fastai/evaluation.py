@@ -8,8 +8,25 @@ import base64, html, io, os
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, pandas as pd
-from .metrics import (LINES, MIN_SUBJECTS, PALETTE, apcer_per_pai, auc, bootstrap_subjects, bpcer_at_apcer, eer, eer_threshold, far_frr, hter,
-                                paired_bootstrap, plot_det, plot_roc, plot_scores, roc_points, tpr_at_fpr)
+from gfa_fastai.metrics import (
+    LINES,
+    MIN_SUBJECTS,
+    PALETTE,
+    apcer_per_pai,
+    auc,
+    bootstrap_subjects,
+    bpcer_at_apcer,
+    eer,
+    eer_threshold,
+    far_frr,
+    hter,
+    paired_bootstrap,
+    plot_det,
+    plot_roc,
+    plot_scores,
+    roc_points,
+    tpr_at_fpr,
+)
 from .samples import LABELS, SPLITS
 
 # %% auto #0
@@ -21,25 +38,36 @@ __all__ = ['SCORE_COLUMNS', 'HOW', 'EDGE', 'CONVENTIONS', 'NAMES', 'PAGE', 'vali
 # %% ../nbs/60_evaluation.ipynb #129aeb0a
 SCORE_COLUMNS = ['dataset', 'split', 'subject', 'video', 'frame', 'label', 'pai', 'score']
 
+
 def validate_scores(
-    df:pd.DataFrame, # one row per frame; `frame` and `pai` may be left out
-) -> pd.DataFrame: # a checked copy; raises ValueError with the row
+    df: pd.DataFrame,  # one row per frame; `frame` and `pai` may be left out
+) -> pd.DataFrame:  # a checked copy; raises ValueError with the row
     "Check a scores table."
-    if not isinstance(df, pd.DataFrame): raise ValueError(f'scores: expected a pandas DataFrame, got {type(df).__name__}. load_scores reads one from CSV.')
+    if not isinstance(df, pd.DataFrame):
+        raise ValueError(
+            f'scores: expected a pandas DataFrame, got {type(df).__name__}. load_scores reads one from CSV.'
+        )
     missing = [c for c in SCORE_COLUMNS if c not in df and c not in ('frame', 'pai')]
-    if missing: raise ValueError(f'scores: column(s) {", ".join(missing)} missing; there are {", ".join(map(str, df.columns))}. Add or rename them.')
-    if twice := [c for c in SCORE_COLUMNS if list(df.columns).count(c) > 1]: raise ValueError(f'scores: column {twice[0]} is there twice. Keep one of them.')
-    if not len(df): raise ValueError('scores: the table is empty. Check the file or the filter that it came from.')
+    if missing:
+        raise ValueError(
+            f'scores: column(s) {", ".join(missing)} missing; there are {", ".join(map(str, df.columns))}. Add or rename them.'
+        )
+    if twice := [c for c in SCORE_COLUMNS if list(df.columns).count(c) > 1]:
+        raise ValueError(f'scores: column {twice[0]} is there twice. Keep one of them.')
+    if not len(df):
+        raise ValueError('scores: the table is empty. Check the file or the filter that it came from.')
     df = df.reset_index(drop=True)
     df['pai'] = df['pai'].fillna('').astype(str) if 'pai' in df else ''
-    for c in ('dataset', 'split', 'subject', 'video', 'label'): _refuse(df, df[c].isna() | (df[c].astype(str) == ''), f'no {c}')
+    for c in ('dataset', 'split', 'subject', 'video', 'label'):
+        _refuse(df, df[c].isna() | (df[c].astype(str) == ''), f'no {c}')
     df = df.astype({c: str for c in ('dataset', 'split', 'subject', 'video', 'label')})
     _refuse(df, ~df['label'].isin(LABELS), f'a label that is none of {", ".join(LABELS)}')
     _refuse(df, ~df['split'].isin(SPLITS), f'a split that is none of {", ".join(SPLITS)}')
     score = pd.to_numeric(df['score'], errors='coerce').astype(float)
     _refuse(df, ~np.isfinite(score), 'a score that is NaN, infinite or no number')
     df['score'], key = score, ['dataset', 'split', 'subject', 'video']
-    if 'frame' not in df: df['frame'] = df.groupby(key).cumcount()
+    if 'frame' not in df:
+        df['frame'] = df.groupby(key).cumcount()
     df = _one_split_each(df)
     _refuse(df, df.duplicated([*key, 'frame']), 'a frame that is there already')
     df.loc[(df['label'] == 'attack') & (df['pai'] == ''), 'pai'] = 'unspecified'
@@ -48,57 +76,83 @@ def validate_scores(
 # %% ../nbs/60_evaluation.ipynb #f21f5af1
 def _refuse(df, bad, what):
     "Raise ValueError where rows are `bad`, with their count and the first of them."
-    if not bad.any(): return
+    if not bad.any():
+        return
     r = df[bad].iloc[0]
-    raise ValueError(f'scores: {bad.sum()} of {len(df)} rows have {what}, the first is row {int(np.flatnonzero(bad)[0])} '
-                     f'(subject {r["subject"]}, video {r["video"]}, {r["label"]}, score {r["score"]}). Mend or drop them.')
+    raise ValueError(
+        f'scores: {bad.sum()} of {len(df)} rows have {what}, the first is row {int(np.flatnonzero(bad)[0])} '
+        f'(subject {r["subject"]}, video {r["video"]}, {r["label"]}, score {r["score"]}). Mend or drop them.'
+    )
+
 
 def _one_split_each(df):
     "`df`, or ValueError where a person is in two splits or a video has two labels."
-    for key,column,why in ((['dataset', 'subject'], 'split', 'A threshold or a test on people of the training set is not honest'),
-                           (['dataset', 'split', 'subject', 'video'], 'label', 'Give each recording a name of its own'),
-                           (['dataset', 'split', 'subject', 'video'], 'pai', 'A recording shows one attack: give each a name of its own')):
+    for key, column, why in (
+        (['dataset', 'subject'], 'split', 'A threshold or a test on people of the training set is not honest'),
+        (['dataset', 'split', 'subject', 'video'], 'label', 'Give each recording a name of its own'),
+        (['dataset', 'split', 'subject', 'video'], 'pai', 'A recording shows one attack: give each a name of its own'),
+    ):
         n = df.groupby(key)[column].nunique()
-        if (n > 1).any(): raise ValueError(f'scores: {key[-1]} {n.index[n > 1][0][-1]!r} has more than one {column} ({(n > 1).sum()} such). {why}.')
+        if (n > 1).any():
+            raise ValueError(
+                f'scores: {key[-1]} {n.index[n > 1][0][-1]!r} has more than one {column} ({(n > 1).sum()} such). {why}.'
+            )
     return df
+
 
 def _threshold_rows(scores, threshold_from, source):
     "The rows that a threshold is chosen on; None where it is given as a number. Raises ValueError."
     if isinstance(threshold_from, (int, float, np.number)) and not isinstance(threshold_from, bool):
-        if not np.isfinite(threshold_from): raise ValueError(f'threshold_from={threshold_from}: it is NaN or infinite. Give a finite number, or dev, source or test.')
+        if not np.isfinite(threshold_from):
+            raise ValueError(
+                f'threshold_from={threshold_from}: it is NaN or infinite. Give a finite number, or dev, source or test.'
+            )
         return None
-    if threshold_from not in CONVENTIONS: raise ValueError(f"threshold_from={threshold_from!r} is not known, choose 'dev', 'source', 'test' or a number")
-    if threshold_from == 'source' and source is None: raise ValueError("threshold_from='source' needs source=, the scores of the training dataset with its held-out ('dev') people")
+    if threshold_from not in CONVENTIONS:
+        raise ValueError(f"threshold_from={threshold_from!r} is not known, choose 'dev', 'source', 'test' or a number")
+    if threshold_from == 'source' and source is None:
+        raise ValueError(
+            "threshold_from='source' needs source=, the scores of the training dataset with its held-out ('dev') people"
+        )
     table, split = (source, 'dev') if threshold_from == 'source' else (scores, threshold_from)
     return table[table['split'] == split]
+
 
 def _classes(df, what) -> tuple:
     "Attack and live scores of a table; ValueError where one is missing."
     attack, live = (df.loc[df['label'] == l, 'score'].to_numpy() for l in ('attack', 'live'))
-    for name,x in (('attack', attack), ('live', live)):
-        if not len(x): raise ValueError(f'scores: {what} has no {name} rows ({len(df)} rows in all). An error rate needs both classes: check the split and label columns.')
+    for name, x in (('attack', attack), ('live', live)):
+        if not len(x):
+            raise ValueError(
+                f'scores: {what} has no {name} rows ({len(df)} rows in all). An error rate needs both classes: check the split and label columns.'
+            )
     return attack, live
 
 # %% ../nbs/60_evaluation.ipynb #5c5f4ba4
 def save_scores(
-    scores:pd.DataFrame, # scores table
-    path, # a .csv file; its folder is made
+    scores: pd.DataFrame,  # scores table
+    path,  # a .csv file; its folder is made
 ):
     "Write a scores table as CSV, to a temporary name first."
     _write(path, validate_scores(scores).to_csv(index=False, lineterminator='\n'))
 
+
 def load_scores(
-    *paths, # files with a header as in SCORE_COLUMNS (CSV) or four columns; several are taken together
-    split:str=None, # of files that do not say; None: from the file's name, as scores_dev.csv
-    dataset:str='scores', # of files that do not say
-) -> pd.DataFrame: # validated; raises FileNotFoundError or ValueError
+    *paths,  # files with a header as in SCORE_COLUMNS (CSV) or four columns; several are taken together
+    split: str = None,  # of files that do not say; None: from the file's name, as scores_dev.csv
+    dataset: str = 'scores',  # of files that do not say
+) -> pd.DataFrame:  # validated; raises FileNotFoundError or ValueError
     "Read scores from CSV or four-column text."
     tables = []
     for p in map(Path, paths):
-        if not p.is_file(): raise FileNotFoundError(f'no scores at {p}: check the path')
-        try: tables.append(validate_scores(_complete(_read(p), p, split, dataset)))
-        except ValueError as e: raise ValueError(f'{p}: {e}') from None
-    if not tables: raise ValueError('scores: no file given')
+        if not p.is_file():
+            raise FileNotFoundError(f'no scores at {p}: check the path')
+        try:
+            tables.append(validate_scores(_complete(_read(p), p, split, dataset)))
+        except ValueError as e:
+            raise ValueError(f'{p}: {e}') from None
+    if not tables:
+        raise ValueError('scores: no file given')
     return tables[0] if len(tables) == 1 else validate_scores(pd.concat(tables, ignore_index=True))
 
 # %% ../nbs/60_evaluation.ipynb #1ae8788b
@@ -110,126 +164,200 @@ def _write(path, text):
     part.write_text(text, encoding='utf-8', newline='\n')
     part.replace(path)
 
+
 def _read(path):
     "The table in a file: four columns where its first line has no comma and four words, else CSV."
-    try: text = path.read_text(encoding='utf-8-sig')
-    except UnicodeDecodeError as e: raise ValueError(f'not a CSV table ({e})') from None
+    try:
+        text = path.read_text(encoding='utf-8-sig')
+    except UnicodeDecodeError as e:
+        raise ValueError(f'not a CSV table ({e})') from None
     first = next((l for l in text.splitlines() if l.strip() and not l.startswith('#')), '')
-    if ',' not in first and len(first.split()) == 4: return _four_columns(text)
+    if ',' not in first and len(first.split()) == 4:
+        return _four_columns(text)
     names = ('dataset', 'split', 'subject', 'video', 'label', 'pai')
-    try: return pd.read_csv(io.StringIO(text), dtype={c: str for c in names}, keep_default_na=False, na_values={'score': ['', 'nan', 'NaN', 'NA']}, float_precision='round_trip')
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as e: raise ValueError(f'not a CSV table ({e})') from None
+    try:
+        return pd.read_csv(
+            io.StringIO(text),
+            dtype={c: str for c in names},
+            keep_default_na=False,
+            na_values={'score': ['', 'nan', 'NaN', 'NA']},
+            float_precision='round_trip',
+        )
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as e:
+        raise ValueError(f'not a CSV table ({e})') from None
+
 
 def _complete(df, path, split, dataset):
     "`df` with the columns dataset and split, where it has the others."
-    if {'label', 'score'} - set(df): return df
-    if 'dataset' not in df: df = df.assign(dataset=dataset)
-    if 'split' in df: return df
+    if {'label', 'score'} - set(df):
+        return df
+    if 'dataset' not in df:
+        df = df.assign(dataset=dataset)
+    if 'split' in df:
+        return df
     words = dict(train='train', dev='dev', devel='dev', development='dev', test='test', eval='test')
     found = {words[w] for w in ''.join(c if c.isalpha() else ' ' for c in path.stem.lower()).split() if w in words}
-    if split is None and len(found) != 1: raise ValueError('scores: it does not say which split its rows belong to. Name the file for it, as scores_dev or scores_test, add a column split, or pass split=.')
+    if split is None and len(found) != 1:
+        raise ValueError(
+            'scores: it does not say which split its rows belong to. Name the file for it, as scores_dev or scores_test, add a column split, or pass split=.'
+        )
     return df.assign(split=split or found.pop())
 
 # %% ../nbs/60_evaluation.ipynb #9cc2ec54
 def _four_columns(text):
     "Scores from lines `claimed_id real_id label score`; blank lines and those that begin with # are skipped."
-    rows = [(i, l.split()) for i,l in enumerate(text.splitlines(), 1) if l.strip() and not l.startswith('#')]
-    if bad := [(i, r) for i,r in rows if len(r) != 4]: raise ValueError(f'scores: line {bad[0][0]} has {len(bad[0][1])} fields and not four (claimed_id real_id label score); there are {len(bad)} such lines')
-    df = pd.DataFrame([r for _,r in rows], columns=['subject', 'pai', 'video', 'score'])
+    rows = [(i, l.split()) for i, l in enumerate(text.splitlines(), 1) if l.strip() and not l.startswith('#')]
+    if bad := [(i, r) for i, r in rows if len(r) != 4]:
+        raise ValueError(
+            f'scores: line {bad[0][0]} has {len(bad[0][1])} fields and not four (claimed_id real_id label score); there are {len(bad)} such lines'
+        )
+    df = pd.DataFrame([r for _, r in rows], columns=['subject', 'pai', 'video', 'score'])
     df['label'] = np.where(df['pai'] == df['subject'], 'live', 'attack')
-    df['pai'] = df['pai'].where(~df['pai'].isin(df['subject']), 'impostor').replace('attack', 'unspecified').where(df['label'] == 'attack', '')
+    df['pai'] = (
+        df['pai']
+        .where(~df['pai'].isin(df['subject']), 'impostor')
+        .replace('attack', 'unspecified')
+        .where(df['label'] == 'attack', '')
+    )
     return df
 
+
 def save_four_column(
-    scores:pd.DataFrame, # scores table of one dataset and one split
-    path, # text file; its folder is made
+    scores: pd.DataFrame,  # scores table of one dataset and one split
+    path,  # text file; its folder is made
 ):
     "Write scores as `claimed_id real_id label score`, a line for each frame; ValueError where the four columns cannot hold them."
     df = validate_scores(scores)
     for c in ('dataset', 'split'):
-        if df[c].nunique() > 1: raise ValueError(f'scores: {df[c].nunique()} values of {c} ({", ".join(sorted(df[c].unique()))}), and four columns do not hold it. Write a file for each.')
-    for c in ('subject', 'pai', 'video'): _refuse(df, df[c].str.contains(r'\s|^#', regex=True), f'white space or a leading # in {c}, which four columns cannot hold')
+        if df[c].nunique() > 1:
+            raise ValueError(
+                f'scores: {df[c].nunique()} values of {c} ({", ".join(sorted(df[c].unique()))}), and four columns do not hold it. Write a file for each.'
+            )
+    for c in ('subject', 'pai', 'video'):
+        _refuse(
+            df,
+            df[c].str.contains(r'\s|^#', regex=True),
+            f'white space or a leading # in {c}, which four columns cannot hold',
+        )
     attack = df['label'] == 'attack'
     real = df['pai'].replace('unspecified', 'attack').where(attack, df['subject'])
     _refuse(df, attack & real.isin(df['subject']), 'a species that is also the name of a person')
-    _write(path, ''.join(f'{c} {r} {v} {float(s)!r}\n' for c,r,v,s in zip(df['subject'], real, df['video'], df['score'])))
+    _write(
+        path,
+        ''.join(f'{c} {r} {v} {float(s)!r}\n' for c, r, v, s in zip(df['subject'], real, df['video'], df['score'])),
+    )
 
 # %% ../nbs/60_evaluation.ipynb #d61a3132
 HOW = ('mean', 'median', 'min', 'max', 'logodds')
-EDGE = 2.**-53 # the distance of 1 from the next smaller float
+EDGE = 2.0**-53  # the distance of 1 from the next smaller float
+
 
 def log_odds(
-    p, # (N,) probabilities
-) -> np.ndarray: # (N,) log(p/(1-p)), 0 and 1 moved by EDGE; raises ValueError for what is no probability
+    p,  # (N,) probabilities
+) -> np.ndarray:  # (N,) log(p/(1-p)), 0 and 1 moved by EDGE; raises ValueError for what is no probability
     "Log odds of probabilities."
     p = np.asarray(p, dtype=np.float64)
-    if bad := int((~((p >= 0) & (p <= 1))).sum()): raise ValueError(f'log odds: {bad} of {p.size} scores are not between 0 and 1, so they are no probabilities. Take their mean or median instead.')
-    p = np.clip(p, EDGE, 1-EDGE)
+    if bad := int((~((p >= 0) & (p <= 1))).sum()):
+        raise ValueError(
+            f'log odds: {bad} of {p.size} scores are not between 0 and 1, so they are no probabilities. Take their mean or median instead.'
+        )
+    p = np.clip(p, EDGE, 1 - EDGE)
     return np.log(p) - np.log1p(-p)
 
+
 def video_scores(
-    scores:pd.DataFrame, # scores table
-    how:str='mean', # over the frames: 'mean', 'median', 'min', 'max', or 'logodds', the probability whose log odds are the mean; 'frame': leave the table as it is
-) -> pd.DataFrame: # one row per video, with `frames`, how many there were
+    scores: pd.DataFrame,  # scores table
+    how: str = 'mean',  # over the frames: 'mean', 'median', 'min', 'max', or 'logodds', the probability whose log odds are the mean; 'frame': leave the table as it is
+) -> pd.DataFrame:  # one row per video, with `frames`, how many there were
     "Scores of videos from those of their frames."
-    if how not in (*HOW, 'frame'): raise ValueError(f"video_scores: how={how!r} is not known, choose one of {', '.join(map(repr, HOW))} or 'frame'")
-    if how == 'frame': return scores.assign(frames=1)
-    if how == 'logodds': scores = scores.assign(score=log_odds(scores['score']))
+    if how not in (*HOW, 'frame'):
+        raise ValueError(
+            f"video_scores: how={how!r} is not known, choose one of {', '.join(map(repr, HOW))} or 'frame'"
+        )
+    if how == 'frame':
+        return scores.assign(frames=1)
+    if how == 'logodds':
+        scores = scores.assign(score=log_odds(scores['score']))
     key = ['dataset', 'split', 'subject', 'video', 'label', 'pai']
-    out = scores.groupby(key, sort=True)['score'].agg(score='mean' if how == 'logodds' else how, frames='size').reset_index()
-    return out.assign(score=1/(1+np.exp(-out['score']))) if how == 'logodds' else out
+    out = (
+        scores.groupby(key, sort=True)['score']
+        .agg(score='mean' if how == 'logodds' else how, frames='size')
+        .reset_index()
+    )
+    return out.assign(score=1 / (1 + np.exp(-out['score']))) if how == 'logodds' else out
 
 # %% ../nbs/60_evaluation.ipynb #fe2dd569
 CONVENTIONS = ('source', 'dev', 'test')
 
+
 def find_threshold(
-    scores:pd.DataFrame, # scores of the target
-    threshold_from='dev', # 'dev': target-dev; 'source': source-dev; 'test': test-EER; or a number
-    source:pd.DataFrame=None, # scores of the training dataset, for 'source'
-    how:str='mean', # frames to videos; the threshold is one for videos
-) -> tuple[float, str]: # the threshold, and where it is from in words; raises ValueError
+    scores: pd.DataFrame,  # scores of the target
+    threshold_from='dev',  # 'dev': target-dev; 'source': source-dev; 'test': test-EER; or a number
+    source: pd.DataFrame = None,  # scores of the training dataset, for 'source'
+    how: str = 'mean',  # frames to videos; the threshold is one for videos
+) -> tuple[float, str]:  # the threshold, and where it is from in words; raises ValueError
     "A threshold and its origin."
     rows = _threshold_rows(scores, threshold_from, source)
-    if rows is None: return float(threshold_from), f'given: {float(threshold_from):g}'
+    if rows is None:
+        return float(threshold_from), f'given: {float(threshold_from):g}'
     names = ', '.join(sorted(rows['dataset'].unique()))
-    words = dict(source=f'source-dev: EER on held-out people of the training dataset ({names})', dev=f'target-dev: EER on the development set ({names})',
-                 test=f'test-EER: chosen on the test scores themselves ({names}), optimistic')[threshold_from]
-    split = "split 'dev' of the training dataset" if threshold_from == 'source' else f"split {threshold_from!r} of the target dataset"
+    words = dict(
+        source=f'source-dev: EER on held-out people of the training dataset ({names})',
+        dev=f'target-dev: EER on the development set ({names})',
+        test=f'test-EER: chosen on the test scores themselves ({names}), optimistic',
+    )[threshold_from]
+    split = (
+        "split 'dev' of the training dataset"
+        if threshold_from == 'source'
+        else f"split {threshold_from!r} of the target dataset"
+    )
     return eer_threshold(*_classes(video_scores(rows, how), split)), words
 
 # %% ../nbs/60_evaluation.ipynb #9d78aaa6
 @dataclass
 class Report:
     "What `evaluate_scores` found."
-    threshold:float         # accepted when the video's score >= threshold
-    origin:str              # of the threshold, in words
-    rates:pd.DataFrame      # index: keys of NAMES (eer, hter, ...); columns value, low, high, frames (0 to 1)
-    species:pd.DataFrame    # index: attack species; columns subjects, videos, apcer, low, high, frames (0 to 1), auc against all live
-    counts:dict             # test subjects, live videos, attack videos, frames
-    how:str                 # frames to videos
-    notes:list              # what the reader has to know
+
+    threshold: float  # accepted when the video's score >= threshold
+    origin: str  # of the threshold, in words
+    rates: pd.DataFrame  # index: keys of NAMES (eer, hter, ...); columns value, low, high, frames (0 to 1)
+    species: (
+        pd.DataFrame
+    )  # index: attack species; columns subjects, videos, apcer, low, high, frames (0 to 1), auc against all live
+    counts: dict  # test subjects, live videos, attack videos, frames
+    how: str  # frames to videos
+    notes: list  # what the reader has to know
 
     def __getattr__(self, name):
         "A rate by its name, as `report.hter`."
         rates = self.__dict__.get('rates')
-        if rates is None or name not in rates.index: raise AttributeError(name)
+        if rates is None or name not in rates.index:
+            raise AttributeError(name)
         return float(rates.loc[name, 'value'])
 
     def to_dict(self) -> dict:
         "The same as plain numbers, for JSON; None where there is no number."
         rates, species = (t.astype(object).where(t.notna(), None).to_dict('index') for t in (self.rates, self.species))
-        return dict(threshold=self.threshold, origin=self.origin, how=self.how, counts=self.counts, notes=self.notes, rates=rates, species=species)
+        return dict(
+            threshold=self.threshold,
+            origin=self.origin,
+            how=self.how,
+            counts=self.counts,
+            notes=self.notes,
+            rates=rates,
+            species=species,
+        )
 
 # %% ../nbs/60_evaluation.ipynb #d8551e71
 def evaluate_scores(
-    scores:pd.DataFrame, # scores of the target: its 'test' rows are judged, its 'dev' rows may give the threshold
-    threshold_from='dev', # 'dev', 'source', 'test' or a number: see find_threshold
-    source:pd.DataFrame=None, # scores of the training dataset, for 'source'
-    how:str='mean', # frames to videos, one of HOW; 'frame' judges frames
-    n:int=1000, # bootstrap resamples
-    seed:int=0, # of the resamples
-    species:dict=None, # species of the table -> species of the report; what is not named keeps its name
-) -> Report: # raises ValueError
+    scores: pd.DataFrame,  # scores of the target: its 'test' rows are judged, its 'dev' rows may give the threshold
+    threshold_from='dev',  # 'dev', 'source', 'test' or a number: see find_threshold
+    source: pd.DataFrame = None,  # scores of the training dataset, for 'source'
+    how: str = 'mean',  # frames to videos, one of HOW; 'frame' judges frames
+    n: int = 1000,  # bootstrap resamples
+    seed: int = 0,  # of the resamples
+    species: dict = None,  # species of the table -> species of the report; what is not named keeps its name
+) -> Report:  # raises ValueError
     "Error rates of the test rows, at a threshold of a stated origin."
     scores, source = _grouped([validate_scores(scores), source if source is None else validate_scores(source)], species)
     threshold, origin = find_threshold(scores, threshold_from, source, how)
@@ -239,27 +367,60 @@ def evaluate_scores(
     attack, live = _classes(videos, "split 'test'")
     rates = _rates_table(videos, threshold, n, seed)
     rates['frames'] = _point_rates(test, frame_threshold)
-    counts = dict(subjects=int(test['subject'].nunique()), live_videos=len(live), attack_videos=len(attack), frames=len(test))
+    counts = dict(
+        subjects=int(test['subject'].nunique()), live_videos=len(live), attack_videos=len(attack), frames=len(test)
+    )
     notes = _notes(test, counts, how, _threshold_rows(scores, threshold_from, source), species)
-    return Report(threshold, origin, rates, _species_table(videos, test, threshold, frame_threshold, n, seed), counts, how, notes)
+    return Report(
+        threshold, origin, rates, _species_table(videos, test, threshold, frame_threshold, n, seed), counts, how, notes
+    )
 
 # %% ../nbs/60_evaluation.ipynb #a0bfceb0
-NAMES = dict(eer='EER (test, its own threshold)', hter='HTER', far='FAR, attacks pooled', frr='FRR', apcer='APCER, worst species', bpcer='BPCER', acer='ACER', auc='AUC',
-             bpcer10='BPCER10: BPCER at APCER 10 % *', bpcer20='BPCER20: BPCER at APCER 5 % *', bpcer100='BPCER100: BPCER at APCER 1 % *', tpr_at_fpr1='TPR at FPR 1 %: live accepted *')
+NAMES = dict(
+    eer='EER (test, its own threshold)',
+    hter='HTER',
+    far='FAR, attacks pooled',
+    frr='FRR',
+    apcer='APCER, worst species',
+    bpcer='BPCER',
+    acer='ACER',
+    auc='AUC',
+    bpcer10='BPCER10: BPCER at APCER 10 % *',
+    bpcer20='BPCER20: BPCER at APCER 5 % *',
+    bpcer100='BPCER100: BPCER at APCER 1 % *',
+    tpr_at_fpr1='TPR at FPR 1 %: live accepted *',
+)
+
 
 def _point_rates(df, threshold):
     "The rates of a table, by the functions of the chapter Metrics."
     (attack, live), pai = _classes(df, "split 'test'"), df.loc[df['label'] == 'attack', 'pai']
     far, frr = far_frr(attack, live, threshold)
     worst = max(apcer_per_pai(attack, threshold, pai).values())
-    free = {f'bpcer{k}': bpcer_at_apcer(attack, live, 1/k, pai) for k in (10, 20, 100)}
-    return pd.Series(dict(eer=eer(attack, live), hter=(far+frr)/2, far=far, frr=frr, apcer=worst, bpcer=frr, acer=(worst+frr)/2, auc=auc(attack, live),
-                          **free, tpr_at_fpr1=tpr_at_fpr(attack, live, .01)))[list(NAMES)]
+    free = {f'bpcer{k}': bpcer_at_apcer(attack, live, 1 / k, pai) for k in (10, 20, 100)}
+    return pd.Series(
+        dict(
+            eer=eer(attack, live),
+            hter=(far + frr) / 2,
+            far=far,
+            frr=frr,
+            apcer=worst,
+            bpcer=frr,
+            acer=(worst + frr) / 2,
+            auc=auc(attack, live),
+            **free,
+            tpr_at_fpr1=tpr_at_fpr(attack, live, 0.01),
+        )
+    )[list(NAMES)]
+
 
 def _rates_table(df, threshold, n, seed):
     "Rates of a table at a threshold, with intervals; a rate that has its own threshold on the test scores has none."
-    bounds = bootstrap_subjects(df['score'], (df['label'] == 'live').to_numpy(), df['subject'], threshold, df['pai'], n=n, seed=seed)
+    bounds = bootstrap_subjects(
+        df['score'], (df['label'] == 'live').to_numpy(), df['subject'], threshold, df['pai'], n=n, seed=seed
+    )
     return pd.concat([_point_rates(df, threshold).rename('value'), bounds[['low', 'high']].reindex(NAMES)], axis=1)
+
 
 def _species_table(videos, test, threshold, frame_threshold, n, seed):
     "Every species by itself, against all live videos."
@@ -267,218 +428,349 @@ def _species_table(videos, test, threshold, frame_threshold, n, seed):
     frames = apcer_per_pai(attack['score'], frame_threshold, attack['pai'])
     for name in sorted(frames):
         part = videos[(videos['label'] == 'live') | (videos['pai'] == name)]
-        own, r = part[part['label'] == 'attack'], bootstrap_subjects(part['score'], (part['label'] == 'live').to_numpy(), part['subject'], threshold, n=n, seed=seed)
-        rows[name] = dict(subjects=own['subject'].nunique(), videos=len(own), apcer=r.loc['far', 'value'], low=r.loc['far', 'low'], high=r.loc['far', 'high'],
-                          frames=frames[name], auc=r.loc['auc', 'value'])
+        own, r = (
+            part[part['label'] == 'attack'],
+            bootstrap_subjects(
+                part['score'], (part['label'] == 'live').to_numpy(), part['subject'], threshold, n=n, seed=seed
+            ),
+        )
+        rows[name] = dict(
+            subjects=own['subject'].nunique(),
+            videos=len(own),
+            apcer=r.loc['far', 'value'],
+            low=r.loc['far', 'low'],
+            high=r.loc['far', 'high'],
+            frames=frames[name],
+            auc=r.loc['auc', 'value'],
+        )
     return pd.DataFrame(rows).T.astype(dict(subjects=int, videos=int)).rename_axis('species')
 
 # %% ../nbs/60_evaluation.ipynb #8c856bbf
 def _grouped(tables, species):
     "Checked tables with the species of attacks renamed; ValueError for one that is nowhere."
-    if not species: return tables
+    if not species:
+        return tables
     there = {p for t in tables if t is not None for p in t.loc[t['label'] == 'attack', 'pai'].unique()}
-    if unknown := sorted(set(species) - there): raise ValueError(f'species: no attack is of {", ".join(unknown)}; there are {", ".join(sorted(there))}')
-    return [t if t is None else t.assign(pai=t['pai'].where(t['label'] == 'live', t['pai'].replace(species))) for t in tables]
+    if unknown := sorted(set(species) - there):
+        raise ValueError(f'species: no attack is of {", ".join(unknown)}; there are {", ".join(sorted(there))}')
+    return [
+        t if t is None else t.assign(pai=t['pai'].where(t['label'] == 'live', t['pai'].replace(species)))
+        for t in tables
+    ]
+
 
 def _notes(test, counts, how, chosen_on, species):
     "Sentences that must stand beside the numbers."
-    notes = [dict(frame='Judged frame by frame: long videos count more.', logodds='Scores of videos are the mean log odds of their frames, as a probability.').get(how, f'Scores of videos are the {how} of their frames.')]
+    notes = [
+        dict(
+            frame='Judged frame by frame: long videos count more.',
+            logodds='Scores of videos are the mean log odds of their frames, as a probability.',
+        ).get(how, f'Scores of videos are the {how} of their frames.')
+    ]
     people = [test.loc[test['label'] == l, 'subject'].nunique() for l in ('live', 'attack')]
-    if min(people) < MIN_SUBJECTS: notes.append(f'No interval is given for a rate on which fewer than {MIN_SUBJECTS} people bear: {people[0]} test subject(s) with live videos, '
-                                                f'{people[1]} with attacks. People are resampled, not frames.')
-    if test['dataset'].nunique() > 1: notes.append(f'Pooled over the datasets {", ".join(sorted(test["dataset"].unique()))}.')
+    if min(people) < MIN_SUBJECTS:
+        notes.append(
+            f'No interval is given for a rate on which fewer than {MIN_SUBJECTS} people bear: {people[0]} test subject(s) with live videos, '
+            f'{people[1]} with attacks. People are resampled, not frames.'
+        )
+    if test['dataset'].nunique() > 1:
+        notes.append(f'Pooled over the datasets {", ".join(sorted(test["dataset"].unique()))}.')
     there = set(test.loc[test['label'] == 'attack', 'pai'].unique())
-    if 'unspecified' in there: notes.append("Some attacks name no species; they are taken for one, 'unspecified'.")
-    if chosen_on is not None and (unseen := there - set(chosen_on['pai'].unique())): notes.append(f'Species of the test that the rows of the threshold never had: {", ".join(sorted(unseen))}.')
-    if species: notes.append('Species were grouped: ' + ', '.join(f'{k} into {v}' for k,v in sorted(species.items())) + '.')
-    if len(test) == counts['live_videos'] + counts['attack_videos']: notes.append('One frame for each video: frame level and video level are the same.')
+    if 'unspecified' in there:
+        notes.append("Some attacks name no species; they are taken for one, 'unspecified'.")
+    if chosen_on is not None and (unseen := there - set(chosen_on['pai'].unique())):
+        notes.append(f'Species of the test that the rows of the threshold never had: {", ".join(sorted(unseen))}.')
+    if species:
+        notes.append('Species were grouped: ' + ', '.join(f'{k} into {v}' for k, v in sorted(species.items())) + '.')
+    if len(test) == counts['live_videos'] + counts['attack_videos']:
+        notes.append('One frame for each video: frame level and video level are the same.')
     return notes
 
 # %% ../nbs/60_evaluation.ipynb #5fdef68d
 def percent(value, low=np.nan, high=np.nan) -> str:
     "A rate in percent, with its interval where it has one."
-    if pd.isna(value): return '-'
-    v, l, h = (f'{round(100*x, 1) + 0:.1f}' for x in (value, low, high))   # + 0: no -0.0
+    if pd.isna(value):
+        return '-'
+    v, l, h = (f'{round(100 * x, 1) + 0:.1f}' for x in (value, low, high))  # + 0: no -0.0
     return v if pd.isna(low) else f'{v} [{l}, {h}]'
 
+
 def report_markdown(
-    report:Report, # from evaluate_scores
-) -> str: # two tables and the notes
+    report: Report,  # from evaluate_scores
+) -> str:  # two tables and the notes
     "A report as Markdown."
     c, s = report.counts, report.species
-    table = pd.DataFrame({'rate (%)': [NAMES[k] for k in report.rates.index], 'videos': [percent(*v) for v in report.rates[['value', 'low', 'high']].to_numpy()],
-                          'frames': report.rates['frames'].map(percent).to_list()})
-    species = pd.DataFrame({'species': s.index.str.replace('|', '\\|'), 'people': s['subjects'].to_list(), 'videos': s['videos'].to_list(),
-                            'APCER (%)': [percent(*v) for v in s[['apcer', 'low', 'high']].to_numpy()], 'frames': s['frames'].map(percent).to_list(), 'AUC (%)': s['auc'].map(percent).to_list()})
+    table = pd.DataFrame(
+        {
+            'rate (%)': [NAMES[k] for k in report.rates.index],
+            'videos': [percent(*v) for v in report.rates[['value', 'low', 'high']].to_numpy()],
+            'frames': report.rates['frames'].map(percent).to_list(),
+        }
+    )
+    species = pd.DataFrame(
+        {
+            'species': s.index.str.replace('|', '\\|'),
+            'people': s['subjects'].to_list(),
+            'videos': s['videos'].to_list(),
+            'APCER (%)': [percent(*v) for v in s[['apcer', 'low', 'high']].to_numpy()],
+            'frames': s['frames'].map(percent).to_list(),
+            'AUC (%)': s['auc'].map(percent).to_list(),
+        }
+    )
     head = f'Threshold {report.threshold:.4g}, {report.origin}. {c["subjects"]} test subjects, {c["live_videos"]} live and {c["attack_videos"]} attack videos, {c["frames"]} frames.'
-    return '\n\n'.join([head, *(t.to_markdown(index=False, disable_numparse=True) for t in (table, species)), r'\* at its own threshold, chosen on the test scores. ' + ' '.join(report.notes)])
+    return '\n\n'.join(
+        [
+            head,
+            *(t.to_markdown(index=False, disable_numparse=True) for t in (table, species)),
+            r'\* at its own threshold, chosen on the test scores. ' + ' '.join(report.notes),
+        ]
+    )
+
 
 Report._repr_markdown_ = report_markdown
 
 # %% ../nbs/60_evaluation.ipynb #90307705
 def compare_thresholds(
-    scores:pd.DataFrame, # scores of the target
-    source:pd.DataFrame=None, # scores of the training dataset; None for an intra-test
-    **kwargs # for evaluate_scores
-) -> dict: # name of the convention -> Report; those whose rows are missing, or lack a class, are left out
+    scores: pd.DataFrame,  # scores of the target
+    source: pd.DataFrame = None,  # scores of the training dataset; None for an intra-test
+    **kwargs,  # for evaluate_scores
+) -> dict:  # name of the convention -> Report; those whose rows are missing, or lack a class, are left out
     "The report for each convention."
     names, out = {'source': 'source-dev', 'dev': 'target-dev', 'test': 'test-EER'}, {}
     for c in CONVENTIONS:
-        if c == 'source' and source is None: continue
-        if _threshold_rows(scores, c, source)['label'].nunique() == 2: out[names[c]] = evaluate_scores(scores, c, source, **kwargs)
+        if c == 'source' and source is None:
+            continue
+        if _threshold_rows(scores, c, source)['label'].nunique() == 2:
+            out[names[c]] = evaluate_scores(scores, c, source, **kwargs)
     return out
 
+
 def thresholds_table(
-    reports:dict, # from compare_thresholds
-) -> pd.DataFrame: # strings, in percent
+    reports: dict,  # from compare_thresholds
+) -> pd.DataFrame:  # strings, in percent
     "Conventions as rows: threshold, HTER, FAR, FRR, ACER."
-    rows = {k: {'threshold': f'{r.threshold:.4g}', **{f'{m.upper()} (%)': percent(*r.rates.loc[m, ['value', 'low', 'high']]) for m in ('hter', 'far', 'frr', 'acer')}}
-            for k,r in reports.items()}
+    rows = {
+        k: {
+            'threshold': f'{r.threshold:.4g}',
+            **{
+                f'{m.upper()} (%)': percent(*r.rates.loc[m, ['value', 'low', 'high']])
+                for m in ('hter', 'far', 'frr', 'acer')
+            },
+        }
+        for k, r in reports.items()
+    }
     return pd.DataFrame(rows).T.rename_axis('threshold from')
 
 # %% ../nbs/60_evaluation.ipynb #0316ef24
 def expected_performance(
-    dev:pd.DataFrame, # scores (of videos) to choose thresholds on
-    test:pd.DataFrame, # scores (of videos) to judge
-    points:int=49, # weights between 0 and 1, both left out: there one error does not count
-) -> pd.DataFrame: # columns alpha (weight of FAR), threshold, far, frr, hter
+    dev: pd.DataFrame,  # scores (of videos) to choose thresholds on
+    test: pd.DataFrame,  # scores (of videos) to judge
+    points: int = 49,  # weights between 0 and 1, both left out: there one error does not count
+) -> pd.DataFrame:  # columns alpha (weight of FAR), threshold, far, frr, hter
     "Test errors at thresholds that minimise a weighted error on other data; of ties the highest."
     attack, live = _classes(test, 'the test table')
     far, frr, thresholds = roc_points(*_classes(dev, 'the development table'))
-    alphas = np.arange(1, points+1)/(points+1)
-    best = [thresholds[::-1][np.argmin((a*far + (1-a)*frr)[::-1])] for a in alphas]
+    alphas = np.arange(1, points + 1) / (points + 1)
+    best = [thresholds[::-1][np.argmin((a * far + (1 - a) * frr)[::-1])] for a in alphas]
     out = pd.DataFrame([far_frr(attack, live, t) for t in best], columns=['far', 'frr'])
-    return out.assign(alpha=alphas, threshold=best, hter=(out['far']+out['frr'])/2)[['alpha', 'threshold', 'far', 'frr', 'hter']]
+    return out.assign(alpha=alphas, threshold=best, hter=(out['far'] + out['frr']) / 2)[
+        ['alpha', 'threshold', 'far', 'frr', 'hter']
+    ]
+
 
 def plot_expected(
-    systems:dict, # name -> (development scores, test scores), tables of videos
-    ax=None, # matplotlib axes; None makes a figure
-): # the axes
+    systems: dict,  # name -> (development scores, test scores), tables of videos
+    ax=None,  # matplotlib axes; None makes a figure
+):  # the axes
     "Expected performance curves."
     import matplotlib.pyplot as plt
-    if ax is None: ax = plt.subplots(figsize=(4, 3))[1]
-    for i,(name,(dev,test)) in enumerate(systems.items()):
+
+    if ax is None:
+        ax = plt.subplots(figsize=(4, 3))[1]
+    for i, (name, (dev, test)) in enumerate(systems.items()):
         e = expected_performance(dev, test)
-        ax.plot(e['alpha'], 100*e['hter'], drawstyle='steps-mid', color=PALETTE[i % len(PALETTE)], ls=LINES[i % len(LINES)], label=name)
-    ax.set(title='Expected performance', xlabel='weight of FAR when the threshold is chosen', ylabel='HTER on the test set (%)', xlim=(0, 1), ylim=(0, None))
+        ax.plot(
+            e['alpha'],
+            100 * e['hter'],
+            drawstyle='steps-mid',
+            color=PALETTE[i % len(PALETTE)],
+            ls=LINES[i % len(LINES)],
+            label=name,
+        )
+    ax.set(
+        title='Expected performance',
+        xlabel='weight of FAR when the threshold is chosen',
+        ylabel='HTER on the test set (%)',
+        xlim=(0, 1),
+        ylim=(0, None),
+    )
     ax.legend(frameon=False, fontsize=8)
     return ax
 
 # %% ../nbs/60_evaluation.ipynb #f345f7bf
 def report_figure(
-    report:Report, # from evaluate_scores
-    scores:pd.DataFrame, # the scores it was made from
-    source:pd.DataFrame=None, # and those of the training dataset
-): # matplotlib figure
+    report: Report,  # from evaluate_scores
+    scores: pd.DataFrame,  # the scores it was made from
+    source: pd.DataFrame = None,  # and those of the training dataset
+):  # matplotlib figure
     "ROC, DET, score histograms with the threshold, and expected performance where there are development rows."
     import matplotlib.pyplot as plt
+
     scores = validate_scores(scores)
     test = scores[scores['split'] == 'test']
     videos = video_scores(test, report.how)
     attack, live = _classes(videos, "split 'test'")
     fig, axs = plt.subplots(2, 2, figsize=(8.6, 7.8), layout='constrained')
     curves = {'frames' if report.how == 'frame' else 'videos': (attack, live)}
-    if len(test) > len(videos): curves['frames'] = _classes(test, "split 'test'")
-    plot_roc(curves, axs[0, 0]).plot(100*report.far, 100*(1-report.frr), 'ko', ms=5, clip_on=False)
+    if len(test) > len(videos):
+        curves['frames'] = _classes(test, "split 'test'")
+    plot_roc(curves, axs[0, 0]).plot(100 * report.far, 100 * (1 - report.frr), 'ko', ms=5, clip_on=False)
     _det_point(plot_det(curves, axs[0, 1]), report)
     odds = min(attack.min(), live.min()) >= 0 and max(attack.max(), live.max()) <= 1 and 0 < report.threshold < 1
     axis = log_odds if odds else np.asarray
     plot_scores(axis(attack), axis(live), float(axis(report.threshold)), axs[1, 0])
-    if odds: axs[1, 0].set_xlabel('score (log odds, higher = more live)')
-    axs[1, 0].set_ylim(0, 1.4*axs[1, 0].get_ylim()[1])           # room for the legend
-    dev = {name: t[t['split'] == 'dev'] for name,t in (('source-dev', source), ('target-dev', scores)) if t is not None}
-    dev = {name: (video_scores(t, report.how), videos) for name,t in dev.items() if t['label'].nunique() == 2}
-    if dev: plot_expected(dev, axs[1, 1])
-    else: axs[1, 1].set_axis_off()
+    if odds:
+        axs[1, 0].set_xlabel('score (log odds, higher = more live)')
+    axs[1, 0].set_ylim(0, 1.4 * axs[1, 0].get_ylim()[1])  # room for the legend
+    dev = {
+        name: t[t['split'] == 'dev'] for name, t in (('source-dev', source), ('target-dev', scores)) if t is not None
+    }
+    dev = {name: (video_scores(t, report.how), videos) for name, t in dev.items() if t['label'].nunique() == 2}
+    if dev:
+        plot_expected(dev, axs[1, 1])
+    else:
+        axs[1, 1].set_axis_off()
     return fig
+
 
 def _det_point(ax, report):
     "Mark the threshold on a DET plot, at its edge where an error is 0."
     from scipy.stats import norm
+
     low, high = ax.get_xlim()
-    ax.plot(*np.clip(norm.ppf(np.clip([report.far, report.frr], 1e-9, 1-1e-9)), low, high), 'ko', ms=5, clip_on=False)
+    ax.plot(*np.clip(norm.ppf(np.clip([report.far, report.frr], 1e-9, 1 - 1e-9)), low, high), 'ko', ms=5, clip_on=False)
 
 # %% ../nbs/60_evaluation.ipynb #bb85eae1
 PAGE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
 h1{font-size:1.6rem}h2{font-size:1.2rem;margin-top:2rem}table{border-collapse:collapse;font-size:.9rem;margin:1rem 0;display:block;overflow-x:auto}
 th,td{padding:.25rem .7rem;border-bottom:1px solid #e5e5e5;text-align:left;white-space:nowrap}th{background:#f5f7fa}img{max-width:100%}"""
 
+
 def page_html(
-    title:str, # of the page
-    text:str, # Markdown
-    figures:dict=None, # description -> matplotlib figure; they stand below the text and are closed
-) -> str: # one page, pictures inside
+    title: str,  # of the page
+    text: str,  # Markdown
+    figures: dict = None,  # description -> matplotlib figure; they stand below the text and are closed
+) -> str:  # one page, pictures inside
     "Markdown and figures as one HTML page that needs no other file."
     from markdown_it import MarkdownIt
     import matplotlib.pyplot as plt
+
     pictures = []
-    for name,fig in (figures or {}).items():
+    for name, fig in (figures or {}).items():
         file = io.BytesIO()
-        fig.savefig(file, format='png', dpi=110); plt.close(fig)
-        pictures.append(f'<p><img alt="{html.escape(name)}" src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"></p>')
+        fig.savefig(file, format='png', dpi=110)
+        plt.close(fig)
+        pictures.append(
+            f'<p><img alt="{html.escape(name)}" src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"></p>'
+        )
     body = MarkdownIt('commonmark', {'html': False}).enable('table').render(f'# {title}\n\n{text}')
-    return (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title><style>{PAGE}</style></head><body>\n'
-            f'{body}{"".join(pictures)}</body></html>\n')
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title><style>{PAGE}</style></head><body>\n'
+        f'{body}{"".join(pictures)}</body></html>\n'
+    )
 
 # %% ../nbs/60_evaluation.ipynb #5de49c66
 def compare_systems(
-    a:pd.DataFrame, # scores of system A
-    b:pd.DataFrame, # scores of system B for the same test videos
-    threshold_from='dev', # convention, the same for both
-    source_a:pd.DataFrame=None, # scores of A on the training dataset, for 'source'
-    source_b:pd.DataFrame=None, # the same of B
-    how:str='mean', # frames to videos
-    n:int=1000, # bootstrap resamples
-    seed:int=0, # of the resamples
-    species:dict=None, # as in evaluate_scores
-) -> pd.DataFrame: # A minus B: index as bootstrap_subjects, columns value, low, high; raises ValueError
+    a: pd.DataFrame,  # scores of system A
+    b: pd.DataFrame,  # scores of system B for the same test videos
+    threshold_from='dev',  # convention, the same for both
+    source_a: pd.DataFrame = None,  # scores of A on the training dataset, for 'source'
+    source_b: pd.DataFrame = None,  # the same of B
+    how: str = 'mean',  # frames to videos
+    n: int = 1000,  # bootstrap resamples
+    seed: int = 0,  # of the resamples
+    species: dict = None,  # as in evaluate_scores
+) -> pd.DataFrame:  # A minus B: index as bootstrap_subjects, columns value, low, high; raises ValueError
     "Difference of two systems on the same test videos, with intervals from the same resampled subjects."
     a, b = _grouped([validate_scores(a), validate_scores(b)], species)
-    t = [find_threshold(x, threshold_from, s, how)[0] for x,s in ((a, source_a), (b, source_b))]
+    t = [find_threshold(x, threshold_from, s, how)[0] for x, s in ((a, source_a), (b, source_b))]
     key = ['dataset', 'subject', 'video', 'label', 'pai']
     va, vb = (video_scores(x[x['split'] == 'test'], how).set_index(key)['score'] for x in (a, b))
     if len(only := va.index.symmetric_difference(vb.index)):
         d, s, v, *_ = only.sort_values()[0]
         both = all((x.index.droplevel(['label', 'pai']) == (d, s, v)).any() for x in (va, vb))
-        what = 'videos have another label or species in the other table' if both else 'test videos are in one table only'
-        raise ValueError(f'compare_systems: {len(only)} {what}, the first is {v!r} (dataset {d}, subject {s}). Score the same videos with both systems.')
+        what = (
+            'videos have another label or species in the other table' if both else 'test videos are in one table only'
+        )
+        raise ValueError(
+            f'compare_systems: {len(only)} {what}, the first is {v!r} (dataset {d}, subject {s}). Score the same videos with both systems.'
+        )
     both = pd.DataFrame(dict(a=va, b=vb)).reset_index()
-    return paired_bootstrap(both['a'], both['b'], both['label'] == 'live', both['subject'], *t, both['pai'], n=n, seed=seed)
+    return paired_bootstrap(
+        both['a'], both['b'], both['label'] == 'live', both['subject'], *t, both['pai'], n=n, seed=seed
+    )
+
 
 def difference_markdown(
-    difference:pd.DataFrame, # from compare_systems
-) -> str: # a table and what it may be taken for
+    difference: pd.DataFrame,  # from compare_systems
+) -> str:  # a table and what it may be taken for
     "A paired difference as Markdown."
-    def says(r): return 'no interval: too few people' if pd.isna(r['low']) else 'not told apart' if r['low'] <= 0 <= r['high'] else 'differs'
-    table = pd.DataFrame({'first minus second (points)': [NAMES[k] for k in difference.index], 'videos': [percent(*v) for v in difference.to_numpy()],
-                          'is': [says(r) for _,r in difference.iterrows()]})
-    return table.to_markdown(index=False, disable_numparse=True) + '\n\nBoth systems on the same resampled people, each at its own threshold of the same origin. Below 0 the first has the lower rate.'
+
+    def says(r):
+        return (
+            'no interval: too few people'
+            if pd.isna(r['low'])
+            else 'not told apart'
+            if r['low'] <= 0 <= r['high']
+            else 'differs'
+        )
+
+    table = pd.DataFrame(
+        {
+            'first minus second (points)': [NAMES[k] for k in difference.index],
+            'videos': [percent(*v) for v in difference.to_numpy()],
+            'is': [says(r) for _, r in difference.iterrows()],
+        }
+    )
+    return (
+        table.to_markdown(index=False, disable_numparse=True)
+        + '\n\nBoth systems on the same resampled people, each at its own threshold of the same origin. Below 0 the first has the lower rate.'
+    )
 
 # %% ../nbs/60_evaluation.ipynb #88164f74
 def score_samples(
-    learn_or_model, # a gfa_learner, or a GFACNN
-    samples:pd.DataFrame, # samples table with frame_path, as extract_frames makes it
-    bs:int=64, # images at a time
-    progress:bool=True, # show a bar
-) -> pd.DataFrame: # scores table: probability of live, for each row that is a probe and no flipped copy
+    learn_or_model,  # a gfa_learner, or a GFACNN
+    samples: pd.DataFrame,  # samples table with frame_path, as extract_frames makes it
+    bs: int = 64,  # images at a time
+    progress: bool = True,  # show a bar
+) -> pd.DataFrame:  # scores table: probability of live, for each row that is a probe and no flipped copy
     "Score the frames of a samples table."
     import torch
     from tqdm import tqdm
-    if 'frame_path' not in samples: raise ValueError('samples: column frame_path missing. Run extract_frames on the table first.')
-    df = samples.assign(**{c: v for c,v in dict(flip='', role='probe').items() if c not in samples})
+
+    if 'frame_path' not in samples:
+        raise ValueError('samples: column frame_path missing. Run extract_frames on the table first.')
+    df = samples.assign(**{c: v for c, v in dict(flip='', role='probe').items() if c not in samples})
     df = df[(df['flip'] == '') & (df['role'] == 'probe')].reset_index(drop=True)
     model = getattr(learn_or_model, 'model', learn_or_model)
     device, training, out = next(model.parameters()).device, model.training, []
     model.eval()
     with torch.inference_mode():
         for i in tqdm(range(0, len(df), bs), desc='scores', disable=not progress, leave=False):
-            logits = model.spoof(_load(df['frame_path'][i:i+bs]).to(device))[0].double()
+            logits = model.spoof(_load(df['frame_path'][i : i + bs]).to(device))[0].double()
             out.append(torch.sigmoid(logits[:, 1] - logits[:, 0]).cpu())
     model.train(training)
     return validate_scores(df.assign(score=torch.cat(out).numpy() if out else [])[SCORE_COLUMNS])
+
 
 def _load(paths):
     "The pictures at `paths` as one float tensor (B, 3, H, W) in 0..1."
     import torch
     from PIL import Image
-    return torch.stack([torch.from_numpy(np.array(Image.open(p).convert('RGB'))) for p in paths]).permute(0, 3, 1, 2).float()/255
+
+    return (
+        torch.stack([torch.from_numpy(np.array(Image.open(p).convert('RGB'))) for p in paths])
+        .permute(0, 3, 1, 2)
+        .float()
+        / 255
+    )

@@ -21,51 +21,64 @@ __all__ = ['PRECISIONS', 'CAM_LAYERS', 'overlaps', 'shrink8', 'grow8', 'resize8'
 
 # %% ../nbs/71_export.ipynb #71aa0001
 def overlaps(
-    n:int, # pixels of an axis
-    m:int, # cells that share them, n or fewer
+    n: int,  # pixels of an axis
+    m: int,  # cells that share them, n or fewer
     device=None,
-) -> tuple: # (m, n) float64, how much of each pixel lies in each cell; pixels of a cell
+) -> tuple:  # (m, n) float64, how much of each pixel lies in each cell; pixels of a cell
     "Area averaging of one axis as a matrix; its rows add up to the pixels of a cell."
-    r, i, j = n/m, torch.arange(m, dtype=torch.float64, device=device)[:, None], torch.arange(n, dtype=torch.float64, device=device)
-    return (torch.minimum((i+1)*r, j+1) - torch.maximum(i*r, j)).clamp(min=0), r
+    r, i, j = (
+        n / m,
+        torch.arange(m, dtype=torch.float64, device=device)[:, None],
+        torch.arange(n, dtype=torch.float64, device=device),
+    )
+    return (torch.minimum((i + 1) * r, j + 1) - torch.maximum(i * r, j)).clamp(min=0), r
 
 # %% ../nbs/71_export.ipynb #71aa0004
 def shrink8(
-    x:Tensor, # (B, C, H, W) float32, whole numbers 0..255
-    h:int, # rows of the result, H or fewer
-    w:int, # columns of the result, W or fewer
-) -> Tensor: # (B, C, h, w), whole numbers
+    x: Tensor,  # (B, C, H, W) float32, whole numbers 0..255
+    h: int,  # rows of the result, H or fewer
+    w: int,  # columns of the result, W or fewer
+) -> Tensor:  # (B, C, h, w), whole numbers
     "OpenCV's INTER_AREA."
     H, W = x.shape[-2:]
     (a, ra), (b, rb) = overlaps(H, h, x.device), overlaps(W, w, x.device)
-    one = torch.ones((), device=x.device)                    # (the sizes are free: a tensor of the graph, no number of today)
-    multiples, halves = (one*H % h == 0) & (one*W % w == 0), (one*H == 2*h) & (one*W == 2*w)
-    mean = torch.where(multiples, a.float() @ x @ b.float().T*(1/(ra*rb)), (a/ra).float() @ (x @ (b/rb).float().T))
-    return torch.where(halves, torch.floor(mean+.5), torch.round(mean)).clamp(0, 255)
+    one = torch.ones((), device=x.device)  # (the sizes are free: a tensor of the graph, no number of today)
+    multiples, halves = (one * H % h == 0) & (one * W % w == 0), (one * H == 2 * h) & (one * W == 2 * w)
+    mean = torch.where(
+        multiples, a.float() @ x @ b.float().T * (1 / (ra * rb)), (a / ra).float() @ (x @ (b / rb).float().T)
+    )
+    return torch.where(halves, torch.floor(mean + 0.5), torch.round(mean)).clamp(0, 255)
 
 # %% ../nbs/71_export.ipynb #71aa0005
 def _taps(n, m, device):
     "Left and right neighbour of m points on an axis of n pixels, and their weights in 1/2048."
-    at = (torch.arange(m, dtype=torch.float32, device=device)+.5)*(n/m)-.5
+    at = (torch.arange(m, dtype=torch.float32, device=device) + 0.5) * (n / m) - 0.5
     low = at.floor()
-    part = at-low
-    return low.clamp(0, n-1).long(), (low+1).clamp(0, n-1).long(), ((1-part)*2048).round().long(), (part*2048).round().long()
+    part = at - low
+    return (
+        low.clamp(0, n - 1).long(),
+        (low + 1).clamp(0, n - 1).long(),
+        ((1 - part) * 2048).round().long(),
+        (part * 2048).round().long(),
+    )
+
 
 def grow8(
-    x:Tensor, # (B, C, h, w), whole numbers 0..255
-    size:int, # side of the result, h and w or more
-) -> Tensor: # (B, C, size, size) whole numbers
+    x: Tensor,  # (B, C, h, w), whole numbers 0..255
+    size: int,  # side of the result, h and w or more
+) -> Tensor:  # (B, C, size, size) whole numbers
     "OpenCV's INTER_LINEAR, in its fixed-point arithmetic."
     h, w = x.shape[-2:]
     left, right, a, b = _taps(w, size, x.device)
-    x = (x.long()[..., left]*a + x.long()[..., right]*b) >> 4
+    x = (x.long()[..., left] * a + x.long()[..., right] * b) >> 4
     up, down, a, b = _taps(h, size, x.device)
-    return (((x[..., up, :]*a[:, None] >> 16) + (x[..., down, :]*b[:, None] >> 16) + 2) >> 2).clamp(0, 255)
+    return (((x[..., up, :] * a[:, None] >> 16) + (x[..., down, :] * b[:, None] >> 16) + 2) >> 2).clamp(0, 255)
+
 
 def resize8(
-    x:Tensor, # (B, C, H, W) bytes
-    size:int, # side of the result in pixels
-) -> Tensor: # (B, C, size, size) float32, whole numbers 0..255
+    x: Tensor,  # (B, C, H, W) bytes
+    size: int,  # side of the result in pixels
+) -> Tensor:  # (B, C, size, size) float32, whole numbers 0..255
     "To a square as the library does it with OpenCV: sides that are too long first, then those that are too short."
     h, w = (torch.sym_min(n, size) for n in x.shape[-2:])
     return grow8(shrink8(x.float(), h, w), size).float()
@@ -73,153 +86,236 @@ def resize8(
 # %% ../nbs/71_export.ipynb #d3d27a57
 class Answers8(nn.Module):
     "Bytes in, live score and embedding out: what is exported."
-    def __init__(self,
-        auth:FaceAuthenticator, # its model and its adapter
+
+    def __init__(
+        self,
+        auth: FaceAuthenticator,  # its model and its adapter
     ):
         super().__init__()
         self.model, self.net, self.size = auth.model, getattr(auth.adapter, 'net', None), auth.size
-        if auth.adapter is not None and self.net is None: raise ValueError(f'{type(auth.adapter).__name__} is no network, so it cannot go into the graph: apply it to frames before, or export a model trained with FDA or without')
+        if auth.adapter is not None and self.net is None:
+            raise ValueError(
+                f'{type(auth.adapter).__name__} is no network, so it cannot go into the graph: apply it to frames before, or export a model trained with FDA or without'
+            )
 
     def forward(self, frame, face):
         dtype = self.model.mean.dtype
-        x, f = (resize8(o.permute(0, 3, 1, 2), self.size).to(dtype)/255 for o in (frame, face))
-        if self.net is not None: x = (self.net(x).clamp(0, 1)*255).round()/255
+        x, f = (resize8(o.permute(0, 3, 1, 2), self.size).to(dtype) / 255 for o in (frame, face))
+        if self.net is not None:
+            x = (self.net(x).clamp(0, 1) * 255).round() / 255
         n = x.shape[0]
         all = self.model.features(torch.cat([x, f, f.flip(3)]))
         live = run_head(self.model.spoof_head, all[:n])[0].float().softmax(1)[:, CLASSES.index('live')]
-        e = run_head(self.model.id_head, all[n:2*n])[1].float() + run_head(self.model.id_head, all[2*n:])[1].float()
+        e = (
+            run_head(self.model.id_head, all[n : 2 * n])[1].float()
+            + run_head(self.model.id_head, all[2 * n :])[1].float()
+        )
         return live, F.normalize(e, eps=1e-12)
 
 # %% ../nbs/71_export.ipynb #24c38ff9
 def _needs(*names, extra='export'):
     "Import optional packages, or say how to get them."
-    try: return [importlib.import_module(n) for n in names]
-    except ImportError as e: raise ImportError(f'{e.name} is not installed, and this needs it: pip install "gfa_fastai[{extra}]", or pip install {e.name}') from None
+    try:
+        return [importlib.import_module(n) for n in names]
+    except ImportError as e:
+        raise ImportError(
+            f'{e.name} is not installed, and this needs it: pip install "gfa_fastai[{extra}]", or pip install {e.name}'
+        ) from None
+
 
 def _metadata(auth):
     "What a file must say to be applied, as strings."
     from gfa_fastai import __version__
-    facts = dict(size=auth.size, margin=auth.margin, live_threshold=auth.live_threshold, live_origin=auth.live_origin, similarity_threshold=auth.similarity_threshold,
-                 similarity_origin=auth.similarity_origin, model=auth.gallery.model, source=str(auth.source), gfa_fastai=__version__)
-    return {k: str(v) for k,v in facts.items()}
+
+    facts = dict(
+        size=auth.size,
+        margin=auth.margin,
+        live_threshold=auth.live_threshold,
+        live_origin=auth.live_origin,
+        similarity_threshold=auth.similarity_threshold,
+        similarity_origin=auth.similarity_origin,
+        model=auth.gallery.model,
+        source=str(auth.source),
+        gfa_fastai=__version__,
+    )
+    return {k: str(v) for k, v in facts.items()}
 
 # %% ../nbs/71_export.ipynb #8d6719f3
 PRECISIONS = ('fp32', 'fp16', 'int8')
 
+
 def export_onnx(
-    auth:FaceAuthenticator, # what is exported
-    path, # of the .onnx to write
-    precision:str='fp32', # 'fp32', 'fp16' (weights and arithmetic) or 'int8' (weights; dynamic quantisation)
-) -> Path: # raises ImportError, ValueError, OSError
+    auth: FaceAuthenticator,  # what is exported
+    path,  # of the .onnx to write
+    precision: str = 'fp32',  # 'fp32', 'fp16' (weights and arithmetic) or 'int8' (weights; dynamic quantisation)
+) -> Path:  # raises ImportError, ValueError, OSError
     "Write a network as ONNX: `frame` (B, H, W, 3), `face` (B, h, w, 3) uint8 of any sizes -> `live` (B,), `embedding` (B, D)."
-    if precision not in PRECISIONS: raise ValueError(f'precision {precision!r} is not known, choose one of {", ".join(PRECISIONS)}')
+    if precision not in PRECISIONS:
+        raise ValueError(f'precision {precision!r} is not known, choose one of {", ".join(PRECISIONS)}')
     onnx, _ = _needs('onnx', 'onnxscript')
     path, device = Path(path), auth.device
     writable_folder(path.parent)
     part, module = path.with_name(f'.{path.name}.{os.getpid()}.part'), Answers8(auth).eval().to('cpu')
     if precision == 'fp16':
         from copy import deepcopy
+
         module = deepcopy(module).half()
     pictures, free = _any_pictures()
     try:
         with warnings.catch_warnings(), _quiet():
             warnings.simplefilter('ignore')
-            made = torch.onnx.export(module, pictures, dynamo=True, dynamic_shapes=free, input_names=['frame', 'face'], output_names=['live', 'embedding'], opset_version=18, verbose=False)
+            made = torch.onnx.export(
+                module,
+                pictures,
+                dynamo=True,
+                dynamic_shapes=free,
+                input_names=['frame', 'face'],
+                output_names=['live', 'embedding'],
+                opset_version=18,
+                verbose=False,
+            )
         proto = _bare(made.model_proto)
         onnx.helper.set_model_props(proto, _metadata(auth))
         onnx.save(proto, part)
-        if precision == 'int8': _quantised(part)
+        if precision == 'int8':
+            _quantised(part)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
-        if str(device) != 'cpu': auth.model.to(device)
+        if str(device) != 'cpu':
+            auth.model.to(device)
     return path
 
 # %% ../nbs/71_export.ipynb #14e39bdb
 def _any_pictures():
     "Two pictures to trace with, and what is free about them."
-    batch, *sides = (torch.export.Dim(n, min=1, max=m) for n,m in dict(batch=4096, height=32768, width=32768, face_height=32768, face_width=32768).items())
+    batch, *sides = (
+        torch.export.Dim(n, min=1, max=m)
+        for n, m in dict(batch=4096, height=32768, width=32768, face_height=32768, face_width=32768).items()
+    )
     frame, face = torch.zeros(2, 90, 110, 3, dtype=torch.uint8), torch.zeros(2, 70, 80, 3, dtype=torch.uint8)
     return (frame, face), ({0: batch, 1: sides[0], 2: sides[1]}, {0: batch, 1: sides[2], 2: sides[3]})
 
+
 def _bare(proto):
     "An ONNX model without the exporter's notes on every node: where in which file it came from."
-    for part in (*proto.graph.node, *proto.graph.value_info, *proto.graph.input, *proto.graph.output, *proto.graph.initializer, proto.graph):
-        part.ClearField('metadata_props'); part.ClearField('doc_string')
+    for part in (
+        *proto.graph.node,
+        *proto.graph.value_info,
+        *proto.graph.input,
+        *proto.graph.output,
+        *proto.graph.initializer,
+        proto.graph,
+    ):
+        part.ClearField('metadata_props')
+        part.ClearField('doc_string')
     return proto
+
 
 class _quiet:
     "No chatter of the exporter and of the quantiser."
-    def __enter__(self): self.level = logging.root.manager.disable; logging.disable(logging.WARNING)
-    def __exit__(self, *args): logging.disable(self.level)
+
+    def __enter__(self):
+        self.level = logging.root.manager.disable
+        logging.disable(logging.WARNING)
+
+    def __exit__(self, *args):
+        logging.disable(self.level)
+
 
 def _quantised(path):
     "Replace an ONNX file by one with 8-bit weights."
     quantise = _needs('onnxruntime.quantization')[0]
-    out = path.with_name(path.name+'.int8')
+    out = path.with_name(path.name + '.int8')
     try:
-        with _quiet(): quantise.quantize_dynamic(path, out, weight_type=quantise.QuantType.QUInt8)
+        with _quiet():
+            quantise.quantize_dynamic(path, out, weight_type=quantise.QuantType.QUInt8)
         out.replace(path)
-    finally: out.unlink(missing_ok=True)
+    finally:
+        out.unlink(missing_ok=True)
 
 # %% ../nbs/71_export.ipynb #70f1572d
 def open_onnx(
-    path, # of a file that export_onnx wrote
-    threads:int=0, # 0: as many as there are cores
+    path,  # of a file that export_onnx wrote
+    threads: int = 0,  # 0: as many as there are cores
 ):
     "An onnxruntime session; raises ImportError, FileNotFoundError, ValueError."
     ort, path = _needs('onnxruntime')[0], Path(path)
-    if not path.is_file(): raise FileNotFoundError(f'no model at {path}: check the path')
+    if not path.is_file():
+        raise FileNotFoundError(f'no model at {path}: check the path')
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
-    try: session = ort.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
-    except Exception as e: raise ValueError(f'{path} is no ONNX file that onnxruntime can run ({str(e).splitlines()[0][:120]}): export it again') from None
-    if [i.name for i in session.get_inputs()] != ['frame', 'face']: raise ValueError(f'{path}: its inputs are {[i.name for i in session.get_inputs()]}, not frame and face: export_onnx writes such a file')
+    try:
+        session = ort.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
+    except Exception as e:
+        raise ValueError(
+            f'{path} is no ONNX file that onnxruntime can run ({str(e).splitlines()[0][:120]}): export it again'
+        ) from None
+    if [i.name for i in session.get_inputs()] != ['frame', 'face']:
+        raise ValueError(
+            f'{path}: its inputs are {[i.name for i in session.get_inputs()]}, not frame and face: export_onnx writes such a file'
+        )
     return session
 
+
 def onnx_answers(
-    session, # from open_onnx
-    frames, # (B, H, W, 3) uint8, whole pictures
-    faces, # (B, h, w, 3) uint8, cut out of them
-) -> tuple: # live scores (B,) and embeddings (B, D), as both_answers
+    session,  # from open_onnx
+    frames,  # (B, H, W, 3) uint8, whole pictures
+    faces,  # (B, h, w, 3) uint8, cut out of them
+) -> tuple:  # live scores (B,) and embeddings (B, D), as both_answers
     "Both answers, by onnxruntime."
     return tuple(session.run(['live', 'embedding'], dict(frame=frames, face=faces)))
 
 # %% ../nbs/71_export.ipynb #9b317c60
 def export_torch(
-    auth:FaceAuthenticator, # what is exported
-    path, # of the .pt2 to write
-) -> Path: # raises OSError
+    auth: FaceAuthenticator,  # what is exported
+    path,  # of the .pt2 to write
+) -> Path:  # raises OSError
     "Write a network as a torch.export program: `frame`, `face` (B, S, S, 3) uint8, B free."
     path, size = Path(path), auth.size
     writable_folder(path.parent)
-    x, batch = torch.zeros(2, size, size, 3, dtype=torch.uint8, device=auth.device), torch.export.Dim('batch', min=1, max=4096)
+    x, batch = (
+        torch.zeros(2, size, size, 3, dtype=torch.uint8, device=auth.device),
+        torch.export.Dim('batch', min=1, max=4096),
+    )
     part = path.with_name(f'.{path.stem}.{os.getpid()}.pt2')
     try:
         with _quiet(), warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            torch.export.save(torch.export.export(Answers8(auth).eval(), (x, x.clone()), dynamic_shapes=({0: batch}, {0: batch})), part)
+            torch.export.save(
+                torch.export.export(Answers8(auth).eval(), (x, x.clone()), dynamic_shapes=({0: batch}, {0: batch})),
+                part,
+            )
         part.replace(path)
-    finally: part.unlink(missing_ok=True)
+    finally:
+        part.unlink(missing_ok=True)
     return path
 
 # %% ../nbs/71_export.ipynb #16ac11a4
 CAM_LAYERS = dict(relu3_3=15, relu4_3=22, relu5_3=29)
 
+
 def explain(
-    auth:FaceAuthenticator, # whose decision
-    image, # a picture, see as_photo
-    layer:str='relu5_3', # one of CAM_LAYERS: later is coarser, and truer to the decision
-) -> tuple: # map (H, W) float of the upright picture, above 0 for live, below for attack, largest size 1; the picture; AuthResult. Raises ImportError, ValueError
+    auth: FaceAuthenticator,  # whose decision
+    image,  # a picture, see as_photo
+    layer: str = 'relu5_3',  # one of CAM_LAYERS: later is coarser, and truer to the decision
+) -> tuple:  # map (H, W) float of the upright picture, above 0 for live, below for attack, largest size 1; the picture; AuthResult. Raises ImportError, ValueError
     "Grad-CAM of the anti-spoofing head for one picture."
-    if layer not in CAM_LAYERS: raise ValueError(f'explain: layer {layer!r} is not known, choose one of {", ".join(CAM_LAYERS)}')
+    if layer not in CAM_LAYERS:
+        raise ValueError(f'explain: layer {layer!r} is not known, choose one of {", ".join(CAM_LAYERS)}')
     captum = _needs('captum.attr', extra='explain')[0]
     photo = as_photo(image)
     result, frame = auth.verify(photo, live_only=True), _resize(photo, auth.size)
-    if auth.adapter is not None: frame = auth.adapter.run([frame])[0]
-    x = torch.from_numpy(frame).to(auth.device).permute(2, 0, 1)[None].float()/255
-    def margin(x): logits = auth.model.spoof(x)[0]; return logits[:, 1] - logits[:, 0]
-    with torch.enable_grad(): cam = captum.LayerGradCam(margin, auth.model.trunk[CAM_LAYERS[layer]]).attribute(x.requires_grad_())
+    if auth.adapter is not None:
+        frame = auth.adapter.run([frame])[0]
+    x = torch.from_numpy(frame).to(auth.device).permute(2, 0, 1)[None].float() / 255
+
+    def margin(x):
+        logits = auth.model.spoof(x)[0]
+        return logits[:, 1] - logits[:, 0]
+
+    with torch.enable_grad():
+        cam = captum.LayerGradCam(margin, auth.model.trunk[CAM_LAYERS[layer]]).attribute(x.requires_grad_())
     cam = cam.detach()[0, 0].cpu().numpy().astype(np.float32)
-    cam = cam/max(np.abs(cam).max(), 1e-12)
+    cam = cam / max(np.abs(cam).max(), 1e-12)
     return cv2.resize(cam, photo.shape[1::-1], interpolation=cv2.INTER_LINEAR), photo, result

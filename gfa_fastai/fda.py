@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn, Tensor
 from tqdm import tqdm
+
 with warnings.catch_warnings():
     warnings.simplefilter('ignore')
     from fastai.callback.core import Callback, CancelFitException
@@ -22,7 +23,17 @@ with warnings.catch_warnings():
     from fastai.torch_core import default_device
 from .adapter import Adapter, _as_array, _as_tensor, _image_list, _shrink
 from .samples import writable_folder
-from .vgg import IMAGENET_MEAN, IMAGENET_STD, VGG16_BLOCKS, init_conv, load_trunk, read_weights, vgg16_trunk, _conv_layers, _layer_names
+from gfa_fastai.vgg import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    VGG16_BLOCKS,
+    init_conv,
+    load_trunk,
+    read_weights,
+    vgg16_trunk,
+    _conv_layers,
+    _layer_names,
+)
 
 # %% auto #0
 __all__ = ['VGG19_BLOCKS', 'LOSS_ARCHS', 'NORMS', 'GAIN', 'FDA_PRESETS', 'ROUND', 'LossNetwork', 'content_loss', 'gram_matrix',
@@ -30,539 +41,879 @@ __all__ = ['VGG19_BLOCKS', 'LOSS_ARCHS', 'NORMS', 'GAIN', 'FDA_PRESETS', 'ROUND'
            'mean_grams', 'gram_gap']
 
 # %% ../nbs/41_fda.ipynb #9232b681
-VGG19_BLOCKS = ((64,)*2, (128,)*2, (256,)*4, (512,)*4, (512,)*4)
+VGG19_BLOCKS = ((64,) * 2, (128,) * 2, (256,) * 4, (512,) * 4, (512,) * 4)
 LOSS_ARCHS = dict(vgg16=VGG16_BLOCKS, vgg19=VGG19_BLOCKS)
+
 
 def _vgg19_trunk(width, weights):
     "The convolutions of VGG19, as `vgg16_trunk` makes those of VGG16."
     trunk = nn.Sequential(*_conv_layers(width, VGG19_BLOCKS)).apply(init_conv)
-    if weights is None: return trunk
-    if weights == 'small': raise ValueError("the shipped small trunk is a VGG16: use arch='vgg16', or weights='imagenet', a path or None")
-    if weights != 'imagenet': return load_trunk(trunk, read_weights(weights), str(weights))
+    if weights is None:
+        return trunk
+    if weights == 'small':
+        raise ValueError("the shipped small trunk is a VGG16: use arch='vgg16', or weights='imagenet', a path or None")
+    if weights != 'imagenet':
+        return load_trunk(trunk, read_weights(weights), str(weights))
     from torchvision.models import VGG19_Weights
-    if width != 1: raise ValueError(f"weights='imagenet' fit width 1 only, got width={width}")
-    try: state = VGG19_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True, weights_only=True)
+
+    if width != 1:
+        raise ValueError(f"weights='imagenet' fit width 1 only, got width={width}")
+    try:
+        state = VGG19_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True, weights_only=True)
     except OSError as e:
-        raise ConnectionError(f"could not download {VGG19_Weights.IMAGENET1K_V1.url} ({e}): connect once, or fetch that file elsewhere and pass "
-                              "its path; weights='small' with arch='vgg16' needs no download") from None
+        raise ConnectionError(
+            f"could not download {VGG19_Weights.IMAGENET1K_V1.url} ({e}): connect once, or fetch that file elsewhere and pass "
+            "its path; weights='small' with arch='vgg16' needs no download"
+        ) from None
     return load_trunk(trunk, state, 'imagenet')
 
 # %% ../nbs/41_fda.ipynb #6836f651
 class LossNetwork(nn.Module):
     "A fixed VGG that gives the features of named layers and stops at the last one that is asked for."
-    def __init__(self,
-        weights:str|Path|None='small', # 'small', 'imagenet', the path of a file, or None: random
-        arch:str='vgg16', # or 'vgg19'
-        width:float|None=None, # of the network; None: that of the weights (0.25 for 'small' and random ones, else 1)
-        mean:tuple=IMAGENET_MEAN, # of RGB in 0..1, as the weights were trained
-        std:tuple=IMAGENET_STD, # of RGB in 0..1
-        seed:int=0, # of random weights
+
+    def __init__(
+        self,
+        weights: str | Path | None = 'small',  # 'small', 'imagenet', the path of a file, or None: random
+        arch: str = 'vgg16',  # or 'vgg19'
+        width: float
+        | None = None,  # of the network; None: that of the weights (0.25 for 'small' and random ones, else 1)
+        mean: tuple = IMAGENET_MEAN,  # of RGB in 0..1, as the weights were trained
+        std: tuple = IMAGENET_STD,  # of RGB in 0..1
+        seed: int = 0,  # of random weights
     ):
         super().__init__()
-        if arch not in LOSS_ARCHS: raise ValueError(f'LossNetwork: arch {arch!r} is not known, choose one of {", ".join(LOSS_ARCHS)}')
-        if width is None: width = .25 if weights in ('small', None) else 1.
-        self.config = dict(weights=weights if weights is None else str(weights), arch=arch, width=float(width), mean=tuple(map(float, mean)), std=tuple(map(float, std)), seed=int(seed))
+        if arch not in LOSS_ARCHS:
+            raise ValueError(f'LossNetwork: arch {arch!r} is not known, choose one of {", ".join(LOSS_ARCHS)}')
+        if width is None:
+            width = 0.25 if weights in ('small', None) else 1.0
+        self.config = dict(
+            weights=weights if weights is None else str(weights),
+            arch=arch,
+            width=float(width),
+            mean=tuple(map(float, mean)),
+            std=tuple(map(float, std)),
+            seed=int(seed),
+        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.trunk = vgg16_trunk(width, weights) if arch == 'vgg16' else _vgg19_trunk(width, weights)
         self.index = _layer_names(LOSS_ARCHS[arch])
-        for name in ('mean', 'std'): self.register_buffer(name, torch.tensor(self.config[name]).view(1, 3, 1, 1))
+        for name in ('mean', 'std'):
+            self.register_buffer(name, torch.tensor(self.config[name]).view(1, 3, 1, 1))
         self.eval().requires_grad_(False)
 
-    def train(self, mode=True): return super().train(False)  # (nothing here is ever trained)
+    def train(self, mode=True):
+        return super().train(False)  # (nothing here is ever trained)
 
-    def forward(self,
-        x:Tensor, # (B, 3, H, W) RGB in 0..1
-        layers, # names, as ('relu1_2', 'relu2_2')
-    ) -> dict: # name -> (B, C, h, w); raises ValueError
-        if unknown := [l for l in layers if l not in self.index]: raise ValueError(f'LossNetwork: no layer {unknown[0]!r} in {self.config["arch"]}; there are {", ".join(self.index)}')
+    def forward(
+        self,
+        x: Tensor,  # (B, 3, H, W) RGB in 0..1
+        layers,  # names, as ('relu1_2', 'relu2_2')
+    ) -> dict:  # name -> (B, C, h, w); raises ValueError
+        if unknown := [l for l in layers if l not in self.index]:
+            raise ValueError(
+                f'LossNetwork: no layer {unknown[0]!r} in {self.config["arch"]}; there are {", ".join(self.index)}'
+            )
         last, wanted, out = max(self.index[l] for l in layers), {self.index[l]: l for l in layers}, {}
-        if min(x.shape[-2:]) < 2**sum('pool' in l and self.index[l] <= last for l in self.index):
-            raise ValueError(f'LossNetwork: an image of {x.shape[-1]}x{x.shape[-2]} pixels has nothing left at {wanted[last]}: use larger images or earlier layers')
-        x = (x - self.mean)/self.std
-        for i,layer in enumerate(self.trunk[:last+1]):
+        if min(x.shape[-2:]) < 2 ** sum('pool' in l and self.index[l] <= last for l in self.index):
+            raise ValueError(
+                f'LossNetwork: an image of {x.shape[-1]}x{x.shape[-2]} pixels has nothing left at {wanted[last]}: use larger images or earlier layers'
+            )
+        x = (x - self.mean) / self.std
+        for i, layer in enumerate(self.trunk[: last + 1]):
             x = layer(x)
-            if i in wanted: out[wanted[i]] = x
+            if i in wanted:
+                out[wanted[i]] = x
         return out
 
 # %% ../nbs/41_fda.ipynb #1e1ef922
 def _full(x):
     "`x` as a plain tensor of float32 or float64, with its graph."
-    if not isinstance(x, Tensor) or not x.is_floating_point(): raise ValueError(f'expected a float tensor of features, got {getattr(x, "dtype", type(x).__name__)}: images are RGB in 0..1')
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        raise ValueError(
+            f'expected a float tensor of features, got {getattr(x, "dtype", type(x).__name__)}: images are RGB in 0..1'
+        )
     x = x.as_subclass(Tensor)
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
+
 def _features(x, who):
-    if not isinstance(x, Tensor) or x.ndim != 4: raise ValueError(f'{who}: expected features (B, C, H, W), got {tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__}')
+    if not isinstance(x, Tensor) or x.ndim != 4:
+        raise ValueError(
+            f'{who}: expected features (B, C, H, W), got {tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__}'
+        )
     return _full(x)
 
-def _no_autocast(x): return torch.autocast(x.device.type, enabled=False)
+
+def _no_autocast(x):
+    return torch.autocast(x.device.type, enabled=False)
+
 
 def content_loss(
-    feats:Tensor, # (B, C, H, W) features of the results y
-    source:Tensor, # (B, C, H, W) features of the images x that they were made from
-) -> Tensor: # scalar, mean over images; float32 at least, autocast or not
+    feats: Tensor,  # (B, C, H, W) features of the results y
+    source: Tensor,  # (B, C, H, W) features of the images x that they were made from
+) -> Tensor:  # scalar, mean over images; float32 at least, autocast or not
     "Content loss, Eq. 3 (Sec. 3.3). Bad input: `ValueError`."
     a, b = _features(feats, 'content_loss'), _features(source, 'content_loss')
-    if a.shape != b.shape: raise ValueError(f'content_loss: features of {tuple(a.shape)} and of {tuple(b.shape)}: both images must have one size')
-    with _no_autocast(a): return F.mse_loss(a, b)
+    if a.shape != b.shape:
+        raise ValueError(
+            f'content_loss: features of {tuple(a.shape)} and of {tuple(b.shape)}: both images must have one size'
+        )
+    with _no_autocast(a):
+        return F.mse_loss(a, b)
 
 # %% ../nbs/41_fda.ipynb #41ea0372
 def gram_matrix(
-    feats:Tensor, # (B, C, H, W) features
-) -> Tensor: # (B, C, C); float32 at least, autocast or not
+    feats: Tensor,  # (B, C, H, W) features
+) -> Tensor:  # (B, C, C); float32 at least, autocast or not
     "Gram matrices of feature maps, divided by CHW (Sec. 3.3). Bad input: `ValueError`."
     x = _features(feats, 'gram_matrix')
     with _no_autocast(x):
-        k = x.flatten(2)*(x[0].numel()**-.5)
+        k = x.flatten(2) * (x[0].numel() ** -0.5)
         return k @ k.transpose(1, 2)
 
 # %% ../nbs/41_fda.ipynb #8500e789
 NORMS = ('paper', 'mean', 'relative')
 
+
 def domain_loss(
-    feats:Tensor, # (B, C, H, W) features of the results y
-    target:Tensor, # (1, C, C) Gram matrix of the target image, from `gram_matrix`
-    norm:str='paper', # 'paper': Eq. 4; 'mean': mean over the C x C entries; 'relative': in units of the target's own Gram
-) -> Tensor: # scalar, mean over images; float32 at least, autocast or not
+    feats: Tensor,  # (B, C, H, W) features of the results y
+    target: Tensor,  # (1, C, C) Gram matrix of the target image, from `gram_matrix`
+    norm: str = 'paper',  # 'paper': Eq. 4; 'mean': mean over the C x C entries; 'relative': in units of the target's own Gram
+) -> Tensor:  # scalar, mean over images; float32 at least, autocast or not
     "Domain loss of one layer, Eq. 4 (Sec. 3.3). Bad input: `ValueError`."
-    if norm not in NORMS: raise ValueError(f'domain_loss: norm {norm!r} is not known, choose one of {", ".join(NORMS)}')
+    if norm not in NORMS:
+        raise ValueError(f'domain_loss: norm {norm!r} is not known, choose one of {", ".join(NORMS)}')
     x, target = _features(feats, 'domain_loss'), _full(target)
-    if target.shape != (1, x.shape[1], x.shape[1]): raise ValueError(f'domain_loss: target of shape {tuple(target.shape)} where features of {x.shape[1]} channels need (1, {x.shape[1]}, {x.shape[1]}): pass gram_matrix of the target image')
+    if target.shape != (1, x.shape[1], x.shape[1]):
+        raise ValueError(
+            f'domain_loss: target of shape {tuple(target.shape)} where features of {x.shape[1]} channels need (1, {x.shape[1]}, {x.shape[1]}): pass gram_matrix of the target image'
+        )
     with _no_autocast(x):
         sq = (gram_matrix(x) - target).square().sum((1, 2)).mean()
-        return sq/dict(paper=x[0].numel(), mean=x.shape[1]**2, relative=target.square().sum())[norm]
+        return sq / dict(paper=x[0].numel(), mean=x.shape[1] ** 2, relative=target.square().sum())[norm]
 
 # %% ../nbs/41_fda.ipynb #d7515895
 def _up_kernel(w):
     "(O, I, 3, 3) after nearest x2, as (4*O, I, 2, 2) on the small image: the phases (0,0), (0,1), (1,0), (1,1)."
-    m = torch.tensor([[[1., 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], dtype=w.dtype, device=w.device)     # phase, tap of 2, tap of 3
-    with _no_autocast(w): return torch.einsum('pai,qbj,ocij->pqocab', m, m, w).reshape(4*w.shape[0], w.shape[1], 2, 2)
+    m = torch.tensor(
+        [[[1.0, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], dtype=w.dtype, device=w.device
+    )  # phase, tap of 2, tap of 3
+    with _no_autocast(w):
+        return torch.einsum('pai,qbj,ocij->pqocab', m, m, w).reshape(4 * w.shape[0], w.shape[1], 2, 2)
+
 
 def _wide_kernel(w):
     "(O, I, k, k) at stride 1, as (O*4, I, k+1, k+1) at stride 2, for pixel_shuffle(2)."
-    return torch.stack([F.pad(w, (q, 1-q, p, 1-p)) for p in (0, 1) for q in (0, 1)], 1).flatten(0, 1)
+    return torch.stack([F.pad(w, (q, 1 - q, p, 1 - p)) for p in (0, 1) for q in (0, 1)], 1).flatten(0, 1)
 
-def _padded(x, n, pad): return F.pad(x, (n,)*4, mode='reflect') if pad == 'reflect' else F.pad(x, (n,)*4)
 
-def _up_slow(x, w, b, pad): return F.conv2d(_padded(F.interpolate(x, scale_factor=2.), 1, pad), w, b)
+def _padded(x, n, pad):
+    return F.pad(x, (n,) * 4, mode='reflect') if pad == 'reflect' else F.pad(x, (n,) * 4)
+
+
+def _up_slow(x, w, b, pad):
+    return F.conv2d(_padded(F.interpolate(x, scale_factor=2.0), 1, pad), w, b)
+
 
 def _up_fast(x, w, b, pad):
     "Equal to `_up_slow`."
-    x = F.pad(x, (1,)*4, mode='replicate') if pad == 'reflect' else F.pad(x, (1,)*4)
-    n, h, v = len(x), x.shape[2]-2, x.shape[3]-2
-    y = F.conv2d(x, _up_kernel(w), b.repeat(4)).view(n, 2, 2, -1, h+1, v+1)
+    x = F.pad(x, (1,) * 4, mode='replicate') if pad == 'reflect' else F.pad(x, (1,) * 4)
+    n, h, v = len(x), x.shape[2] - 2, x.shape[3] - 2
+    y = F.conv2d(x, _up_kernel(w), b.repeat(4)).view(n, 2, 2, -1, h + 1, v + 1)
     out = y.new_empty(n, y.shape[3], h, 2, v, 2)
     for p in (0, 1):
-        for q in (0, 1): out[:, :, :, p, :, q] = y[:, p, q, :, p:p+h, q:q+v]
-    return out.view(n, -1, 2*h, 2*v)
+        for q in (0, 1):
+            out[:, :, :, p, :, q] = y[:, p, q, :, p : p + h, q : q + v]
+    return out.view(n, -1, 2 * h, 2 * v)
 
-def _last_fast(x, w, b): return F.pixel_shuffle(F.conv2d(x, _wide_kernel(w), b.repeat_interleave(4), stride=2), 2)
+
+def _last_fast(x, w, b):
+    return F.pixel_shuffle(F.conv2d(x, _wide_kernel(w), b.repeat_interleave(4), stride=2), 2)
 
 # %% ../nbs/41_fda.ipynb #17923367
 class _Norm(nn.GroupNorm):
     "Instance norm with scale and shift; its mean and variance are float32 under autocast, too."
-    def __init__(self, n): super().__init__(n, n)
+
+    def __init__(self, n):
+        super().__init__(n, n)
+
     def forward(self, x):
         with _no_autocast(x):
-            if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last): return self.by_moments(x)
-            mixed = x.dtype == torch.bfloat16 and x.device.type == 'cpu' and not torch.is_grad_enabled()  # sums in float32 by itself
+            if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
+                return self.by_moments(x)
+            mixed = (
+                x.dtype == torch.bfloat16 and x.device.type == 'cpu' and not torch.is_grad_enabled()
+            )  # sums in float32 by itself
             return F.group_norm(x if mixed else _full(x), self.num_groups, self.weight, self.bias, self.eps)
+
     def by_moments(self, x):
         "The same for channels-last order, where PyTorch's kernels are inexact (CPU) or leave it (GPU)."
         x = _full(x)
         var, mean = torch.var_mean(x, (2, 3), correction=0, keepdim=True)
-        scale = self.weight[:, None, None]*(var + self.eps).rsqrt()
-        return x*scale + (self.bias[:, None, None] - mean*scale)
+        scale = self.weight[:, None, None] * (var + self.eps).rsqrt()
+        return x * scale + (self.bias[:, None, None] - mean * scale)
+
 
 class _Conv(nn.Conv2d):
     "A convolution that keeps the size (over its stride)."
+
     def __init__(self, n_in, n_out, k, stride=1, pad='reflect'):
         super().__init__(n_in, n_out, k, stride)
         self.edge, self.fast = pad, True
+
     def forward(self, x):
-        x = _padded(x, self.kernel_size[0]//2, self.edge)
+        x = _padded(x, self.kernel_size[0] // 2, self.edge)
         few = self.fast and self.out_channels <= 4 and self.stride == (1, 1)
         return _last_fast(x, self.weight, self.bias) if few else super().forward(x)
 
+
 class _Up(nn.Conv2d):
     "Nearest neighbour x2, then 3x3."
+
     def __init__(self, n_in, n_out, pad='reflect'):
         super().__init__(n_in, n_out, 3)
         self.edge, self.fast = pad, True
-    def forward(self, x): return (_up_fast if self.fast else _up_slow)(x, self.weight, self.bias, self.edge)
+
+    def forward(self, x):
+        return (_up_fast if self.fast else _up_slow)(x, self.weight, self.bias, self.edge)
+
 
 class _Residual(nn.Module):
     "Two convolutions, added to what came in."
+
     def __init__(self, n, pad):
         super().__init__()
         self.body = nn.Sequential(_Conv(n, n, 3, pad=pad), _Norm(n), nn.ReLU(True), _Conv(n, n, 3, pad=pad), _Norm(n))
-    def forward(self, x): return self.body(x).add_(x)
+
+    def forward(self, x):
+        return self.body(x).add_(x)
 
 # %% ../nbs/41_fda.ipynb #48f9581f
-GAIN = .05  # of a residual output: Adam moves each of the last layer's 2,592 weights by lr, and all of them add up in a pixel
+GAIN = 0.05  # of a residual output: Adam moves each of the last layer's 2,592 weights by lr, and all of them add up in a pixel
 _UP, _PAD, _OUT = ('resize', 'transposed'), ('reflect', 'zero'), ('residual', 'tanh', 'linear')
+
 
 def _layers(width, blocks, up, pad):
     "The layers of a transform network."
-    a, b, c = (max(4, round(n*width)) for n in (32, 64, 128))
-    def block(conv, n): return [conv, _Norm(n), nn.ReLU(True)]
-    def grow(n_in, n_out): return _Up(n_in, n_out, pad) if up == 'resize' else nn.ConvTranspose2d(n_in, n_out, 3, 2, 1, 1)
-    return nn.Sequential(*block(_Conv(3, a, 9, pad=pad), a), *block(_Conv(a, b, 3, 2, pad), b), *block(_Conv(b, c, 3, 2, pad), c),
-                         *[_Residual(c, pad) for _ in range(blocks)],
-                         *block(grow(c, b), b), *block(grow(b, a), a), _Conv(a, 3, 9, pad=pad))
+    a, b, c = (max(4, round(n * width)) for n in (32, 64, 128))
+
+    def block(conv, n):
+        return [conv, _Norm(n), nn.ReLU(True)]
+
+    def grow(n_in, n_out):
+        return _Up(n_in, n_out, pad) if up == 'resize' else nn.ConvTranspose2d(n_in, n_out, 3, 2, 1, 1)
+
+    return nn.Sequential(
+        *block(_Conv(3, a, 9, pad=pad), a),
+        *block(_Conv(a, b, 3, 2, pad), b),
+        *block(_Conv(b, c, 3, 2, pad), c),
+        *[_Residual(c, pad) for _ in range(blocks)],
+        *block(grow(c, b), b),
+        *block(grow(b, a), a),
+        _Conv(a, 3, 9, pad=pad),
+    )
+
 
 def _from_small(net, x, size):
     "What a network changes in the image at a shorter side of `size` pixels, enlarged and added to the image."
     h, w = x.shape[2:]
-    small = F.interpolate(x, [max(size, round(s*size/min(h, w))) for s in (h, w)], mode='area')
+    small = F.interpolate(x, [max(size, round(s * size / min(h, w))) for s in (h, w)], mode='area')
     return x + F.interpolate(net(small) - small, (h, w), mode='bilinear', align_corners=False)
+
 
 def _to_multiple(x, n=4, least=16):
     "Pad right and bottom, by reflection as far as it goes, then by repeating the edge."
     for axis in (3, 2):
         size = x.shape[axis]
-        more = max(least, -(-size//n)*n) - size
-        for part,mode in ((min(more, size-1), 'reflect'), (max(0, more-size+1), 'replicate')):
-            if part: x = F.pad(x, (0, part, 0, 0) if axis == 3 else (0, 0, 0, part), mode=mode)
+        more = max(least, -(-size // n) * n) - size
+        for part, mode in ((min(more, size - 1), 'reflect'), (max(0, more - size + 1), 'replicate')):
+            if part:
+                x = F.pad(x, (0, part, 0, 0) if axis == 3 else (0, 0, 0, part), mode=mode)
     return x
 
 # %% ../nbs/41_fda.ipynb #2506264f
 class TransformNet(nn.Module):
     "The image transformation network f of Sec. 3.3: RGB in 0..1 in, RGB out, of any size."
-    def __init__(self,
-        width:float=1., # scales the channels; 1 is the paper's 32-64-128, 1.68 M parameters
-        blocks:int=5, # residual blocks
-        up:str='resize', # or 'transposed', as the authors have it
-        pad:str='reflect', # or 'zero', as the authors have it
-        out:str='residual', # x + z/20; or 'tanh', as the authors have it; or 'linear'
-        seed:int=0, # of first weights
+
+    def __init__(
+        self,
+        width: float = 1.0,  # scales the channels; 1 is the paper's 32-64-128, 1.68 M parameters
+        blocks: int = 5,  # residual blocks
+        up: str = 'resize',  # or 'transposed', as the authors have it
+        pad: str = 'reflect',  # or 'zero', as the authors have it
+        out: str = 'residual',  # x + z/20; or 'tanh', as the authors have it; or 'linear'
+        seed: int = 0,  # of first weights
     ):
         super().__init__()
-        for name,value,known in (('up', up, _UP), ('pad', pad, _PAD), ('out', out, _OUT)):
-            if value not in known: raise ValueError(f'TransformNet: {name}={value!r} is not known, choose one of {", ".join(known)}')
+        for name, value, known in (('up', up, _UP), ('pad', pad, _PAD), ('out', out, _OUT)):
+            if value not in known:
+                raise ValueError(f'TransformNet: {name}={value!r} is not known, choose one of {", ".join(known)}')
         self.config = dict(width=float(width), blocks=int(blocks), up=up, pad=pad, out=out, seed=int(seed))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.layers = _layers(width, blocks, up, pad)
         if out == 'residual':
-            for p in self.layers[-1].parameters(): nn.init.zeros_(p)
-        for name,value in (('mean', IMAGENET_MEAN), ('std', IMAGENET_STD)): self.register_buffer(name, torch.tensor(value).view(1, 3, 1, 1))
+            for p in self.layers[-1].parameters():
+                nn.init.zeros_(p)
+        for name, value in (('mean', IMAGENET_MEAN), ('std', IMAGENET_STD)):
+            self.register_buffer(name, torch.tensor(value).view(1, 3, 1, 1))
 
-    def forward(self,
-        x:Tensor, # (B, 3, H, W) RGB in 0..1
-    ) -> Tensor: # the same shape; not clipped to 0..1; raises ValueError
+    def forward(
+        self,
+        x: Tensor,  # (B, 3, H, W) RGB in 0..1
+    ) -> Tensor:  # the same shape; not clipped to 0..1; raises ValueError
         if not isinstance(x, Tensor) or x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point():
-            raise ValueError(f'TransformNet: expected float RGB images (B, 3, H, W) in 0..1, got {tuple(x.shape)} of {x.dtype}' if isinstance(x, Tensor) else f'TransformNet: expected a tensor of images, got {type(x).__name__}')
+            raise ValueError(
+                f'TransformNet: expected float RGB images (B, 3, H, W) in 0..1, got {tuple(x.shape)} of {x.dtype}'
+                if isinstance(x, Tensor)
+                else f'TransformNet: expected a tensor of images, got {type(x).__name__}'
+            )
         x, (h, w) = x.as_subclass(Tensor), x.shape[2:]
-        if not x.is_cuda: x = x.contiguous()                                              # (a picture from numpy is channels-last)
+        if not x.is_cuda:
+            x = x.contiguous()  # (a picture from numpy is channels-last)
         padded = _to_multiple(x)
-        z = _full(self.layers((padded - self.mean)/self.std)[..., :h, :w])
-        return x + GAIN*z if self.config['out'] == 'residual' else 150/255*z.tanh() + .5 if self.config['out'] == 'tanh' else z*self.std + self.mean
+        z = _full(self.layers((padded - self.mean) / self.std)[..., :h, :w])
+        return (
+            x + GAIN * z
+            if self.config['out'] == 'residual'
+            else 150 / 255 * z.tanh() + 0.5
+            if self.config['out'] == 'tanh'
+            else z * self.std + self.mean
+        )
 
-    def fast(self, on:bool=True): # False: as written in the literature, several times the work
+    def fast(self, on: bool = True):  # False: as written in the literature, several times the work
         "Choose between two forms of the same function."
         for m in self.modules():
-            if isinstance(m, (_Conv, _Up)): m.fast = on
+            if isinstance(m, (_Conv, _Up)):
+                m.fast = on
         return self
 
 # %% ../nbs/41_fda.ipynb #983e06a4
 _JOHNSON = ('relu1_2', 'relu2_2', 'relu3_3', 'relu4_3')
 FDA_PRESETS = dict(
-    careful=dict(arch='vgg16', content='relu2_2', layers=_JOHNSON, norm='relative', weights=(1., 1., 0.), units='natural',
-                 net=dict(up='resize', pad='reflect', out='residual')),
-    paper=dict(arch='vgg16', content='relu3_3', layers=_JOHNSON, norm='paper', weights=(1., 1., 0.), units='natural',
-               net=dict(up='resize', pad='reflect', out='tanh')),
-    authors=dict(arch='vgg19', content='relu4_2', layers=('relu1_1', 'relu2_1', 'relu3_1', 'relu4_1', 'relu5_1'), norm='mean', weights=(7.5, 100., 200*255**2), units='absolute',
-                 net=dict(up='transposed', pad='zero', out='tanh')),
-    johnson=dict(arch='vgg16', content='relu2_2', layers=_JOHNSON, norm='mean', weights=(1e5, 1e10, 0.), units='absolute',
-                 net=dict(up='resize', pad='reflect', out='linear')))  # weights: content, domain, total variation (of RGB in 0..1)
+    careful=dict(
+        arch='vgg16',
+        content='relu2_2',
+        layers=_JOHNSON,
+        norm='relative',
+        weights=(1.0, 1.0, 0.0),
+        units='natural',
+        net=dict(up='resize', pad='reflect', out='residual'),
+    ),
+    paper=dict(
+        arch='vgg16',
+        content='relu3_3',
+        layers=_JOHNSON,
+        norm='paper',
+        weights=(1.0, 1.0, 0.0),
+        units='natural',
+        net=dict(up='resize', pad='reflect', out='tanh'),
+    ),
+    authors=dict(
+        arch='vgg19',
+        content='relu4_2',
+        layers=('relu1_1', 'relu2_1', 'relu3_1', 'relu4_1', 'relu5_1'),
+        norm='mean',
+        weights=(7.5, 100.0, 200 * 255**2),
+        units='absolute',
+        net=dict(up='transposed', pad='zero', out='tanh'),
+    ),
+    johnson=dict(
+        arch='vgg16',
+        content='relu2_2',
+        layers=_JOHNSON,
+        norm='mean',
+        weights=(1e5, 1e10, 0.0),
+        units='absolute',
+        net=dict(up='resize', pad='reflect', out='linear'),
+    ),
+)  # weights: content, domain, total variation (of RGB in 0..1)
 
 # %% ../nbs/41_fda.ipynb #0536c5bf
 def tv_loss(
-    y:Tensor, # (B, 3, H, W) RGB in 0..1
-) -> Tensor: # scalar
+    y: Tensor,  # (B, 3, H, W) RGB in 0..1
+) -> Tensor:  # scalar
     "Total variation: mean squared difference of neighbours, rows plus columns (not in the paper; in the authors' scripts)."
     y = _features(y, 'tv_loss')
-    with _no_autocast(y): return y.diff(dim=2).square().mean() + y.diff(dim=3).square().mean()
+    with _no_autocast(y):
+        return y.diff(dim=2).square().mean() + y.diff(dim=3).square().mean()
+
 
 class FDALoss(nn.Module):
     "Eq. 5 for one target; the terms of the last batch are in `terms`, not weighted."
-    def __init__(self,
-        phi:LossNetwork,
-        target:Tensor, # (1, 3, H, W) RGB in 0..1
-        content:str, # layer of the content loss
-        layers:tuple, # of the domain loss
-        norm:str='paper', # of the domain loss
-        lambdas:tuple=(1., 1., 0.), # content, domain, total variation
+
+    def __init__(
+        self,
+        phi: LossNetwork,
+        target: Tensor,  # (1, 3, H, W) RGB in 0..1
+        content: str,  # layer of the content loss
+        layers: tuple,  # of the domain loss
+        norm: str = 'paper',  # of the domain loss
+        lambdas: tuple = (1.0, 1.0, 0.0),  # content, domain, total variation
     ):
         super().__init__()
-        self.phi, self.content, self.layers, self.norm, self.lambdas, self.terms = phi, content, tuple(layers), norm, tuple(lambdas), {}
-        with torch.no_grad(): self.grams = nn.ParameterDict({l: nn.Parameter(gram_matrix(f), False) for l,f in phi(target, self.layers).items()})
+        self.phi, self.content, self.layers, self.norm, self.lambdas, self.terms = (
+            phi,
+            content,
+            tuple(layers),
+            norm,
+            tuple(lambdas),
+            {},
+        )
+        with torch.no_grad():
+            self.grams = nn.ParameterDict(
+                {l: nn.Parameter(gram_matrix(f), False) for l, f in phi(target, self.layers).items()}
+            )
 
     def forward(self, y, x):
-        with torch.no_grad(): keep = self.phi(x, (self.content,))[self.content]
+        with torch.no_grad():
+            keep = self.phi(x, (self.content,))[self.content]
         f = self.phi(y, {self.content, *self.layers})
-        terms = dict(content=content_loss(f[self.content], keep), domain=sum(domain_loss(f[l], self.grams[l], self.norm) for l in self.layers), tv=tv_loss(y))
-        self.terms = {k: v.detach() for k,v in terms.items()}
-        return sum(w*t for w,t in zip(self.lambdas, terms.values()) if w)
+        terms = dict(
+            content=content_loss(f[self.content], keep),
+            domain=sum(domain_loss(f[l], self.grams[l], self.norm) for l in self.layers),
+            tv=tv_loss(y),
+        )
+        self.terms = {k: v.detach() for k, v in terms.items()}
+        return sum(w * t for w, t in zip(self.lambdas, terms.values()) if w)
 
     @torch.no_grad()
-    def natural(self,
-        x:Tensor, # (B, 3, H, W) some images as they are
-        weights:tuple, # content, domain, total variation, as ratios
+    def natural(
+        self,
+        x: Tensor,  # (B, 3, H, W) some images as they are
+        weights: tuple,  # content, domain, total variation, as ratios
     ):
         "Set `lambdas` so that each term counts in a unit of its own."
         self(x, x)
         keep = _full(self.phi(x, (self.content,))[self.content])
         units = keep.var((2, 3)).mean(), self.terms['domain'], self.terms['tv']
-        self.lambdas = tuple(float(w/u.clamp_min(1e-12)) for w,u in zip(weights, units))
+        self.lambdas = tuple(float(w / u.clamp_min(1e-12)) for w, u in zip(weights, units))
 
 # %% ../nbs/41_fda.ipynb #9ba00806
 class _Draws:
     "Random square crops, by number: epoch after epoch, each a new order of the images."
+
     def __init__(self, images, size, n, seed, keep=2000):
-        self.images, self.size, self.n, self.seed, self.keep, self.first, self.seen, self.bad = images, size, n, seed, keep, 0, {}, {}
-    def __len__(self): return self.n
+        self.images, self.size, self.n, self.seed, self.keep, self.first, self.seen, self.bad = (
+            images,
+            size,
+            n,
+            seed,
+            keep,
+            0,
+            {},
+            {},
+        )
+
+    def __len__(self):
+        return self.n
+
     def image(self, i):
-        if i in self.seen: return self.seen[i]
+        if i in self.seen:
+            return self.seen[i]
         image = _shrink(_as_array(self.images[i]), self.size)
-        if len(self.seen) < self.keep: self.seen[i] = image
+        if len(self.seen) < self.keep:
+            self.seen[i] = image
         return image
+
     def __getitem__(self, i):
         i += self.first
         lap, at = divmod(i, len(self.images))
-        order, rng = np.random.default_rng([self.seed, lap, 1]).permutation(len(self.images)), np.random.default_rng([self.seed, i, 2])
-        for j in np.roll(order, -at)[:50]:                     # an unreadable one gives way to the next
-            if j in self.bad: continue
-            try: image = self.image(j)
-            except ValueError as e: self.bad[j] = str(e); continue
-            top, left = (int(rng.integers(s-self.size+1)) for s in image.shape[:2])
-            crop = image[top:top+self.size, left:left+self.size]
-            x = _as_tensor([crop[:, ::-1] if rng.random() < .5 else crop])[0]
+        order, rng = (
+            np.random.default_rng([self.seed, lap, 1]).permutation(len(self.images)),
+            np.random.default_rng([self.seed, i, 2]),
+        )
+        for j in np.roll(order, -at)[:50]:  # an unreadable one gives way to the next
+            if j in self.bad:
+                continue
+            try:
+                image = self.image(j)
+            except ValueError as e:
+                self.bad[j] = str(e)
+                continue
+            top, left = (int(rng.integers(s - self.size + 1)) for s in image.shape[:2])
+            crop = image[top : top + self.size, left : left + self.size]
+            x = _as_tensor([crop[:, ::-1] if rng.random() < 0.5 else crop])[0]
             return x, x
         raise ValueError(f'FDA: none of 50 images in a row can be used; the first: {next(iter(self.bad.values()))}')
 
+
 _PRECISIONS = dict(fp32=None, bf16=torch.bfloat16, fp16=torch.float16)
+
 
 def _cast(precision, device):
     "Autocast of a precision on a device; raises ValueError."
-    if precision not in _PRECISIONS: raise ValueError(f'precision {precision!r} is not known, choose fp32, bf16 or fp16')
-    if precision == 'fp16' and device.type != 'cuda': raise ValueError('precision fp16 needs a GPU of NVIDIA: use bf16 or fp32')
+    if precision not in _PRECISIONS:
+        raise ValueError(f'precision {precision!r} is not known, choose fp32, bf16 or fp16')
+    if precision == 'fp16' and device.type != 'cuda':
+        raise ValueError('precision fp16 needs a GPU of NVIDIA: use bf16 or fp32')
     return torch.autocast(device.type, _PRECISIONS[precision], enabled=precision != 'fp32')
+
 
 class _BF16(Callback):
     "bfloat16 autocast around model and loss, on any device; needs no gradient scaler."
+
     order = 15
-    def before_batch(self): self.cast = torch.autocast(self.dls.device.type, torch.bfloat16); self.cast.__enter__()
-    def after_loss(self): self.cast.__exit__(None, None, None)
+
+    def before_batch(self):
+        self.cast = torch.autocast(self.dls.device.type, torch.bfloat16)
+        self.cast.__enter__()
+
+    def after_loss(self):
+        self.cast.__exit__(None, None, None)
 
 # %% ../nbs/41_fda.ipynb #ed548f60
 class _Terms(Callback):
     "Keeps the terms of the loss, step by step, and moves a bar; a GPU is asked for them every ten steps, so that it need not wait."
-    def __init__(self, bar, every=None): self.rows, self.bar, self.every, self.late = [], bar, every, []
+
+    def __init__(self, bar, every=None):
+        self.rows, self.bar, self.every, self.late = [], bar, every, []
+
     def after_batch(self):
-        if not self.training: return
+        if not self.training:
+            return
         self.late.append(dict(self.learn.loss_func.terms))
-        if len(self.late) >= (self.every or (10 if self.dls.device.type == 'cuda' else 1)): self.read()
-    def after_train(self): self.read()
+        if len(self.late) >= (self.every or (10 if self.dls.device.type == 'cuda' else 1)):
+            self.read()
+
+    def after_train(self):
+        self.read()
+
     def read(self):
-        if not self.late: return
-        names, values, self.late = list(self.late[0]), torch.stack([torch.stack(list(t.values())) for t in self.late]).tolist(), []
+        if not self.late:
+            return
+        names, values, self.late = (
+            list(self.late[0]),
+            torch.stack([torch.stack(list(t.values())) for t in self.late]).tolist(),
+            [],
+        )
         for terms in (dict(zip(names, v)) for v in values):
             self.rows.append(terms)
-            if self.bar is not None: self.bar.update(); self.bar.set_postfix(domain=f'{terms["domain"]:.3g}', content=f'{terms["content"]:.3g}', refresh=False)
-            if not all(map(math.isfinite, terms.values())): raise FloatingPointError(f'FDA: the loss is not finite at step {len(self.rows)} ({terms}): lower lr, or use precision fp32')
+            if self.bar is not None:
+                self.bar.update()
+                self.bar.set_postfix(domain=f'{terms["domain"]:.3g}', content=f'{terms["content"]:.3g}', refresh=False)
+            if not all(map(math.isfinite, terms.values())):
+                raise FloatingPointError(
+                    f'FDA: the loss is not finite at step {len(self.rows)} ({terms}): lower lr, or use precision fp32'
+                )
+
 
 class ShowTransfer(Callback):
     "Keeps what the network makes of the same images, at the start and after every so many steps."
-    def __init__(self,
-        images, # (B, 3, H, W) RGB in 0..1
-        every:int=50, # steps
-    ): self.images, self.every, self.pictures, self.order = images, every, {}, 70
+
+    def __init__(
+        self,
+        images,  # (B, 3, H, W) RGB in 0..1
+        every: int = 50,  # steps
+    ):
+        self.images, self.every, self.pictures, self.order = images, every, {}, 70
+
     def _take(self, step):
         mode, dev = self.learn.model.training, next(self.learn.model.parameters()).device
-        with torch.no_grad(): self.pictures[step] = self.learn.model.eval()(self.images.to(dev)).clamp(0, 1).cpu()
+        with torch.no_grad():
+            self.pictures[step] = self.learn.model.eval()(self.images.to(dev)).clamp(0, 1).cpu()
         self.learn.model.train(mode)
-    def before_fit(self): self.n = 0; self._take(0)
+
+    def before_fit(self):
+        self.n = 0
+        self._take(0)
+
     def after_batch(self):
-        if self.training: self.n += 1
-        if self.training and self.n % self.every == 0: self._take(self.n)
+        if self.training:
+            self.n += 1
+        if self.training and self.n % self.every == 0:
+            self._take(self.n)
 
 # %% ../nbs/41_fda.ipynb #b950f61a
 def fda_learner(
-    net:TransformNet, # f
-    loss:FDALoss, # Eq. 5
-    draws, # dataset of pairs (x, x)
-    bs:int=4, # images in a batch
-    lr:float=1e-3, # of Adam
-    precision:str='fp32', # 'fp32', 'bf16' or (on a GPU) 'fp16'
-    cbs=(), # further callbacks
-) -> Learner: # raises ValueError
+    net: TransformNet,  # f
+    loss: FDALoss,  # Eq. 5
+    draws,  # dataset of pairs (x, x)
+    bs: int = 4,  # images in a batch
+    lr: float = 1e-3,  # of Adam
+    precision: str = 'fp32',  # 'fp32', 'bf16' or (on a GPU) 'fp16'
+    cbs=(),  # further callbacks
+) -> Learner:  # raises ValueError
     "A fastai Learner for Eq. 5."
     device = default_device()
-    _cast(precision, device)                                                          # refuses what there is not
-    dls = DataLoaders(*[DataLoader(d, bs=bs, shuffle=False, num_workers=0, device=device) for d in (draws, [])], device=device)   # (nothing to validate on)
-    def adam(params, lr): return OptimWrapper([list(params)], torch.optim.Adam, lr=lr, fused=device.type == 'cuda')
-    learn = Learner(dls, net, loss.to(device), opt_func=adam, lr=lr, cbs=list(cbs) + [_BF16()]*(precision == 'bf16'))
+    _cast(precision, device)  # refuses what there is not
+    dls = DataLoaders(
+        *[DataLoader(d, bs=bs, shuffle=False, num_workers=0, device=device) for d in (draws, [])], device=device
+    )  # (nothing to validate on)
+
+    def adam(params, lr):
+        return OptimWrapper([list(params)], torch.optim.Adam, lr=lr, fused=device.type == 'cuda')
+
+    learn = Learner(dls, net, loss.to(device), opt_func=adam, lr=lr, cbs=list(cbs) + [_BF16()] * (precision == 'bf16'))
     return learn.to_fp16() if precision == 'fp16' else learn
 
 # %% ../nbs/41_fda.ipynb #e960f1eb
 @torch.no_grad()
 def choose_target(
-    images, # files, arrays or a samples table of training images
-    phi:LossNetwork, # judges
-    layers:tuple=_JOHNSON, # whose statistics are compared
-    size:int=96, # images are compared at this size, in pixels
-    most:int=200, # at most so many candidates, evenly taken
-) -> int: # position of the chosen one among `images`; raises ValueError
+    images,  # files, arrays or a samples table of training images
+    phi: LossNetwork,  # judges
+    layers: tuple = _JOHNSON,  # whose statistics are compared
+    size: int = 96,  # images are compared at this size, in pixels
+    most: int = 200,  # at most so many candidates, evenly taken
+) -> int:  # position of the chosen one among `images`; raises ValueError
     "The medoid in feature statistics: which image is most like all others?"
     images = _image_list(images, 'choose_target')
-    where, rows = np.unique(np.linspace(0, len(images)-1, min(most, len(images))).round().astype(int)), {}
+    where, rows = np.unique(np.linspace(0, len(images) - 1, min(most, len(images))).round().astype(int)), {}
     for i in where:
-        try: small = _shrink(_as_array(images[i]), size)
-        except ValueError: continue                             # an unusable image is no target
-        at = [(s-size)//2 for s in small.shape[:2]]
-        x = _as_tensor([small[at[0]:at[0]+size, at[1]:at[1]+size]]).to(phi.mean.device)
+        try:
+            small = _shrink(_as_array(images[i]), size)
+        except ValueError:
+            continue  # an unusable image is no target
+        at = [(s - size) // 2 for s in small.shape[:2]]
+        x = _as_tensor([small[at[0] : at[0] + size, at[1] : at[1] + size]]).to(phi.mean.device)
         rows[i] = torch.cat([torch.cat(torch.std_mean(f, (0, 2, 3))) for f in phi(x, layers).values()])
-    if not rows: raise ValueError(f'choose_target: none of the {len(images)} images can be read')
+    if not rows:
+        raise ValueError(f'choose_target: none of the {len(images)} images can be read')
     t = torch.stack(list(rows.values()))
-    t = t/t.std(0, correction=0).clamp_min(1e-6)
+    t = t / t.std(0, correction=0).clamp_min(1e-6)
     return int(list(rows)[int(torch.cdist(t, t).sum(0).argmin())])
 
 # %% ../nbs/41_fda.ipynb #0ab1b14f
 class FDA(Adapter):
     "The paper's Fast Domain Adaptation (Sec. 3.3)."
-    def __init__(self,
-        target=None, # image of the target domain: file, array or tensor; None: the medoid of the images that it is fitted on
-        preset:str='careful', # a key of FDA_PRESETS
-        width:float=1., # of the transform network; 1 is the paper's
-        loss_network:dict|None=None, # arguments of LossNetwork; None: the shipped small trunk
-        size:int=256, # of the crops it is trained on, and of the target's shorter side, in pixels
-        seed:int=0, # of weights and crops
-        weights:tuple|None=None, # content, domain, total variation; None: the preset's
-        scale:str='trained', # at which an image larger than `size` is seen, if the output is residual; or 'own': its own
-        info:dict|None=None, # what a fit has noted (given by `load`)
-        precision:str='fp32', # of `transform`: 'fp32', 'bf16' (faster where CPU or GPU computes in it) or (on a GPU) 'fp16'
+
+    def __init__(
+        self,
+        target=None,  # image of the target domain: file, array or tensor; None: the medoid of the images that it is fitted on
+        preset: str = 'careful',  # a key of FDA_PRESETS
+        width: float = 1.0,  # of the transform network; 1 is the paper's
+        loss_network: dict | None = None,  # arguments of LossNetwork; None: the shipped small trunk
+        size: int = 256,  # of the crops it is trained on, and of the target's shorter side, in pixels
+        seed: int = 0,  # of weights and crops
+        weights: tuple | None = None,  # content, domain, total variation; None: the preset's
+        scale: str = 'trained',  # at which an image larger than `size` is seen, if the output is residual; or 'own': its own
+        info: dict | None = None,  # what a fit has noted (given by `load`)
+        precision: str = 'fp32',  # of `transform`: 'fp32', 'bf16' (faster where CPU or GPU computes in it) or (on a GPU) 'fp16'
     ):
         super().__init__()
-        for name,value,known in (('preset', preset, FDA_PRESETS), ('scale', scale, ('trained', 'own')), ('precision', precision, _PRECISIONS)):
-            if value not in known: raise ValueError(f'FDA: {name} {value!r} is not known, choose one of {", ".join(known)}')
-        if size < 16: raise ValueError(f'FDA: size is {size}: crops need 16 pixels or more')
-        if not 0 < width <= 8: raise ValueError(f'FDA: width is {width}: above 0, up to 8 (1 is the paper\'s)')
-        self.preset, self.size, self.seed, self.scale, self.precision, self.info = preset, int(size), int(seed), scale, precision, dict(info or {})
+        for name, value, known in (
+            ('preset', preset, FDA_PRESETS),
+            ('scale', scale, ('trained', 'own')),
+            ('precision', precision, _PRECISIONS),
+        ):
+            if value not in known:
+                raise ValueError(f'FDA: {name} {value!r} is not known, choose one of {", ".join(known)}')
+        if size < 16:
+            raise ValueError(f'FDA: size is {size}: crops need 16 pixels or more')
+        if not 0 < width <= 8:
+            raise ValueError(f'FDA: width is {width}: above 0, up to 8 (1 is the paper\'s)')
+        self.preset, self.size, self.seed, self.scale, self.precision, self.info = (
+            preset,
+            int(size),
+            int(seed),
+            scale,
+            precision,
+            dict(info or {}),
+        )
         self.width, self.weights = float(width), tuple(map(float, weights or FDA_PRESETS[preset]['weights']))
         self.loss_network = dict(loss_network or {})
         self.net = TransformNet(width, seed=seed, **FDA_PRESETS[preset]['net']).to(self.device).eval()
         self.target = None if target is None else _shrink(_as_array(target), self.size)
-        if isinstance(target, (str, Path)): self.info.setdefault('target', f'given: {Path(target).name}')
+        if isinstance(target, (str, Path)):
+            self.info.setdefault('target', f'given: {Path(target).name}')
 
     def config(self):
-        own = dict(preset=self.preset, width=self.width, loss_network=self.loss_network, size=self.size, seed=self.seed, weights=self.weights, scale=self.scale, info=self.info)
-        return own if self.precision == 'fp32' else own | dict(precision=self.precision)  # so that another precision has a cache of its own
-    def state(self): return {f'net.{k}': v for k,v in self.net.state_dict().items()} | ({} if self.target is None else dict(target=torch.from_numpy(self.target.copy())))
+        own = dict(
+            preset=self.preset,
+            width=self.width,
+            loss_network=self.loss_network,
+            size=self.size,
+            seed=self.seed,
+            weights=self.weights,
+            scale=self.scale,
+            info=self.info,
+        )
+        return (
+            own if self.precision == 'fp32' else own | dict(precision=self.precision)
+        )  # so that another precision has a cache of its own
+
+    def state(self):
+        return {f'net.{k}': v for k, v in self.net.state_dict().items()} | (
+            {} if self.target is None else dict(target=torch.from_numpy(self.target.copy()))
+        )
+
     def set_state(self, state):
-        self.net.load_state_dict({k[4:]: v for k,v in state.items() if k.startswith('net.')})
-        if 'target' in state: self.target = state['target'].numpy()
+        self.net.load_state_dict({k[4:]: v for k, v in state.items() if k.startswith('net.')})
+        if 'target' in state:
+            self.target = state['target'].numpy()
 
     def apply(self, x):
-        if 'steps' not in self.info: raise ValueError('FDA: not fitted: call fit(images) first, or load a saved one')
-        smaller = self.scale == 'trained' and min(x.shape[2:]) > self.size and getattr(self.net, 'config', {}).get('out') == 'residual'
-        if x.is_cuda: x = x.contiguous(memory_format=torch.channels_last)
-        with _cast(self.precision, x.device): return _from_small(self.net, x, self.size) if smaller else self.net(x)
+        if 'steps' not in self.info:
+            raise ValueError('FDA: not fitted: call fit(images) first, or load a saved one')
+        smaller = (
+            self.scale == 'trained'
+            and min(x.shape[2:]) > self.size
+            and getattr(self.net, 'config', {}).get('out') == 'residual'
+        )
+        if x.is_cuda:
+            x = x.contiguous(memory_format=torch.channels_last)
+        with _cast(self.precision, x.device):
+            return _from_small(self.net, x, self.size) if smaller else self.net(x)
 
 # %% ../nbs/41_fda.ipynb #fdc7c9c3
 ROUND = 250  # steps between checkpoints
 
+
 def _fda_loss(self, draws):
     "The loss of an FDA that has its target; raises ValueError."
-    p, phi = FDA_PRESETS[self.preset], LossNetwork(**(dict(arch=FDA_PRESETS[self.preset]['arch']) | self.loss_network)).to(self.device)
-    loss = FDALoss(phi, _as_tensor([self.target]).to(self.device), p['content'], p['layers'], p['norm'], self.weights).to(self.device)
-    if p['units'] == 'natural': loss.natural(torch.stack([draws[i][0] for i in range(min(16, len(draws)))]).to(self.device), self.weights)
+    p, phi = (
+        FDA_PRESETS[self.preset],
+        LossNetwork(**(dict(arch=FDA_PRESETS[self.preset]['arch']) | self.loss_network)).to(self.device),
+    )
+    loss = FDALoss(
+        phi, _as_tensor([self.target]).to(self.device), p['content'], p['layers'], p['norm'], self.weights
+    ).to(self.device)
+    if p['units'] == 'natural':
+        loss.natural(torch.stack([draws[i][0] for i in range(min(16, len(draws)))]).to(self.device), self.weights)
     return loss
+
 
 @torch.no_grad()
 def _untouched(loss, draws, i):
     "The domain loss of four images as they are."
-    x = torch.stack([draws[j][0] for j in range(i, min(i+4, len(draws)))]).to(loss.phi.mean.device)
+    x = torch.stack([draws[j][0] for j in range(i, min(i + 4, len(draws)))]).to(loss.phi.mean.device)
     loss(x, x)
     return loss.terms['domain'].item()
 
+
 def _resume(learn, checkpoint, mark, terms):
     "Load a checkpoint of the same fit: how many rounds it has behind it."
-    if checkpoint is None or not Path(checkpoint).exists(): return 0
-    try: saved = torch.load(checkpoint, map_location='cpu', weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as e: raise ValueError(f'{checkpoint} is no whole checkpoint ({type(e).__name__}): remove it, and the fit starts again') from None
-    if saved['mark'] != mark: raise ValueError(f'{checkpoint} belongs to another fit: remove it, or name another checkpoint')
-    learn.create_opt(); learn.model.load_state_dict(saved['model']); learn.opt.load_state_dict(saved['opt']); terms.rows = saved['terms']
+    if checkpoint is None or not Path(checkpoint).exists():
+        return 0
+    try:
+        saved = torch.load(checkpoint, map_location='cpu', weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as e:
+        raise ValueError(
+            f'{checkpoint} is no whole checkpoint ({type(e).__name__}): remove it, and the fit starts again'
+        ) from None
+    if saved['mark'] != mark:
+        raise ValueError(f'{checkpoint} belongs to another fit: remove it, or name another checkpoint')
+    learn.create_opt()
+    learn.model.load_state_dict(saved['model'])
+    learn.opt.load_state_dict(saved['opt'])
+    terms.rows = saved['terms']
     return saved['rounds']
+
 
 class _Keep(Callback):
     "After every round: move on to the next draws, and write a checkpoint."
+
     order = 80
-    def __init__(self, draws, path, mark, per_round, terms): self.draws, self.path, self.mark, self.per, self.terms = draws, path and Path(path), mark, per_round, terms
-    def before_epoch(self): self.draws.first = self.epoch*self.per
+
+    def __init__(self, draws, path, mark, per_round, terms):
+        self.draws, self.path, self.mark, self.per, self.terms = draws, path and Path(path), mark, per_round, terms
+
+    def before_epoch(self):
+        self.draws.first = self.epoch * self.per
+
     def after_epoch(self):
-        if self.path is None: return
-        part = writable_folder(self.path.parent)/f'.{self.path.name}.{os.getpid()}.part'
-        torch.save(dict(mark=self.mark, rounds=self.epoch+1, model=self.learn.model.state_dict(), opt=self.opt.state_dict(), terms=self.terms.rows), part)
+        if self.path is None:
+            return
+        part = writable_folder(self.path.parent) / f'.{self.path.name}.{os.getpid()}.part'
+        torch.save(
+            dict(
+                mark=self.mark,
+                rounds=self.epoch + 1,
+                model=self.learn.model.state_dict(),
+                opt=self.opt.state_dict(),
+                terms=self.terms.rows,
+            ),
+            part,
+        )
         part.replace(self.path)
 
 # %% ../nbs/41_fda.ipynb #cdeadffe
 @patch
-def fit(self:FDA,
-    images, # training images of the source: samples table, files or arrays
-    steps:int=2000, # of Adam
-    bs:int=4, # images in a batch
-    lr:float=1e-3, # constant, falling to a hundredth over the last half
-    precision:str='fp32', # 'fp32', 'bf16' or (on a GPU) 'fp16'
-    checkpoint=None, # file, makes the fit resumable
-    cbs=(), # further fastai callbacks, as ShowTransfer
-    progress:bool=True, # show a bar
-) -> FDA: # itself; raises ValueError, FloatingPointError
+def fit(
+    self: FDA,
+    images,  # training images of the source: samples table, files or arrays
+    steps: int = 2000,  # of Adam
+    bs: int = 4,  # images in a batch
+    lr: float = 1e-3,  # constant, falling to a hundredth over the last half
+    precision: str = 'fp32',  # 'fp32', 'bf16' or (on a GPU) 'fp16'
+    checkpoint=None,  # file, makes the fit resumable
+    cbs=(),  # further fastai callbacks, as ShowTransfer
+    progress: bool = True,  # show a bar
+) -> FDA:  # itself; raises ValueError, FloatingPointError
     "Train the transform network, Eq. 5."
     images, start = _image_list(images, 'FDA.fit'), time.time()
     if self.target is None:
         phi = LossNetwork(**(dict(arch=FDA_PRESETS[self.preset]['arch']) | self.loss_network)).to(self.device)
         i = choose_target(images, phi, FDA_PRESETS[self.preset]['layers'])
         self.target = _shrink(_as_array(images[i]), self.size)
-        self.info.update(target=f'medoid in feature statistics, image {i} of {len(images)}', chosen=Path(images[i]).name if isinstance(images[i], (str, Path)) else i)
-    rounds = max(1, round(steps/ROUND)); per_round = math.ceil(steps/rounds)
-    draws = _Draws(images, self.size, per_round*bs, self.seed)
+        self.info.update(
+            target=f'medoid in feature statistics, image {i} of {len(images)}',
+            chosen=Path(images[i]).name if isinstance(images[i], (str, Path)) else i,
+        )
+    rounds = max(1, round(steps / ROUND))
+    per_round = math.ceil(steps / rounds)
+    draws = _Draws(images, self.size, per_round * bs, self.seed)
     loss = _fda_loss(self, draws)
     domain_before = float(np.mean([_untouched(loss, draws, i) for i in range(0, min(16, len(draws)), 4)]))
-    mark = hashlib.sha1(json.dumps([2, self.config(), steps, bs, lr, precision, len(images), hashlib.sha1(self.target.tobytes()).hexdigest()], default=str).encode()).hexdigest()
-    with tqdm(total=rounds*per_round, desc='FDA', unit='step', disable=not progress) as bar:
+    mark = hashlib.sha1(
+        json.dumps(
+            [2, self.config(), steps, bs, lr, precision, len(images), hashlib.sha1(self.target.tobytes()).hexdigest()],
+            default=str,
+        ).encode()
+    ).hexdigest()
+    with tqdm(total=rounds * per_round, desc='FDA', unit='step', disable=not progress) as bar:
         terms = _Terms(bar)
-        learn = fda_learner(self.net.train(), loss, draws, bs, lr, precision, [terms, _Keep(draws, checkpoint, mark, per_round*bs, terms), *cbs])
+        learn = fda_learner(
+            self.net.train(),
+            loss,
+            draws,
+            bs,
+            lr,
+            precision,
+            [terms, _Keep(draws, checkpoint, mark, per_round * bs, terms), *cbs],
+        )
         first = _resume(learn, checkpoint, mark, terms)
-        bar.update(first*per_round)
-        falling = ParamScheduler({'lr': combined_cos(.5, lr, lr, lr/100)})
-        with learn.no_bar(), learn.no_logging(): learn.fit(rounds, lr, start_epoch=first, cbs=falling)
-    last = pd.DataFrame(terms.rows[-max(1, steps//10):]).mean()
+        bar.update(first * per_round)
+        falling = ParamScheduler({'lr': combined_cos(0.5, lr, lr, lr / 100)})
+        with learn.no_bar(), learn.no_logging():
+            learn.fit(rounds, lr, start_epoch=first, cbs=falling)
+    last = pd.DataFrame(terms.rows[-max(1, steps // 10) :]).mean()
     self.net.eval()
     self.terms = pd.DataFrame(terms.rows)
-    self.info.update(steps=rounds*per_round, bs=bs, lr=lr, images=len(images), unusable=len(draws.bad), lambdas=list(loss.lambdas), content=float(last['content']), domain=float(last['domain']), domain_before=domain_before)
-    if checkpoint is not None: Path(checkpoint).unlink(missing_ok=True)
-    self.seconds = round(time.time()-start, 1)
+    self.info.update(
+        steps=rounds * per_round,
+        bs=bs,
+        lr=lr,
+        images=len(images),
+        unusable=len(draws.bad),
+        lambdas=list(loss.lambdas),
+        content=float(last['content']),
+        domain=float(last['domain']),
+        domain_before=domain_before,
+    )
+    if checkpoint is not None:
+        Path(checkpoint).unlink(missing_ok=True)
+    self.seconds = round(time.time() - start, 1)
     return self
 
 # %% ../nbs/41_fda.ipynb #9a37a456
 @torch.no_grad()
 def mean_grams(
-    images, # files or arrays of one size
-    phi:LossNetwork, # judges
-    layers:tuple=_JOHNSON,
-) -> dict: # layer -> (1, C, C)
+    images,  # files or arrays of one size
+    phi: LossNetwork,  # judges
+    layers: tuple = _JOHNSON,
+) -> dict:  # layer -> (1, C, C)
     "Gram matrices of a set of images, averaged."
     x = _as_tensor([_as_array(i) for i in images]).to(phi.mean.device)
-    return {l: gram_matrix(f).mean(0, keepdim=True) for l,f in phi(x, layers).items()}
+    return {l: gram_matrix(f).mean(0, keepdim=True) for l, f in phi(x, layers).items()}
+
 
 def gram_gap(
-    images, # files or arrays of one size
-    target:dict, # layer -> Gram, from `mean_grams`
-    phi:LossNetwork, # judges
-) -> float: # mean over layers
+    images,  # files or arrays of one size
+    target: dict,  # layer -> Gram, from `mean_grams`
+    phi: LossNetwork,  # judges
+) -> float:  # mean over layers
     "Relative distance of the mean Grams of a set of images to those of a target set."
     own = mean_grams(images, phi, tuple(target))
-    return float(np.mean([((own[l]-g).norm()/g.norm()).item() for l,g in target.items()]))
+    return float(np.mean([((own[l] - g).norm() / g.norm()).item() for l, g in target.items()]))

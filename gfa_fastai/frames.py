@@ -22,147 +22,208 @@ __all__ = ['MIN_SIDE', 'BORDERS', 'REACH', 'ORIGINS', 'read_image', 'detect_face
 # %% ../nbs/31_frames.ipynb #c916e0f4
 MIN_SIDE = 16  # pixels; nothing can be learnt from less
 
+
 def _to_rgb(im):
     "An opened image of any mode as (H, W, 3) uint8; raises ValueError for pixels of unknown range."
-    if im.mode == 'F': raise ValueError('its pixels are floats of unknown range; save it with 8 or 16 bits')
+    if im.mode == 'F':
+        raise ValueError('its pixels are floats of unknown range; save it with 8 or 16 bits')
     if im.mode.startswith('I'):
         x = np.asarray(im).astype(np.int64)
-        if x.min() < 0 or x.max() > 65535: raise ValueError('its pixels have more than 16 bits; save it with 8 or 16')
-        im = Image.fromarray((x/257).round().astype(np.uint8))
+        if x.min() < 0 or x.max() > 65535:
+            raise ValueError('its pixels have more than 16 bits; save it with 8 or 16')
+        im = Image.fromarray((x / 257).round().astype(np.uint8))
     return np.asarray(im.convert('RGB'))
 
+
 def read_image(
-    path, # an image file
-) -> np.ndarray: # (H, W, 3) uint8 RGB, upright; raises ValueError that says what is wrong
+    path,  # an image file
+) -> np.ndarray:  # (H, W, 3) uint8 RGB, upright; raises ValueError that says what is wrong
     "Decode an image file completely, or say why not."
     try:
-        with Image.open(path) as im: image = _to_rgb(ImageOps.exif_transpose(im))
-    except FileNotFoundError: raise ValueError('the file does not exist') from None
+        with Image.open(path) as im:
+            image = _to_rgb(ImageOps.exif_transpose(im))
+    except FileNotFoundError:
+        raise ValueError('the file does not exist') from None
     except Exception as e:  # a damaged file makes decoders raise anything
         size = os.path.getsize(path)
-        raise ValueError('the file is empty (0 bytes)' if size == 0 else f'not a readable image ({size} bytes): {str(e).replace(str(path), Path(path).name) or type(e).__name__}') from None
-    if min(image.shape[:2]) < MIN_SIDE: raise ValueError(f'only {image.shape[1]}x{image.shape[0]} pixels; at least {MIN_SIDE} are needed')
+        raise ValueError(
+            'the file is empty (0 bytes)'
+            if size == 0
+            else f'not a readable image ({size} bytes): {str(e).replace(str(path), Path(path).name) or type(e).__name__}'
+        ) from None
+    if min(image.shape[:2]) < MIN_SIDE:
+        raise ValueError(f'only {image.shape[1]}x{image.shape[0]} pixels; at least {MIN_SIDE} are needed')
     return image
 
 # %% ../nbs/31_frames.ipynb #87975884
 _local = threading.local()
 
+
 def _new_cascade():
     "OpenCV's bundled detector of frontal faces."
-    try: return cv2.CascadeClassifier(cv2.data.haarcascades + 'haarcascade_frontalface_default.xml')
-    except AttributeError: raise ImportError(f'OpenCV {cv2.__version__} has no face cascades: pip uninstall opencv-python-headless, then pip install "opencv-python<5"; or bring boxes in the table') from None
+    try:
+        return cv2.CascadeClassifier(cv2.data.haarcascades + 'haarcascade_frontalface_default.xml')
+    except AttributeError:
+        raise ImportError(
+            f'OpenCV {cv2.__version__} has no face cascades: pip uninstall opencv-python-headless, then pip install "opencv-python<5"; or bring boxes in the table'
+        ) from None
+
 
 def detect_face(
-    image, # (H, W, 3) uint8 RGB
-) -> tuple|None: # (x, y, w, h) in pixels, or None
+    image,  # (H, W, 3) uint8 RGB
+) -> tuple | None:  # (x, y, w, h) in pixels, or None
     "The largest frontal face that OpenCV's bundled cascade finds."
-    if not hasattr(_local, 'cascade'): _local.cascade = _new_cascade()
+    if not hasattr(_local, 'cascade'):
+        _local.cascade = _new_cascade()
     grey = cv2.equalizeHist(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
-    least = max(24, min(image.shape[:2])//8)
+    least = max(24, min(image.shape[:2]) // 8)
     found = _local.cascade.detectMultiScale(grey, scaleFactor=1.1, minNeighbors=5, minSize=(least, least))
-    return tuple(float(v) for v in max(found.tolist(), key=lambda b: (b[2]*b[3], b))) if len(found) else None
+    return tuple(float(v) for v in max(found.tolist(), key=lambda b: (b[2] * b[3], b))) if len(found) else None
 
 # %% ../nbs/31_frames.ipynb #f185d138
 def yunet_face(
-    image, # (H, W, 3) uint8 RGB
-    model, # path of a YuNet model file (.onnx)
-    score:float=.7, # least confidence, 0 to 1
-) -> tuple|None: # (x, y, w, h) in pixels, or None; raises FileNotFoundError, or ValueError where the file is no such model
+    image,  # (H, W, 3) uint8 RGB
+    model,  # path of a YuNet model file (.onnx)
+    score: float = 0.7,  # least confidence, 0 to 1
+) -> (
+    tuple | None
+):  # (x, y, w, h) in pixels, or None; raises FileNotFoundError, or ValueError where the file is no such model
     "The largest face that YuNet finds."
-    if getattr(_local, 'yunet', (None,))[0] != (str(model), score): _local.yunet = (str(model), score), _open_yunet(model, score)
+    if getattr(_local, 'yunet', (None,))[0] != (str(model), score):
+        _local.yunet = (str(model), score), _open_yunet(model, score)
     net = _local.yunet[1]
     net.setInputSize(image.shape[1::-1])
     found = net.detect(np.ascontiguousarray(image[..., ::-1]))[1]
-    if found is None or not len(found): return None
-    return tuple(float(v) for v in max(found[:, :4].tolist(), key=lambda b: (b[2]*b[3], b)))
+    if found is None or not len(found):
+        return None
+    return tuple(float(v) for v in max(found[:, :4].tolist(), key=lambda b: (b[2] * b[3], b)))
 
 # %% ../nbs/31_frames.ipynb #92e27855
-def _open_yunet(model, score=.7):
+def _open_yunet(model, score=0.7):
     "OpenCV's detector with a model file."
-    if not Path(model).is_file(): raise FileNotFoundError(f'no YuNet model at {model}. Download face_detection_yunet_2023mar.onnx from the OpenCV model zoo, or leave detector out.')
-    try: return cv2.FaceDetectorYN.create(str(model), '', (320, 320), score_threshold=score)
-    except cv2.error as e: raise ValueError(f'{model} is no YuNet model that OpenCV {cv2.__version__} can read ({str(e).strip().splitlines()[0]}). Download it again, or leave detector out.') from None
+    if not Path(model).is_file():
+        raise FileNotFoundError(
+            f'no YuNet model at {model}. Download face_detection_yunet_2023mar.onnx from the OpenCV model zoo, or leave detector out.'
+        )
+    try:
+        return cv2.FaceDetectorYN.create(str(model), '', (320, 320), score_threshold=score)
+    except cv2.error as e:
+        raise ValueError(
+            f'{model} is no YuNet model that OpenCV {cv2.__version__} can read ({str(e).strip().splitlines()[0]}). Download it again, or leave detector out.'
+        ) from None
+
 
 def _reduced(image, find, side=360):
     "What a detector finds on a picture whose shorter side is at most `side` pixels, in pixels of the large one."
-    scale = side/min(image.shape[:2])
-    if scale >= 1: return find(image)
+    scale = side / min(image.shape[:2])
+    if scale >= 1:
+        return find(image)
     box = find(cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA))
-    return box and tuple(v/scale for v in box)
+    return box and tuple(v / scale for v in box)
+
 
 def _finder(detector):
     "A detector's name in cache keys, and a function image -> box: None is the cascade, a path a YuNet model; FileNotFoundError, ValueError."
-    if detector is None: return 'cascade', detect_face
-    if isinstance(detector, tuple): return detector          # made before
+    if detector is None:
+        return 'cascade', detect_face
+    if isinstance(detector, tuple):
+        return detector  # made before
     _open_yunet(detector)
     return f'yunet {_content(detector)}', lambda image: _reduced(image, lambda small: yunet_face(small, detector))
 
 # %% ../nbs/31_frames.ipynb #44c69402
 BORDERS = dict(replicate=cv2.BORDER_REPLICATE, reflect=cv2.BORDER_REFLECT_101)
 
+
 def crop_face(
-    image, # (H, W, 3) uint8
-    box, # (x, y, w, h) in pixels
-    size:int, # side of the result in pixels
-    margin:float=.3, # added to the longer side of the box, as a share of it
-    border:str='replicate', # what lies outside the image: its 'replicate'd border, or 'reflect': its mirror image
-) -> np.ndarray: # (size, size, 3) uint8
+    image,  # (H, W, 3) uint8
+    box,  # (x, y, w, h) in pixels
+    size: int,  # side of the result in pixels
+    margin: float = 0.3,  # added to the longer side of the box, as a share of it
+    border: str = 'replicate',  # what lies outside the image: its 'replicate'd border, or 'reflect': its mirror image
+) -> np.ndarray:  # (size, size, 3) uint8
     "Cut a square around the box."
     x, y, w, h = box
-    side = max(2, round((1+margin)*max(w, h)))
-    left, top = round(x+w/2-side/2), round(y+h/2-side/2)
+    side = max(2, round((1 + margin) * max(w, h)))
+    left, top = round(x + w / 2 - side / 2), round(y + h / 2 - side / 2)
     H, W = image.shape[:2]
-    pad = max(0, -left, -top, left+side-W, top+side-H)
-    if pad: image = cv2.copyMakeBorder(image, pad, pad, pad, pad, BORDERS[border])
-    return _resize(image[top+pad:top+pad+side, left+pad:left+pad+side], size)
+    pad = max(0, -left, -top, left + side - W, top + side - H)
+    if pad:
+        image = cv2.copyMakeBorder(image, pad, pad, pad, pad, BORDERS[border])
+    return _resize(image[top + pad : top + pad + side, left + pad : left + pad + side], size)
+
 
 def _resize(image, size):
     "To a square: area averaging for a side that gets smaller, bilinear for one that gets larger."
     H, W = image.shape[:2]
-    if max(H, W) > size: image = cv2.resize(image, (min(W, size), min(H, size)), interpolation=cv2.INTER_AREA)
+    if max(H, W) > size:
+        image = cv2.resize(image, (min(W, size), min(H, size)), interpolation=cv2.INTER_AREA)
     return image if image.shape[:2] == (size, size) else cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
 
 # %% ../nbs/31_frames.ipynb #6943f7fd
 def _fits(image, box):
     "Whether a box can be one of this image: its middle lies on it, and it is not huge."
     (H, W), (x, y, w, h) = image.shape[:2], box
-    return 0 <= x+w/2 <= W and 0 <= y+h/2 <= H and max(w, h) <= 2*max(H, W)
+    return 0 <= x + w / 2 <= W and 0 <= y + h / 2 <= H and max(w, h) <= 2 * max(H, W)
+
 
 def _check_box(image, box):
     "The box as a tuple; ValueError for one that does not fit."
-    if _fits(image, box): return tuple(box)
-    raise ValueError(f'its box {tuple(round(v, 1) for v in box)} is not on the image of {image.shape[1]}x{image.shape[0]} pixels; it should be x, y, width, height in the upright image')
+    if _fits(image, box):
+        return tuple(box)
+    raise ValueError(
+        f'its box {tuple(round(v, 1) for v in box)} is not on the image of {image.shape[1]}x{image.shape[0]} pixels; it should be x, y, width, height in the upright image'
+    )
+
 
 def _fallback(image, margin):
     "A box whose crop is the central square."
     H, W = image.shape[:2]
-    side = min(H, W)/(1+margin)
-    return (W-side)/2, (H-side)/2, side, side
+    side = min(H, W) / (1 + margin)
+    return (W - side) / 2, (H - side) / 2, side, side
+
 
 def _locate(image, box, margin, find=detect_face):
     "The face's box and where it came from; ValueError for a box that does not fit."
-    if box is not None: return _check_box(image, box), 'box'
-    if (found := find(image)) is not None: return found, 'detected'
+    if box is not None:
+        return _check_box(image, box), 'box'
+    if (found := find(image)) is not None:
+        return found, 'detected'
     return _fallback(image, margin), 'fallback'
 
 # %% ../nbs/31_frames.ipynb #44048d59
-def _sha1(data): return hashlib.sha1(data).hexdigest()
+def _sha1(data):
+    return hashlib.sha1(data).hexdigest()
+
 
 def _content(path):
     "Hash of a file's bytes; ValueError says why it cannot be read."
     try:
-        with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha1').hexdigest()
-    except OSError as e: raise ValueError('the file does not exist' if isinstance(e, FileNotFoundError) else f'not readable: {e.strerror}') from None
+        with open(path, 'rb') as f:
+            return hashlib.file_digest(f, 'sha1').hexdigest()
+    except OSError as e:
+        raise ValueError(
+            'the file does not exist' if isinstance(e, FileNotFoundError) else f'not readable: {e.strerror}'
+        ) from None
+
 
 def _key(path, box, size, margin, **more):
     "Hash of what an entry is made from; settings that are not the default come in `more`."
-    return _sha1(repr((_content(path), box, int(size), float(margin), 2, *([sorted(more.items())] if more else []))).encode())
+    return _sha1(
+        repr((_content(path), box, int(size), float(margin), 2, *([sorted(more.items())] if more else []))).encode()
+    )
+
 
 @contextlib.contextmanager
 def _writing(path):
     "Say what to do where writing fails."
-    try: yield
-    except OSError as e: raise OSError(f'cannot write {path} ({e.strerror or e}). Make room on the disk, or choose another cache folder.') from None
+    try:
+        yield
+    except OSError as e:
+        raise OSError(
+            f'cannot write {path} ({e.strerror or e}). Make room on the disk, or choose another cache folder.'
+        ) from None
+
 
 def _write(path, data):
     "Write bytes, to a temporary name first."
@@ -175,45 +236,64 @@ def _write(path, data):
 def _write_png(path, image, **text) -> str:
     "Write a PNG with text fields and a checksum of its pixels; the hash of the file. Raises OSError."
     info, data = PngImagePlugin.PngInfo(), io.BytesIO()
-    for k,v in dict(text, sha1=_sha1(image.tobytes())).items(): info.add_text(k, v)
+    for k, v in dict(text, sha1=_sha1(image.tobytes())).items():
+        info.add_text(k, v)
     with _writing(path):
         Image.fromarray(image).save(data, 'PNG', pnginfo=info, compress_level=1)
         _write(path, data.getvalue())
     return _sha1(data.getvalue())
 
+
 def _write_pair(frame, face, image, box, origin, size, margin, border) -> list:
     "Write the two pictures of an image; the hashes of the files."
-    return [_write_png(frame, _resize(image, size)),
-            _write_png(face, crop_face(image, box, size, margin, border), box=' '.join(map(repr, box)), face=origin)]
+    return [
+        _write_png(frame, _resize(image, size)),
+        _write_png(face, crop_face(image, box, size, margin, border), box=' '.join(map(repr, box)), face=origin),
+    ]
+
 
 def _turn(image, rotate):
     "By 0 or 180 degrees."
     return np.ascontiguousarray(image[::-1, ::-1]) if rotate else image
 
+
 def _cached(frame, face, size):
     "Box and origin from a cached pair, or None where it is missing or damaged."
     try:
         for p in (frame, face):
-            with Image.open(p) as im: image, text = np.asarray(im), dict(im.text)
-            if image.shape != (size, size, 3) or text['sha1'] != hashlib.sha1(image.tobytes()).hexdigest(): return None
+            with Image.open(p) as im:
+                image, text = np.asarray(im), dict(im.text)
+            if image.shape != (size, size, 3) or text['sha1'] != hashlib.sha1(image.tobytes()).hexdigest():
+                return None
         return _box(text['box']), text['face']
-    except Exception: return None  # whatever a damaged file makes a decoder raise
+    except Exception:
+        return None  # whatever a damaged file makes a decoder raise
 
 # %% ../nbs/31_frames.ipynb #708d43b8
 def prepare(
-    path, # an image file
-    box, # (x, y, w, h) in pixels, or None to look for the face
-    cache, # folder
-    size:int, # side of both pictures in pixels
-    margin:float, # of the crop
-    rotate:int=0, # 180: the image is stored upside down
-    border:str='replicate', # of the crop, see `crop_face`
-    detector=None, # path of a YuNet model, or what `_finder` made of it; None: the bundled cascade
-) -> dict: # frame_path, face_path, box, face ('box', 'detected' or 'fallback'); raises ValueError
+    path,  # an image file
+    box,  # (x, y, w, h) in pixels, or None to look for the face
+    cache,  # folder
+    size: int,  # side of both pictures in pixels
+    margin: float,  # of the crop
+    rotate: int = 0,  # 180: the image is stored upside down
+    border: str = 'replicate',  # of the crop, see `crop_face`
+    detector=None,  # path of a YuNet model, or what `_finder` made of it; None: the bundled cascade
+) -> dict:  # frame_path, face_path, box, face ('box', 'detected' or 'fallback'); raises ValueError
     "Make the frame and the face crop of one image, or find them in the cache."
     box, (name, find) = _box(box), _finder(detector)
-    key = _key(path, box, size, margin, **{k: v for k,v in dict(rotate=rotate, border=border, detector=name).items() if v not in (0, 'replicate', 'cascade')})
-    frame, face = (Path(cache)/key[:2]/f'{key}-{which}.png' for which in ('frame', 'face'))
+    key = _key(
+        path,
+        box,
+        size,
+        margin,
+        **{
+            k: v
+            for k, v in dict(rotate=rotate, border=border, detector=name).items()
+            if v not in (0, 'replicate', 'cascade')
+        },
+    )
+    frame, face = (Path(cache) / key[:2] / f'{key}-{which}.png' for which in ('frame', 'face'))
     if (known := _cached(frame, face, size)) is None:
         image = _turn(read_image(path), rotate)
         known = _locate(image, box, margin, find)
@@ -221,43 +301,58 @@ def prepare(
     return dict(frame_path=str(frame), face_path=str(face), box=known[0], face=known[1])
 
 # %% ../nbs/31_frames.ipynb #01308340
-def _is_video(path): return Path(path).suffix.lower() in VIDEOS
+def _is_video(path):
+    return Path(path).suffix.lower() in VIDEOS
+
 
 @contextlib.contextmanager
 def _plain_name(path):
     "A name of a file that OpenCV can take: it crashes on one that is no valid UTF-8."
     path = os.path.abspath(path)
-    try: path.encode(); yield path
+    try:
+        path.encode()
+        yield path
     except UnicodeEncodeError:
         with tempfile.TemporaryDirectory() as folder:
-            link = Path(folder)/f'video{Path(path).suffix.encode("ascii", "ignore").decode()}'
+            link = Path(folder) / f'video{Path(path).suffix.encode("ascii", "ignore").decode()}'
             link.symlink_to(path)
             yield str(link)
+
 
 @contextlib.contextmanager
 def _open_video(path, rotate):
     "OpenCV's reader of a video, in one thread; ValueError where it is none."
     try:
-        with open(path, 'rb') as f: size = os.fstat(f.fileno()).st_size
-    except OSError as e: raise ValueError('the file does not exist' if isinstance(e, FileNotFoundError) else f'not readable: {e.strerror}') from None
-    if size == 0: raise ValueError('the file is empty (0 bytes)')
-    os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')     # its complaints come back as errors of ours
+        with open(path, 'rb') as f:
+            size = os.fstat(f.fileno()).st_size
+    except OSError as e:
+        raise ValueError(
+            'the file does not exist' if isinstance(e, FileNotFoundError) else f'not readable: {e.strerror}'
+        ) from None
+    if size == 0:
+        raise ValueError('the file is empty (0 bytes)')
+    os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')  # its complaints come back as errors of ours
     with _plain_name(path) as name:
         video = cv2.VideoCapture(name, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
         try:
-            if not video.isOpened(): raise ValueError(f'not a readable video ({size} bytes): it is cut off, or of a kind that OpenCV does not read; copy it again, or convert it')
-            if rotate: video.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)
+            if not video.isOpened():
+                raise ValueError(
+                    f'not a readable video ({size} bytes): it is cut off, or of a kind that OpenCV does not read; copy it again, or convert it'
+                )
+            if rotate:
+                video.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)
             yield video
-        finally: video.release()
+        finally:
+            video.release()
 
 # %% ../nbs/31_frames.ipynb #dd0f4b46
 def video_frames(
-    path, # a video file
-    wanted=None, # numbers of the frames to return, from 0, in order; None: all
-    rotate:int=0, # 180: stored upside down, whatever the file says
-    about:dict=None, # is filled in: `promised` frames by the header; `total`, if the end was reached
-    to_end:bool=False, # reach the end, to know `total`
-): # yields (number, (H, W, 3) uint8 RGB, upright); raises ValueError
+    path,  # a video file
+    wanted=None,  # numbers of the frames to return, from 0, in order; None: all
+    rotate: int = 0,  # 180: stored upside down, whatever the file says
+    about: dict = None,  # is filled in: `promised` frames by the header; `total`, if the end was reached
+    to_end: bool = False,  # reach the end, to know `total`
+):  # yields (number, (H, W, 3) uint8 RGB, upright); raises ValueError
     "Decode a video in order, and convert the wanted frames."
     about = {} if about is None else about
     last = sys.maxsize if wanted is None or to_end else wanted[-1] if len(wanted) else -1
@@ -265,90 +360,114 @@ def video_frames(
     with _open_video(path, rotate) as video:
         about['promised'] = max(0, int(video.get(cv2.CAP_PROP_FRAME_COUNT)))
         while i <= last:
-            if not video.grab(): about['total'] = i; return
+            if not video.grab():
+                about['total'] = i
+                return
             if wanted is None or i in wanted:
                 good, image = video.retrieve()
-                if good and min(image.shape[:2]) < MIN_SIDE: raise ValueError(f'only {image.shape[1]}x{image.shape[0]} pixels; at least {MIN_SIDE} are needed')
-                if good: yield i, _turn(np.ascontiguousarray(image[..., ::-1]), rotate)
+                if good and min(image.shape[:2]) < MIN_SIDE:
+                    raise ValueError(f'only {image.shape[1]}x{image.shape[0]} pixels; at least {MIN_SIDE} are needed')
+                if good:
+                    yield i, _turn(np.ascontiguousarray(image[..., ::-1]), rotate)
             i += 1
 
 # %% ../nbs/31_frames.ipynb #d0c0dc7a
 def choose_frames(
-    total:int, # frames that there are
-    every:int=1, # every n-th, from frame 0
-    spread:int|None=None, # so many instead, evenly spread; all where there are no more
-    first:int|None=None, # from the first so many only
-) -> list|range: # their numbers, from 0, in order
+    total: int,  # frames that there are
+    every: int = 1,  # every n-th, from frame 0
+    spread: int | None = None,  # so many instead, evenly spread; all where there are no more
+    first: int | None = None,  # from the first so many only
+) -> list | range:  # their numbers, from 0, in order
     "Choose frames of a video."
     total = min(total, first or total)
-    if spread: return sorted({(2*k+1)*total//(2*spread) for k in range(spread)})
+    if spread:
+        return sorted({(2 * k + 1) * total // (2 * spread) for k in range(spread)})
     return range(0, total, every)
 
 # %% ../nbs/31_frames.ipynb #d926a86c
 def smooth_boxes(
-    boxes:dict, # frame number -> (x, y, w, h), as detected
-    radius:int=5, # frames to either side
-) -> dict: # the same frames
+    boxes: dict,  # frame number -> (x, y, w, h), as detected
+    radius: int = 5,  # frames to either side
+) -> dict:  # the same frames
     "A running median of the middle and the size of a face over a video."
     frames = np.array(sorted(boxes))
     around = np.array([boxes[i] for i in frames], dtype=float).reshape(-1, 4)
-    around[:, :2] += around[:, 2:]/2
+    around[:, :2] += around[:, 2:] / 2
     out = {}
     for i in frames.tolist():
-        x, y, w, h = np.median(around[np.abs(frames-i) <= radius], axis=0).tolist()
-        out[i] = (x-w/2, y-h/2, w, h)
+        x, y, w, h = np.median(around[np.abs(frames - i) <= radius], axis=0).tolist()
+        out[i] = (x - w / 2, y - h / 2, w, h)
     return out
 
 # %% ../nbs/31_frames.ipynb #3b56a15c
 REACH = 25  # frames over which a box is carried
 
+
 def track_box(
-    boxes:dict, # frame number -> (x, y, w, h)
-    frame:int, # the frame that needs one
-    reach:int=REACH, # frames
-) -> tuple|None: # (x, y, w, h)
+    boxes: dict,  # frame number -> (x, y, w, h)
+    frame: int,  # the frame that needs one
+    reach: int = REACH,  # frames
+) -> tuple | None:  # (x, y, w, h)
     "The box of a frame, if it has one; else one between the nearest before and behind it that are in reach."
     known = sorted(boxes)
     at = bisect.bisect_right(known, frame)
-    near = [j for j in known[max(0, at-1):at+1] if abs(j-frame) <= reach]
-    if not near: return None
+    near = [j for j in known[max(0, at - 1) : at + 1] if abs(j - frame) <= reach]
+    if not near:
+        return None
     a, b = near[0], near[-1]
-    t = (frame-a)/(b-a) if b > a else 0
-    return tuple((1-t)*p + t*q for p,q in zip(boxes[a], boxes[b]))
+    t = (frame - a) / (b - a) if b > a else 0
+    return tuple((1 - t) * p + t * q for p, q in zip(boxes[a], boxes[b]))
 
 # %% ../nbs/31_frames.ipynb #cf305b75
 _KEEP = 64e6  # bytes of decoded frames that a video may keep in memory
 
+
 def _annotations(path, form):
     "Boxes by frame number from an annotation file; ValueError where it cannot be used."
-    if not path: return {}
-    try: return {int(i): _box(b) for i,b in datasets.read_boxes(path, form).items()}
-    except FileNotFoundError: why = 'does not exist'
-    except (OSError, ValueError) as e: why = f'cannot be used ({e})'
-    raise ValueError(f'its annotation {path} {why}; mend it, or leave the column annotation empty there: the face is looked for then')
+    if not path:
+        return {}
+    try:
+        return {int(i): _box(b) for i, b in datasets.read_boxes(path, form).items()}
+    except FileNotFoundError:
+        why = 'does not exist'
+    except (OSError, ValueError) as e:
+        why = f'cannot be used ({e})'
+    raise ValueError(
+        f'its annotation {path} {why}; mend it, or leave the column annotation empty there: the face is looked for then'
+    )
+
 
 def _box_of(given, notes, annotated, i, image):
     "A box that is known before any detection, and its origin: of the table, of the annotation, or of the annotations around."
-    if (box := given.get(i) or given.get(None)): return _check_box(image, box), 'box'
-    if 'on' not in notes: notes['on'] = {j: b for j,b in annotated.items() if _fits(image, b)}
-    if i in notes['on']: return notes['on'][i], 'box'
+    if box := given.get(i) or given.get(None):
+        return _check_box(image, box), 'box'
+    if 'on' not in notes:
+        notes['on'] = {j: b for j, b in annotated.items() if _fits(image, b)}
+    if i in notes['on']:
+        return notes['on'][i], 'box'
     notes['without'] = notes.get('without', 0) + 1
     return track_box(notes['on'], i), 'tracked'
+
 
 def _take(path, wanted, rotate, to_end, known, find, smooth, write, margin):
     "Write the wanted frames of a video: an entry of the index per frame, and what `video_frames` says about it."
     about, made, faces, kept, full = {}, {}, {}, {}, False
-    for i,image in video_frames(path, wanted, rotate, about, to_end):
+    for i, image in video_frames(path, wanted, rotate, about, to_end):
         box, origin = known(i, image)
-        if box is not None: made[i] = write(i, image, box, origin); continue
+        if box is not None:
+            made[i] = write(i, image, box, origin)
+            continue
         faces[i] = find(image)
         full = full or sum(k.nbytes for k in kept.values()) + image.nbytes > _KEEP
-        if full: kept.clear()
-        else: kept[i] = image
-    found = smooth_boxes({i: b for i,b in faces.items() if b is not None}, smooth)
-    for i,image in video_frames(path, list(faces), rotate) if full else kept.items():
+        if full:
+            kept.clear()
+        else:
+            kept[i] = image
+    found = smooth_boxes({i: b for i, b in faces.items() if b is not None}, smooth)
+    for i, image in video_frames(path, list(faces), rotate) if full else kept.items():
         box, origin = track_box(found, i), 'detected' if i in found else 'tracked'
-        if box is None: box, origin = _fallback(image, margin), 'fallback'
+        if box is None:
+            box, origin = _fallback(image, margin), 'fallback'
         made[i] = write(i, image, box, origin)
     return made, about
 
@@ -356,113 +475,200 @@ def _take(path, wanted, rotate, to_end, known, find, smooth, write, margin):
 def _cached_video(folder):
     "The index of a video in the cache, or None where it or a picture is missing or damaged."
     try:
-        index = json.loads((folder/'index.json').read_text())
-        if index.pop('sha1') != _sha1(json.dumps(index).encode()): return None
-        for i,_,_,*hashes in index['frames']:
-            if hashes != [_sha1(p.read_bytes()) for p in _pair(folder, i)]: return None
+        index = json.loads((folder / 'index.json').read_text())
+        if index.pop('sha1') != _sha1(json.dumps(index).encode()):
+            return None
+        for i, _, _, *hashes in index['frames']:
+            if hashes != [_sha1(p.read_bytes()) for p in _pair(folder, i)]:
+                return None
         return index
-    except Exception: return None  # whatever damage may raise
+    except Exception:
+        return None  # whatever damage may raise
 
-def _pair(folder, i): return [folder/f'{i:06d}-{which}.png' for which in ('frame', 'face')]
+
+def _pair(folder, i):
+    return [folder / f'{i:06d}-{which}.png' for which in ('frame', 'face')]
+
 
 def _notes(wanted, made, about, annotated, notes, short):
     "What a user should know of a video, in sentences."
     total, on = about.get('total'), notes.get('on', annotated)
-    if short: yield f'it ends after {total} of the {about["promised"]} frames that its header promises; the last one is left out'
-    if not annotated: return
-    if len(on) < len(annotated): yield f'{len(annotated)-len(on)} of {len(annotated)} annotated boxes are not on its frames'
-    if n := notes.get('without'): yield f'{n} of {len(made)} frames have no annotated box'
-    if total and max(annotated) >= total: yield f'the annotation goes on to frame {max(annotated)}; the last frame is {total-1}'
+    if short:
+        yield f'it ends after {total} of the {about["promised"]} frames that its header promises; the last one is left out'
+    if not annotated:
+        return
+    if len(on) < len(annotated):
+        yield f'{len(annotated) - len(on)} of {len(annotated)} annotated boxes are not on its frames'
+    if n := notes.get('without'):
+        yield f'{n} of {len(made)} frames have no annotated box'
+    if total and max(annotated) >= total:
+        yield f'the annotation goes on to frame {max(annotated)}; the last frame is {total - 1}'
 
 # %% ../nbs/31_frames.ipynb #fde3a1f0
 def _make_video(path, folder, given, annotated, rotate, only, choose, size, margin, smooth, border, find):
     "Decode a video into its folder of the cache: the index; raises ValueError, OSError."
-    def write(i, image, box, origin): return [i, box, origin, *_write_pair(*_pair(folder, i), image, box, origin, size, margin, border)]
+
+    def write(i, image, box, origin):
+        return [i, box, origin, *_write_pair(*_pair(folder, i), image, box, origin, size, margin, border)]
+
     def take(wanted, to_end=False):
         notes.clear()
-        return _take(path, wanted, rotate, to_end, lambda i, image: _box_of(given, notes, annotated, i, image), find, smooth, write, margin)
+        return _take(
+            path,
+            wanted,
+            rotate,
+            to_end,
+            lambda i, image: _box_of(given, notes, annotated, i, image),
+            find,
+            smooth,
+            write,
+            margin,
+        )
+
     notes, spread, about = {}, choose.get('spread') and only is None, {}
     if spread:
-        for _ in video_frames(path, (), about=about): pass                       # the header alone
+        for _ in video_frames(path, (), about=about):
+            pass  # the header alone
     wanted = sorted(only) if only else choose_frames(about.get('promised') or sys.maxsize, **choose)
     made, about = take(wanted, to_end=bool(spread) and not 0 < (choose.get('first') or 0) <= about['promised'])
     total = about.get('total')
-    short = total is not None and 1 < total < .95*about['promised']              # (headers estimate)
+    short = total is not None and 1 < total < 0.95 * about['promised']  # (headers estimate)
     if total is not None:
         whole = total - short
-        if spread and (better := choose_frames(whole, **choose)) != wanted: wanted, (made, _) = better, take(better)
-        made = {i: m for i,m in made.items() if i < whole}
-    if only and (gone := set(only) - set(made)): raise ValueError(f'it has no frame {min(gone)}' + (f'; the last one is {total-1}' if total else ''))
-    if not made: raise ValueError('no frame of it can be decoded; copy it again, or convert it')
+        if spread and (better := choose_frames(whole, **choose)) != wanted:
+            wanted, (made, _) = better, take(better)
+        made = {i: m for i, m in made.items() if i < whole}
+    if only and (gone := set(only) - set(made)):
+        raise ValueError(f'it has no frame {min(gone)}' + (f'; the last one is {total - 1}' if total else ''))
+    if not made:
+        raise ValueError('no frame of it can be decoded; copy it again, or convert it')
     for p in folder.glob('*-*.png'):
-        if int(p.name[:6]) not in made: p.unlink()                               # of a choice by a wrong header
-    return dict(frames=[made[i] for i in sorted(made)], notes=list(_notes(wanted, made, about, annotated, notes, short)))
+        if int(p.name[:6]) not in made:
+            p.unlink()  # of a choice by a wrong header
+    return dict(
+        frames=[made[i] for i in sorted(made)], notes=list(_notes(wanted, made, about, annotated, notes, short))
+    )
 
 # %% ../nbs/31_frames.ipynb #4102b088
 def prepare_video(
-    path, # a video file
-    cache, # folder
-    size:int, # side of both pictures in pixels
-    margin:float, # of the crop
-    given:dict=None, # boxes by frame number; one under None is that of all frames
-    annotation:str='', # path of a file with boxes, in a format that `datasets.read_boxes` knows
-    annotation_format:str='', # that format
-    rotate:int=0, # 180: stored upside down
-    only=None, # numbers of the frames to take; None: choose them
-    smooth:int=5, # frames to either side that a detected box is the median of
-    border:str='reflect', # of the crop, see `crop_face`
-    detector=None, # path of a YuNet model, or what `_finder` made of it; None: the bundled cascade
-    **choose, # every, spread, first: see `choose_frames`
-) -> tuple[list, list]: # a dict per frame (frame, frame_path, face_path, box, face), and notes; raises ValueError
+    path,  # a video file
+    cache,  # folder
+    size: int,  # side of both pictures in pixels
+    margin: float,  # of the crop
+    given: dict = None,  # boxes by frame number; one under None is that of all frames
+    annotation: str = '',  # path of a file with boxes, in a format that `datasets.read_boxes` knows
+    annotation_format: str = '',  # that format
+    rotate: int = 0,  # 180: stored upside down
+    only=None,  # numbers of the frames to take; None: choose them
+    smooth: int = 5,  # frames to either side that a detected box is the median of
+    border: str = 'reflect',  # of the crop, see `crop_face`
+    detector=None,  # path of a YuNet model, or what `_finder` made of it; None: the bundled cascade
+    **choose,  # every, spread, first: see `choose_frames`
+) -> tuple[list, list]:  # a dict per frame (frame, frame_path, face_path, box, face), and notes; raises ValueError
     "Make frames and face crops of one video, or find them in the cache."
     (name, find), given = _finder(detector), given or {}
     marks = _content(annotation) if annotation and os.path.isfile(annotation) else annotation
-    key = _key(path, sorted(given.items(), key=str), size, margin, video=1, annotation=marks, form=annotation_format, rotate=rotate,
-               only=only and sorted(only), smooth=smooth, border=border, detector=name, choose=sorted(choose.items()))
-    folder = Path(cache)/key[:2]/key
+    key = _key(
+        path,
+        sorted(given.items(), key=str),
+        size,
+        margin,
+        video=1,
+        annotation=marks,
+        form=annotation_format,
+        rotate=rotate,
+        only=only and sorted(only),
+        smooth=smooth,
+        border=border,
+        detector=name,
+        choose=sorted(choose.items()),
+    )
+    folder = Path(cache) / key[:2] / key
     if (index := _cached_video(folder)) is None:
         boxes = _annotations(annotation, annotation_format)
-        index = _make_video(path, folder, given, boxes, rotate, only, choose, size, margin, smooth, border, lambda image: _reduced(image, find))
-        if annotation and not boxes: index['notes'].append(f'its annotation {annotation} has no box; faces were looked for')
-        with _writing(folder): _write(folder/'index.json', json.dumps(dict(index, sha1=_sha1(json.dumps(index).encode()))).encode())
+        index = _make_video(
+            path,
+            folder,
+            given,
+            boxes,
+            rotate,
+            only,
+            choose,
+            size,
+            margin,
+            smooth,
+            border,
+            lambda image: _reduced(image, find),
+        )
+        if annotation and not boxes:
+            index['notes'].append(f'its annotation {annotation} has no box; faces were looked for')
+        with _writing(folder):
+            _write(folder / 'index.json', json.dumps(dict(index, sha1=_sha1(json.dumps(index).encode()))).encode())
+
     def row(i, box, origin, *_):
         frame, face = map(str, _pair(folder, i))
         return dict(frame=i, frame_path=frame, face_path=face, box=tuple(box), face=origin)
+
     return [row(*f) for f in index['frames']], index['notes']
 
 # %% ../nbs/31_frames.ipynb #fbf5316f
 def _check_skipped(skipped, n, max_bad, what='images'):
     "Raise if more than a share `max_bad` of `n` files were skipped, or all of them."
-    if len(skipped) <= max_bad*n and len(skipped) < n: return
-    some = '; '.join(f'{p}: {r}' for p,r in skipped[:5]) + (f'; and {len(skipped)-5} more' if len(skipped) > 5 else '')
-    remedy = 'Mend or remove them' + (f', or let more be skipped with max_bad (--max-bad) of {math.ceil(100*len(skipped)/n)/100:g}.' if len(skipped) < n else '.')
-    raise ValueError(f'{len(skipped)} of {n} {what} cannot be used, {len(skipped)/n:.1%} (up to {100*max_bad:g}% may be skipped): {some}. {remedy}')
+    if len(skipped) <= max_bad * n and len(skipped) < n:
+        return
+    some = '; '.join(f'{p}: {r}' for p, r in skipped[:5]) + (
+        f'; and {len(skipped) - 5} more' if len(skipped) > 5 else ''
+    )
+    remedy = 'Mend or remove them' + (
+        f', or let more be skipped with max_bad (--max-bad) of {math.ceil(100 * len(skipped) / n) / 100:g}.'
+        if len(skipped) < n
+        else '.'
+    )
+    raise ValueError(
+        f'{len(skipped)} of {n} {what} cannot be used, {len(skipped) / n:.1%} (up to {100 * max_bad:g}% may be skipped): {some}. {remedy}'
+    )
+
 
 def _check_settings(size, margin, border, smooth, workers, choose):
     "Raise for settings that make no sense."
-    if not (size >= MIN_SIDE and margin >= 0): raise ValueError(f'extract_frames: size={size}, margin={margin}; size is {MIN_SIDE} pixels or more, margin 0 or more.')
-    if border not in (None, *BORDERS): raise ValueError(f'extract_frames: border={border!r}; known are {", ".join(map(repr, BORDERS))}.')
-    for k,v in dict(choose, smooth=smooth, workers=workers).items():
+    if not (size >= MIN_SIDE and margin >= 0):
+        raise ValueError(
+            f'extract_frames: size={size}, margin={margin}; size is {MIN_SIDE} pixels or more, margin 0 or more.'
+        )
+    if border not in (None, *BORDERS):
+        raise ValueError(f'extract_frames: border={border!r}; known are {", ".join(map(repr, BORDERS))}.')
+    for k, v in dict(choose, smooth=smooth, workers=workers).items():
         least = 0 if k == 'smooth' else 1
-        if v is not None and not (isinstance(v, (int, np.integer)) and v >= least): raise ValueError(f'extract_frames: {k}={v!r}; it is a whole number, {least} or more.')
-    if choose['spread'] and choose['every'] != 1: raise ValueError('extract_frames: every and spread exclude each other. Give one of them.')
+        if v is not None and not (isinstance(v, (int, np.integer)) and v >= least):
+            raise ValueError(f'extract_frames: {k}={v!r}; it is a whole number, {least} or more.')
+    if choose['spread'] and choose['every'] != 1:
+        raise ValueError('extract_frames: every and spread exclude each other. Give one of them.')
+
 
 def _column(df, name, default, allowed):
     "An optional column as a list, with `default` for missing values; `allowed` turns a value into a good one, or raises."
     out = []
-    for k,v in enumerate(df[name] if name in df else [None]*len(df)):
-        try: out.append(default if v is None or v != v or str(v).strip() == '' else allowed(v))
-        except (TypeError, ValueError): raise ValueError(f'samples: column {name!r} has {v!r}: row {k} ({df["path"].iloc[k]}). {allowed.__doc__}') from None
+    for k, v in enumerate(df[name] if name in df else [None] * len(df)):
+        try:
+            out.append(default if v is None or v != v or str(v).strip() == '' else allowed(v))
+        except (TypeError, ValueError):
+            raise ValueError(
+                f'samples: column {name!r} has {v!r}: row {k} ({df["path"].iloc[k]}). {allowed.__doc__}'
+            ) from None
     return out
+
 
 def _rotation(v):
     "It is 0, or 180 for what is stored upside down."
-    if float(v) not in (0, 180): raise ValueError
+    if float(v) not in (0, 180):
+        raise ValueError
     return int(float(v))
+
 
 def _limit(v):
     "It is the number of frames that may be used, 1 or more; leave it empty for all."
-    if not (float(v) >= 1 and float(v).is_integer()): raise ValueError
+    if not (float(v) >= 1 and float(v).is_integer()):
+        raise ValueError
     return int(float(v))
 
 # %% ../nbs/31_frames.ipynb #ca491d40
@@ -471,111 +677,192 @@ def _jobs(df, choose) -> tuple:
     rotate, limit = _column(df, 'rotate', 0, _rotation), _column(df, 'max_frames', None, _limit)
     marks, forms = (_column(df, c, '', str) for c in ('annotation', 'annotation_format'))
     paths, boxes, frames = (df[c].tolist() for c in ('path', 'box', 'frame'))
-    todo, which = {}, [0]*len(df)
+    todo, which = {}, [0] * len(df)
+
     def add(rows, **args):
         n = todo.setdefault((paths[rows[0]], tuple(args.items())), len(todo))
-        for r in rows: which[r] = n
+        for r in rows:
+            which[r] = n
+
     same = df.groupby(['path', *(['flip'] if 'flip' in df else [])]).indices.values()
     for rows in sorted((r.tolist() for r in same), key=lambda r: r[0]):
         k = rows[0]
         if not _is_video(paths[k]):
-            if marks[k]: raise ValueError(f'samples: an image has an annotation file: row {k} ({paths[k]}). Put its box into the column box; annotation is for videos.')
-            for r in rows: add([r], box=boxes[r], rotate=rotate[r])
+            if marks[k]:
+                raise ValueError(
+                    f'samples: an image has an annotation file: row {k} ({paths[k]}). Put its box into the column box; annotation is for videos.'
+                )
+            for r in rows:
+                add([r], box=boxes[r], rotate=rotate[r])
             continue
         args = dict(rotate=rotate[k], annotation=marks[k], annotation_format=forms[k])
-        if len(rows) > 1: add(rows, **args, only=tuple(frames[r] for r in rows), given=tuple((frames[r], boxes[r]) for r in rows if boxes[r]))
-        else: add(rows, **args, **dict(choose, first=min([n for n in (choose['first'], limit[k]) if n], default=None)), given=((None, boxes[k]),) if boxes[k] else ())
+        if len(rows) > 1:
+            add(
+                rows,
+                **args,
+                only=tuple(frames[r] for r in rows),
+                given=tuple((frames[r], boxes[r]) for r in rows if boxes[r]),
+            )
+        else:
+            add(
+                rows,
+                **args,
+                **dict(choose, first=min([n for n in (choose['first'], limit[k]) if n], default=None)),
+                given=((None, boxes[k]),) if boxes[k] else (),
+            )
     return list(todo), which
 
 # %% ../nbs/31_frames.ipynb #3477cf16
 ORIGINS = ('box', 'detected', 'tracked', 'fallback')  # of a face
 
+
 def face_counts(
-    frames:pd.DataFrame, # what extract_frames returns
-) -> pd.DataFrame: # a row per dataset and label: frames, where their faces are from, the share not found, and unusable files
+    frames: pd.DataFrame,  # what extract_frames returns
+) -> (
+    pd.DataFrame
+):  # a row per dataset and label: frames, where their faces are from, the share not found, and unusable files
     "Where the faces came from, by dataset and class."
-    n = frames.groupby(['dataset', 'label'])['face'].value_counts().unstack(fill_value=0).reindex(columns=list(ORIGINS), fill_value=0)
+    n = (
+        frames.groupby(['dataset', 'label'])['face']
+        .value_counts()
+        .unstack(fill_value=0)
+        .reindex(columns=list(ORIGINS), fill_value=0)
+    )
     lost = pd.Series(frames.attrs.get('skipped_rows', []), dtype=object).value_counts()
     n = n.reindex(sorted({*n.index, *lost.index}), fill_value=0).rename_axis(index=['dataset', 'label'], columns=None)
-    share = n['fallback']/n[list(ORIGINS)].sum(axis=1)
-    return n.assign(frames=n.sum(axis=1), not_found=share, skipped=[int(lost.get(i, 0)) for i in n.index])[['frames', *ORIGINS, 'not_found', 'skipped']].reset_index()
+    share = n['fallback'] / n[list(ORIGINS)].sum(axis=1)
+    return n.assign(frames=n.sum(axis=1), not_found=share, skipped=[int(lost.get(i, 0)) for i in n.index])[
+        ['frames', *ORIGINS, 'not_found', 'skipped']
+    ].reset_index()
+
 
 def frames_summary(
-    frames:pd.DataFrame, # what extract_frames returns
-) -> str: # for a report
+    frames: pd.DataFrame,  # what extract_frames returns
+) -> str:  # for a report
     "Where the faces of a table came from, and what was skipped, in a sentence."
     n, lost = frames['face'].value_counts(), frames.loc[frames['face'] == 'fallback', 'label'].value_counts()
-    by_class = f' ({", ".join(f"{k} {v}" for k,v in lost.items())}; the central square was taken)' if len(lost) else ''
+    by_class = f' ({", ".join(f"{k} {v}" for k, v in lost.items())}; the central square was taken)' if len(lost) else ''
     videos = frames.attrs.get('counts', {}).get('videos')
-    skipped = f'; {len(frames.attrs["skipped"])} unusable {"files" if videos else "images"} skipped' if 'skipped' in frames.attrs else ''
+    skipped = (
+        f'; {len(frames.attrs["skipped"])} unusable {"files" if videos else "images"} skipped'
+        if 'skipped' in frames.attrs
+        else ''
+    )
     tracked = f', carried over from frames beside it in {n["tracked"]}' if 'tracked' in n else ''
-    noted = f' {len(frames.attrs["notes"])} remark(s) on the videos: see attrs["notes"].' if frames.attrs.get('notes') else ''
+    noted = (
+        f' {len(frames.attrs["notes"])} remark(s) on the videos: see attrs["notes"].'
+        if frames.attrs.get('notes')
+        else ''
+    )
     what = f'{len(frames)} frames, of {videos} videos' if videos else f'{len(frames)} images'
     return f'{what}: face given by the table in {n.get("box", 0)}, detected in {n.get("detected", 0)}{tracked}, not found in {n.get("fallback", 0)}{by_class}{skipped}.{noted}'
 
 # %% ../nbs/31_frames.ipynb #e5cbe8ef
 def _make_all(todo, make, workers, progress) -> list:
     "Do each piece of work, in parallel: what came of it, or the reason why nothing did."
+
     def one(job):
-        try: return make(*job)
-        except ValueError as e: return str(e)
+        try:
+            return make(*job)
+        except ValueError as e:
+            return str(e)
+
     level = cv2.utils.logging.getLogLevel()
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
     try:
         with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
             return list(tqdm(pool.map(one, todo), total=len(todo), desc='frames', disable=not progress))
-    finally: cv2.utils.logging.setLogLevel(level)
+    finally:
+        cv2.utils.logging.setLogLevel(level)
+
 
 def _expand(df, todo, which, done, margin):
     "The table of frames: a row per image, and per frame of a video; its `attrs` say how it went."
     rows, made, by_frame, numbers = [], [], {}, df['frame'].tolist()
-    lost = [k for k,n in enumerate(which) if isinstance(done[n], str)]
-    for k,n in enumerate(which):
-        if isinstance(done[n], str): continue
+    lost = [k for k, n in enumerate(which) if isinstance(done[n], str)]
+    for k, n in enumerate(which):
+        if isinstance(done[n], str):
+            continue
         these = done[n][0]
-        if 'only' in dict(todo[n][1]):                                           # a row for each frame
-            if n not in by_frame: by_frame[n] = {m['frame']: m for m in these}
+        if 'only' in dict(todo[n][1]):  # a row for each frame
+            if n not in by_frame:
+                by_frame[n] = {m['frame']: m for m in these}
             these = [by_frame[n][numbers[k]]]
-        rows += [k]*len(these)
+        rows += [k] * len(these)
         made += these
     out = df.iloc[rows].reset_index(drop=True)
-    out['frame'] = [m.get('frame', f) for m,f in zip(made, out['frame'])]
-    out = out.assign(**{c: pd.Series([m[c] for m in made], dtype=object if c == 'box' else None) for c in ('frame_path', 'face_path', 'box', 'face')})
+    out['frame'] = [m.get('frame', f) for m, f in zip(made, out['frame'])]
+    out = out.assign(
+        **{
+            c: pd.Series([m[c] for m in made], dtype=object if c == 'box' else None)
+            for c in ('frame_path', 'face_path', 'box', 'face')
+        }
+    )
     good = [r for r in done if not isinstance(r, str)]
-    skipped = [(path, r) for (path,_),r in zip(todo, done) if isinstance(r, str)]
-    notes = [(path, note) for (path,_),r in zip(todo, done) if not isinstance(r, str) for note in r[1]]
-    origin, videos = [m['face'] for r in good for m in r[0]], sum(_is_video(path) for path,_ in todo)
-    counts = dict(images=len(origin)+len(skipped), skipped=len(skipped), **{k: origin.count(k) for k in ORIGINS if videos or k != 'tracked'})
-    if videos: counts['videos'] = videos
-    out.attrs.update(margin=margin, skipped=skipped, counts=counts, notes=notes, skipped_rows=[(df['dataset'].iloc[k], df['label'].iloc[k]) for k in lost])
+    skipped = [(path, r) for (path, _), r in zip(todo, done) if isinstance(r, str)]
+    notes = [(path, note) for (path, _), r in zip(todo, done) if not isinstance(r, str) for note in r[1]]
+    origin, videos = [m['face'] for r in good for m in r[0]], sum(_is_video(path) for path, _ in todo)
+    counts = dict(
+        images=len(origin) + len(skipped),
+        skipped=len(skipped),
+        **{k: origin.count(k) for k in ORIGINS if videos or k != 'tracked'},
+    )
+    if videos:
+        counts['videos'] = videos
+    out.attrs.update(
+        margin=margin,
+        skipped=skipped,
+        counts=counts,
+        notes=notes,
+        skipped_rows=[(df['dataset'].iloc[k], df['label'].iloc[k]) for k in lost],
+    )
     return out
 
 # %% ../nbs/31_frames.ipynb #1151c59d
 def extract_frames(
-    samples:pd.DataFrame, # samples table; of videos, also `rotate`, `max_frames`, `annotation` and `annotation_format` count
-    cache, # folder for the pictures
-    size:int=224, # side of frame and face in pixels
-    margin:float=.3, # of the face crop
-    max_bad:float=.01, # share of the files that may be skipped
-    progress:bool=True, # show a bar
-    every:int=1, # of a video: every n-th frame,
-    spread:int|None=None, # or so many, evenly spread,
-    first:int|None=None, # and of the first so many only
-    smooth:int=5, # frames to either side that a detected box in a video is the median of; 0: none
-    detector=None, # path of a YuNet model (.onnx); None: OpenCV's bundled cascade
-    border:str|None=None, # of crops: 'reflect' or 'replicate'; None: 'reflect' in videos, 'replicate' in images
-    workers:int|None=None, # threads; None: one for each core
-) -> pd.DataFrame: # with frame, frame_path, face_path, face, and found boxes; `attrs`: 'skipped' and 'notes' list (path, reason), 'counts' sums up; raises ValueError, OSError
+    samples: pd.DataFrame,  # samples table; of videos, also `rotate`, `max_frames`, `annotation` and `annotation_format` count
+    cache,  # folder for the pictures
+    size: int = 224,  # side of frame and face in pixels
+    margin: float = 0.3,  # of the face crop
+    max_bad: float = 0.01,  # share of the files that may be skipped
+    progress: bool = True,  # show a bar
+    every: int = 1,  # of a video: every n-th frame,
+    spread: int | None = None,  # or so many, evenly spread,
+    first: int | None = None,  # and of the first so many only
+    smooth: int = 5,  # frames to either side that a detected box in a video is the median of; 0: none
+    detector=None,  # path of a YuNet model (.onnx); None: OpenCV's bundled cascade
+    border: str | None = None,  # of crops: 'reflect' or 'replicate'; None: 'reflect' in videos, 'replicate' in images
+    workers: int | None = None,  # threads; None: one for each core
+) -> pd.DataFrame:  # with frame, frame_path, face_path, face, and found boxes; `attrs`: 'skipped' and 'notes' list (path, reason), 'counts' sums up; raises ValueError, OSError
     "Decode, find the face, crop and cache, for every image and video of a table, in parallel."
     choose = dict(every=every, spread=spread, first=first)
     _check_settings(size, margin, border, smooth, workers, choose)
     df, cache, found = validate_samples(samples), writable_folder(cache), _finder(detector)
+
     def make(path, args):
         args = dict(args)
-        if not _is_video(path): return [prepare(path, cache=cache, size=size, margin=margin, border=border or 'replicate', detector=found, **args)], []
-        return prepare_video(path, cache, size, margin, smooth=smooth, border=border or 'reflect', detector=found, **dict(args, given=dict(args['given'])))
+        if not _is_video(path):
+            return [
+                prepare(
+                    path, cache=cache, size=size, margin=margin, border=border or 'replicate', detector=found, **args
+                )
+            ], []
+        return prepare_video(
+            path,
+            cache,
+            size,
+            margin,
+            smooth=smooth,
+            border=border or 'reflect',
+            detector=found,
+            **dict(args, given=dict(args['given'])),
+        )
+
     todo, which = _jobs(df, choose)
     done = _make_all(todo, make, workers, progress)
-    bad, videos = [(path, r) for (path,_),r in zip(todo, done) if isinstance(r, str)], sum(_is_video(path) for path,_ in todo)
+    bad, videos = (
+        [(path, r) for (path, _), r in zip(todo, done) if isinstance(r, str)],
+        sum(_is_video(path) for path, _ in todo),
+    )
     _check_skipped(bad, len(todo), max_bad, 'images' if not videos else 'videos' if videos == len(todo) else 'files')
     return _expand(df, todo, which, done, margin)

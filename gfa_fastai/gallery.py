@@ -16,96 +16,154 @@ __all__ = ['GALLERY_FORMAT', 'model_hash', 'check_name', 'Gallery']
 
 # %% ../nbs/69_gallery.ipynb #ffbf07f0
 def model_hash(
-    model, # GFACNN
-    **how, # what else embeddings depend on: size and margin of the crops
+    model,  # GFACNN
+    **how,  # what else embeddings depend on: size and margin of the crops
 ) -> str:
     "Hash of all that decides embeddings: trunk, recognition head, scale of the input."
     h = hashlib.sha256(json.dumps(how, sort_keys=True).encode())
-    for k,v in sorted(model.state_dict().items()):
-        if not k.startswith('spoof_head'): h.update(k.encode()); h.update(v.detach().cpu().contiguous().numpy().tobytes())
+    for k, v in sorted(model.state_dict().items()):
+        if not k.startswith('spoof_head'):
+            h.update(k.encode())
+            h.update(v.detach().cpu().contiguous().numpy().tobytes())
     return h.hexdigest()
 
 # %% ../nbs/69_gallery.ipynb #03f1fb9e
 def check_name(
-    name, # of a person
-) -> str: # the same in Unicode's composed form, without white space around; raises ValueError
+    name,  # of a person
+) -> str:  # the same in Unicode's composed form, without white space around; raises ValueError
     "A name as it is kept: any text but control characters; it is never part of a path."
-    if not isinstance(name, str): raise ValueError(f'a name is text, not {type(name).__name__}')
+    if not isinstance(name, str):
+        raise ValueError(f'a name is text, not {type(name).__name__}')
     name = unicodedata.normalize('NFC', name).strip()
-    if not name: raise ValueError('the name is empty')
-    if len(name) > 100: raise ValueError(f'the name has {len(name)} characters; up to 100 are allowed')
-    if bad := [c for c in name if unicodedata.category(c)[0] == 'C']: raise ValueError(f'the name {name!r} has a control character ({bad[0]!r}): leave it out')
+    if not name:
+        raise ValueError('the name is empty')
+    if len(name) > 100:
+        raise ValueError(f'the name has {len(name)} characters; up to 100 are allowed')
+    if bad := [c for c in name if unicodedata.category(c)[0] == 'C']:
+        raise ValueError(f'the name {name!r} has a control character ({bad[0]!r}): leave it out')
     return name
 
 # %% ../nbs/69_gallery.ipynb #08f98028
 GALLERY_FORMAT = 1
 _MOST = 512e6  # bytes of a gallery file
 
+
 def _read_gallery(path, model, dim):
     "People in a gallery file: name -> (n, dim) array; raises ValueError that says what is wrong with it."
-    def no(x): raise ValueError(f'it holds {x}')
+
+    def no(x):
+        raise ValueError(f'it holds {x}')
+
     path, people = Path(path), {}
-    if path.stat().st_size > _MOST: raise ValueError(f'{path} has {path.stat().st_size/1e6:.0f} MB: this is no gallery')
-    try: d = json.loads(path.read_text(encoding='utf-8'), parse_constant=no)
-    except (ValueError, RecursionError) as e: raise ValueError(f'{path} is no gallery: it is not JSON ({str(e)[:80]}). Take a copy of it, or begin a new one.') from None
-    if not isinstance(d, dict) or d.get('format') != 'gfa_fastai gallery': raise ValueError(f'{path} is no gallery: it does not say so. Check the path.')
-    if d.get('version') != GALLERY_FORMAT: raise ValueError(f'{path}: gallery format {d.get("version")!r}, this release reads {GALLERY_FORMAT}: enrol again, or install the release that wrote it')
-    if d.get('model') != model: raise ValueError(f'{path} is a gallery of another model ({str(d.get("model"))[:12]}, this one is {model[:12]}): its embeddings mean nothing here. Use that model, or enrol into a new file.')
+    if path.stat().st_size > _MOST:
+        raise ValueError(f'{path} has {path.stat().st_size / 1e6:.0f} MB: this is no gallery')
     try:
-        for name,e in d['people'].items(): people[name] = _checked(name, e, dim)
-    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as e: raise ValueError(f'{path} is damaged: {str(e)[:120] or type(e).__name__}. Take a copy of it, or enrol again into a new file.') from None
+        d = json.loads(path.read_text(encoding='utf-8'), parse_constant=no)
+    except (ValueError, RecursionError) as e:
+        raise ValueError(
+            f'{path} is no gallery: it is not JSON ({str(e)[:80]}). Take a copy of it, or begin a new one.'
+        ) from None
+    if not isinstance(d, dict) or d.get('format') != 'gfa_fastai gallery':
+        raise ValueError(f'{path} is no gallery: it does not say so. Check the path.')
+    if d.get('version') != GALLERY_FORMAT:
+        raise ValueError(
+            f'{path}: gallery format {d.get("version")!r}, this release reads {GALLERY_FORMAT}: enrol again, or install the release that wrote it'
+        )
+    if d.get('model') != model:
+        raise ValueError(
+            f'{path} is a gallery of another model ({str(d.get("model"))[:12]}, this one is {model[:12]}): its embeddings mean nothing here. Use that model, or enrol into a new file.'
+        )
+    try:
+        for name, e in d['people'].items():
+            people[name] = _checked(name, e, dim)
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as e:
+        raise ValueError(
+            f'{path} is damaged: {str(e)[:120] or type(e).__name__}. Take a copy of it, or enrol again into a new file.'
+        ) from None
     return people
+
 
 def _checked(name, e, dim):
     "The embeddings of a person as an array; raises ValueError."
     e = np.array(e, dtype=np.float64)
-    if check_name(name) != name or e.ndim != 2 or e.shape[1] != dim or not len(e) or not np.isfinite(e).all(): raise ValueError(f'{name[:50]!r} has no embeddings of {dim} finite numbers')
+    if check_name(name) != name or e.ndim != 2 or e.shape[1] != dim or not len(e) or not np.isfinite(e).all():
+        raise ValueError(f'{name[:50]!r} has no embeddings of {dim} finite numbers')
     return e
 
 # %% ../nbs/69_gallery.ipynb #f66737ef
 def _write_gallery(path, model, people):
     "Write a gallery file for its owner only, under another name, flushed, then renamed; OSError."
-    kept = {n: [[float(f'{v:.7g}') for v in row] for row in e] for n,e in people.items()}
-    text = json.dumps(dict(format='gfa_fastai gallery', version=GALLERY_FORMAT, model=model, people=kept), ensure_ascii=False)
-    part = path.with_name(f'.{path.name}.part')      # one name: the lock is held
+    kept = {n: [[float(f'{v:.7g}') for v in row] for row in e] for n, e in people.items()}
+    text = json.dumps(
+        dict(format='gfa_fastai gallery', version=GALLERY_FORMAT, model=model, people=kept), ensure_ascii=False
+    )
+    part = path.with_name(f'.{path.name}.part')  # one name: the lock is held
     try:
-        with os.fdopen(os.open(part, os.O_WRONLY|os.O_CREAT|os.O_TRUNC, 0o600), 'w', encoding='utf-8') as f:
-            f.write(text); f.flush(); os.fsync(f.fileno())
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), 'w', encoding='utf-8') as f:
+            f.write(text)
+            f.flush()
+            os.fsync(f.fileno())
         os.replace(part, path)
-    except OSError as e: raise OSError(f'cannot write the gallery {path} ({e.strerror or e}). Make room on the disk, or choose another folder.') from None
-    finally: part.unlink(missing_ok=True)
+    except OSError as e:
+        raise OSError(
+            f'cannot write the gallery {path} ({e.strerror or e}). Make room on the disk, or choose another folder.'
+        ) from None
+    finally:
+        part.unlink(missing_ok=True)
 
 # %% ../nbs/69_gallery.ipynb #7344874b
 class Gallery:
     "Enrolled people: embeddings by name, of one model; in a file, or in memory where there is none."
-    def __init__(self,
-        path, # JSON file, made by the first enrolment; None: kept in memory
-        model:str, # from model_hash
-        dim:int, # length of an embedding
-        wait:float=60., # seconds to wait for another process
+
+    def __init__(
+        self,
+        path,  # JSON file, made by the first enrolment; None: kept in memory
+        model: str,  # from model_hash
+        dim: int,  # length of an embedding
+        wait: float = 60.0,  # seconds to wait for another process
     ):
-        self.path, self.model, self.dim, self.wait = None if path is None else Path(os.path.realpath(path)), model, dim, wait
+        self.path, self.model, self.dim, self.wait = (
+            None if path is None else Path(os.path.realpath(path)),
+            model,
+            dim,
+            wait,
+        )
         self._people, self._seen = {}, None
         self.people
+
     @property
     def people(self) -> dict:
         "Name -> (n, dim) embeddings; read again where the file has changed. Raises ValueError."
-        if self.path is None: return self._people
-        try: s = self.path.stat(); now = (s.st_ino, s.st_mtime_ns, s.st_size)
-        except FileNotFoundError: now = None
-        if now != self._seen: self._people, self._seen = ({} if now is None else _read_gallery(self.path, self.model, self.dim)), now
+        if self.path is None:
+            return self._people
+        try:
+            s = self.path.stat()
+            now = (s.st_ino, s.st_mtime_ns, s.st_size)
+        except FileNotFoundError:
+            now = None
+        if now != self._seen:
+            self._people, self._seen = ({} if now is None else _read_gallery(self.path, self.model, self.dim)), now
         return self._people
-    def __len__(self): return len(self.people)
-    def __contains__(self, name): return check_name(name) in self.people
-    def names(self) -> list: return sorted(self.people)
+
+    def __len__(self):
+        return len(self.people)
+
+    def __contains__(self, name):
+        return check_name(name) in self.people
+
+    def names(self) -> list:
+        return sorted(self.people)
 
 # %% ../nbs/69_gallery.ipynb #3b630736
 @patch
-def change(self:Gallery,
-    f, # a function of the dict of people, which changes it
+def change(
+    self: Gallery,
+    f,  # a function of the dict of people, which changes it
 ):
     "Read, change and write under a lock; raises ValueError, OSError."
-    if self.path is None: f(self._people); return
+    if self.path is None:
+        f(self._people)
+        return
     writable_folder(self.path.parent)
     try:
         with FileLock(f'{self.path}.lock', timeout=self.wait):
@@ -113,31 +171,40 @@ def change(self:Gallery,
             people = dict(self.people)
             f(people)
             _write_gallery(self.path, self.model, people)
-    except Timeout: raise OSError(f'{self.path}: another process has held it for {self.wait:g} seconds. Try again; if none is running, remove {self.path.name}.lock') from None
+    except Timeout:
+        raise OSError(
+            f'{self.path}: another process has held it for {self.wait:g} seconds. Try again; if none is running, remove {self.path.name}.lock'
+        ) from None
 
 # %% ../nbs/69_gallery.ipynb #8cefd2f5
 @patch
-def add(self:Gallery, name:str, embeddings):
+def add(self: Gallery, name: str, embeddings):
     "Keep embeddings (n, dim) for a name, beside those that it has."
     name, e = check_name(name), np.asarray(embeddings, np.float64).reshape(-1, self.dim)
     self.change(lambda people: people.update({name: np.concatenate([people[name], e]) if name in people else e}))
 
+
 @patch
-def remove(self:Gallery, name:str):
+def remove(self: Gallery, name: str):
     "Forget a person; ValueError where nobody has that name."
     name = check_name(name)
+
     def out(people):
-        if people.pop(name, None) is None: raise ValueError(f'nobody is enrolled as {name!r}')
+        if people.pop(name, None) is None:
+            raise ValueError(f'nobody is enrolled as {name!r}')
+
     self.change(out)
 
 # %% ../nbs/69_gallery.ipynb #0e35b89a
 @patch
-def likeness(self:Gallery,
-    e, # (dim,) embedding of length 1
-) -> list: # of (name, cosine similarity), the most alike first; several embeddings of a person are averaged
+def likeness(
+    self: Gallery,
+    e,  # (dim,) embedding of length 1
+) -> list:  # of (name, cosine similarity), the most alike first; several embeddings of a person are averaged
     "How much everybody in the gallery resembles a face."
-    if not self.people: return []
+    if not self.people:
+        return []
     names = list(self.people)
     mean = np.stack([self.people[n].mean(0) for n in names])
-    s = mean@e/np.maximum(np.linalg.norm(mean, axis=1), 1e-30)
+    s = mean @ e / np.maximum(np.linalg.norm(mean, axis=1), 1e-30)
     return [(names[i], float(s[i])) for i in np.argsort(-s, kind='stable')]

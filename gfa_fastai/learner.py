@@ -6,6 +6,7 @@
 from __future__ import annotations
 import time, warnings
 from copy import deepcopy
+
 with warnings.catch_warnings():
     warnings.simplefilter('ignore')
     from fastai.vision.all import *
@@ -25,21 +26,33 @@ __all__ = ['TERMS', 'spoof_accuracy', 'id_accuracy', 'GFALoss', 'Answers', 'Halv
 # %% ../nbs/51_learner.ipynb #57fa8f65
 class GFALoss(nn.Module):
     "Eq. 1; the terms of the last batch are in `anti`, `ident`, `tpc` (not weighted) and `fc2_std`."
-    def __init__(self,
-        tpc:bool=True, # with L_tpc; without, it is computed and logged all the same, but has no weight
-        lambda_id:float=.1, # weight of L_id (paper: 0.1)
-        lambda_tpc:float=2.5e-5, # weight of L_tpc (paper: 2.5 x 10^-5)
-        pairs:str='all', # reading of Eq. 2: 'all', 'halves' or 'random'
-        reduction:str='sum', # of L_tpc over pairs: 'sum' or 'mean'
-        n_pairs:int|None=None, # for pairs='random'
-        scale=None, # None, or 'paper': the paper's pull at another batch size or width
-        bs:int|None=None, # rows that L_tpc has in training, to which it is brought for other batches; None: as it comes
-        groups:int=1, # L_tpc within so many equal parts of the batch, and their mean: one for each process where TPC does not reach over them (chapter 52)
+
+    def __init__(
+        self,
+        tpc: bool = True,  # with L_tpc; without, it is computed and logged all the same, but has no weight
+        lambda_id: float = 0.1,  # weight of L_id (paper: 0.1)
+        lambda_tpc: float = 2.5e-5,  # weight of L_tpc (paper: 2.5 x 10^-5)
+        pairs: str = 'all',  # reading of Eq. 2: 'all', 'halves' or 'random'
+        reduction: str = 'sum',  # of L_tpc over pairs: 'sum' or 'mean'
+        n_pairs: int | None = None,  # for pairs='random'
+        scale=None,  # None, or 'paper': the paper's pull at another batch size or width
+        bs: int
+        | None = None,  # rows that L_tpc has in training, to which it is brought for other batches; None: as it comes
+        groups: int = 1,  # L_tpc within so many equal parts of the batch, and their mean: one for each process where TPC does not reach over them (chapter 52)
     ):
         super().__init__()
-        if reduction not in ('sum', 'mean'): raise ValueError(f"GFALoss: reduction is {reduction!r}; known are 'sum' and 'mean'.")
-        self.lambda_id, self.lambda_tpc, self.use_tpc, self.bs, self.groups, self.reduction = lambda_id, lambda_tpc, tpc, bs, groups, 'mean'
+        if reduction not in ('sum', 'mean'):
+            raise ValueError(f"GFALoss: reduction is {reduction!r}; known are 'sum' and 'mean'.")
+        self.lambda_id, self.lambda_tpc, self.use_tpc, self.bs, self.groups, self.reduction = (
+            lambda_id,
+            lambda_tpc,
+            tpc,
+            bs,
+            groups,
+            'mean',
+        )
         self.tpc_func = TPCLoss(pairs, reduction, n_pairs=n_pairs, scale=scale)
+
     def forward(self, pred, label, subject, reduction=None):
         spoof, ident, fc2 = (o.as_subclass(Tensor) for o in pred)
         label, subject = label.as_subclass(Tensor), subject.as_subclass(Tensor)
@@ -47,324 +60,515 @@ class GFALoss(nn.Module):
             anti = F.cross_entropy(spoof.float(), label, reduction='none')
             who = F.cross_entropy(ident.float(), subject, reduction='none', ignore_index=UNKNOWN)
             known = (subject != UNKNOWN).sum().clamp(min=1)
-            with torch.set_grad_enabled(self.use_tpc and torch.is_grad_enabled()): tpc = self._tpc(fc2)
-            self.anti, self.ident, self.tpc, self.fc2_std = (o.detach() for o in (anti.mean(), who.sum()/known, tpc, feature_std(fc2)))
-            rows = anti + self.lambda_id*who*(len(who)/known)
-            if self.use_tpc: rows = rows + self.lambda_tpc*tpc
+            with torch.set_grad_enabled(self.use_tpc and torch.is_grad_enabled()):
+                tpc = self._tpc(fc2)
+            self.anti, self.ident, self.tpc, self.fc2_std = (
+                o.detach() for o in (anti.mean(), who.sum() / known, tpc, feature_std(fc2))
+            )
+            rows = anti + self.lambda_id * who * (len(who) / known)
+            if self.use_tpc:
+                rows = rows + self.lambda_tpc * tpc
         return rows if (reduction or self.reduction) == 'none' else rows.mean()
+
     def _tpc(self, fc2):
         parts = fc2.chunk(self.groups)
-        return sum(self.tpc_func(p)*self._per_batch(len(p)) for p in parts)/len(parts)
+        return sum(self.tpc_func(p) * self._per_batch(len(p)) for p in parts) / len(parts)
+
     def _per_batch(self, n):
         t = self.tpc_func
-        if self.bs in (None, n) or t.reduction == 'mean' or t.scale == 'paper' or n < 2: return 1.
-        return count_pairs(self.bs, t.pairs, t.n_pairs)/count_pairs(n, t.pairs, t.n_pairs)
+        if self.bs in (None, n) or t.reduction == 'mean' or t.scale == 'paper' or n < 2:
+            return 1.0
+        return count_pairs(self.bs, t.pairs, t.n_pairs) / count_pairs(n, t.pairs, t.n_pairs)
 
 # %% ../nbs/51_learner.ipynb #2850e829
 class Answers(tuple):
     "What both heads say. Stock tools that expect one tensor are told so."
+
     def contiguous(self, *args, **kwargs):
-        raise TypeError('This network has two heads and this tool expects one: take [0] (live or attack) or [1] (who), '
-                        'as in sklearn.metrics.confusion_matrix(targets[0], decoded[0]); on_head(metric, 0) makes a metric of one head.')
+        raise TypeError(
+            'This network has two heads and this tool expects one: take [0] (live or attack) or [1] (who), '
+            'as in sklearn.metrics.confusion_matrix(targets[0], decoded[0]); on_head(metric, 0) makes a metric of one head.'
+        )
+
     argmax = softmax = sigmoid = contiguous
 
+
 @patch
-def activation(self:GFALoss, pred): return pred[0].float().softmax(-1), pred[1].float().softmax(-1), pred[2]
+def activation(self: GFALoss, pred):
+    return pred[0].float().softmax(-1), pred[1].float().softmax(-1), pred[2]
+
+
 @patch
-def decodes(self:GFALoss, pred): return Answers((pred[0].argmax(-1), pred[1].argmax(-1)))
+def decodes(self: GFALoss, pred):
+    return Answers((pred[0].argmax(-1), pred[1].argmax(-1)))
+
+
 @patch
-def weights(self:GFALoss): return dict(anti=1., ident=self.lambda_id, tpc=self.lambda_tpc*self.use_tpc)
+def weights(self: GFALoss):
+    return dict(anti=1.0, ident=self.lambda_id, tpc=self.lambda_tpc * self.use_tpc)
+
+
 @patch
-def extra_repr(self:GFALoss): return f'tpc={self.use_tpc}, lambda_id={self.lambda_id}, lambda_tpc={self.lambda_tpc}, bs={self.bs}'
+def extra_repr(self: GFALoss):
+    return f'tpc={self.use_tpc}, lambda_id={self.lambda_id}, lambda_tpc={self.lambda_tpc}, bs={self.bs}'
 
 # %% ../nbs/51_learner.ipynb #2878027d
 class HalveLR(ParamScheduler):
     "Halve the learning rate every `every` optimiser steps, counted over all fits (paper, Sec. 4.1)."
-    def __init__(self, every:int=2000):
-        if every < 1: raise ValueError(f'HalveLR: every is {every}; it is a number of steps, 1 or more.')
+
+    def __init__(self, every: int = 2000):
+        if every < 1:
+            raise ValueError(f'HalveLR: every is {every}; it is a number of steps, 1 or more.')
         self.every, self.steps, self.scheds = every, 0, {}
+
     def before_fit(self):
         self.aside = any(isinstance(cb, ParamScheduler) and cb is not self for cb in self.learn.cbs)
         hypers = self.opt.hypers if self.opt is not None else []  # there is none when get_preds comes first
         self.base, self.mom_before, self.hps = [h['lr'] for h in hypers], [h.get('mom') for h in hypers], dict(lr=[])
+
     def before_batch(self):
-        if not self.aside: self.opt.set_hyper('lr', [b*.5**(self.steps//self.every) for b in self.base])
+        if not self.aside:
+            self.opt.set_hyper('lr', [b * 0.5 ** (self.steps // self.every) for b in self.base])
+
     def after_step(self):
-        if not self.aside: self.steps += 1
-    def after_batch(self): self.hps['lr'].append(self.opt.hypers[-1]['lr'])
+        if not self.aside:
+            self.steps += 1
+
+    def after_batch(self):
+        self.hps['lr'].append(self.opt.hypers[-1]['lr'])
+
     def after_fit(self):
-        if not self.aside and self.hps['lr']: super().after_fit()
-        if self.aside and self.mom_before and None not in self.mom_before: self.opt.set_hyper('mom', self.mom_before)
+        if not self.aside and self.hps['lr']:
+            super().after_fit()
+        if self.aside and self.mom_before and None not in self.mom_before:
+            self.opt.set_hyper('mom', self.mom_before)
 
 # %% ../nbs/51_learner.ipynb #5e91cf51
 def _not_finite(model):
     "Names of the parameters that hold NaN or infinity."
     ps = list(model.named_parameters())
-    if torch.stack([p.detach().isfinite().all() for _,p in ps]).all(): return []
-    return [k for k,p in ps if not p.detach().isfinite().all()]
+    if torch.stack([p.detach().isfinite().all() for _, p in ps]).all():
+        return []
+    return [k for k, p in ps if not p.detach().isfinite().all()]
 
-def _names(wrong): return wrong[0] + (f' and {len(wrong)-1} more' if wrong[1:] else '')
+
+def _names(wrong):
+    return wrong[0] + (f' and {len(wrong) - 1} more' if wrong[1:] else '')
+
 
 def _blame(learn):
     "Why a loss term is not finite, and what to do about it."
-    for name,x in zip(('frame', 'face'), learn.xb):
+    for name, x in zip(('frame', 'face'), learn.xb):
         if rows := (~x.isfinite().flatten(1).all(1)).nonzero().flatten().tolist():
             return f'The {name} in row(s) {rows[:5]} of the batch holds NaN or infinity: mend or remove the image, or mend the augmentation.'
     if wrong := _not_finite(learn.model):
         return f'Weights are no longer finite ({_names(wrong)}): start again from a checkpoint or a new learner, with a lower learning rate.'
-    if learn.processes > 1: return f'The weights and the images of process {learn.rank} are finite: see what the other processes say, and if all say this, lower the learning rate or lambda_tpc.'
+    if learn.processes > 1:
+        return f'The weights and the images of process {learn.rank} are finite: see what the other processes say, and if all say this, lower the learning rate or lambda_tpc.'
     return 'Images and weights are finite, so it overflowed: lower the learning rate or lambda_tpc, or use bf16 or float32 instead of fp16.'
 
-def check_weights(learn, step:int):
+
+def check_weights(learn, step: int):
     "FloatingPointError if a weight is NaN or infinite."
     if wrong := _not_finite(learn.model):
-        raise FloatingPointError(f'Weights are not finite after step {step} ({_names(wrong)}), though the loss was: a gradient overflowed. '
-                                 'Lower the learning rate, clip with cbs=GradientClip(), or use float32.')
+        raise FloatingPointError(
+            f'Weights are not finite after step {step} ({_names(wrong)}), though the loss was: a gradient overflowed. '
+            'Lower the learning rate, clip with cbs=GradientClip(), or use float32.'
+        )
 
 # %% ../nbs/51_learner.ipynb #6a727556
 def _refuse_metric(m):
     "ValueError for a metric that wants one prediction and one target."
-    if isinstance(m, AccumMetric): raise ValueError(f'metric {m.name}: it looks at one output, and there are two heads. Use SpoofEER(), or on_head for a metric that is a function.')
-    two = Answers((torch.zeros(2, 2), torch.zeros(2, 2), torch.zeros(2, 2))), torch.zeros(2).long(), torch.zeros(2).long()
-    try: getattr(m, 'func', lambda *args: None)(*two)
-    except TypeError as e: raise ValueError(f'metric {m.name}: {e}') from None
+    if isinstance(m, AccumMetric):
+        raise ValueError(
+            f'metric {m.name}: it looks at one output, and there are two heads. Use SpoofEER(), or on_head for a metric that is a function.'
+        )
+    two = (
+        Answers((torch.zeros(2, 2), torch.zeros(2, 2), torch.zeros(2, 2))),
+        torch.zeros(2).long(),
+        torch.zeros(2).long(),
+    )
+    try:
+        getattr(m, 'func', lambda *args: None)(*two)
+    except TypeError as e:
+        raise ValueError(f'metric {m.name}: {e}') from None
+
 
 def _refuse(learn):
     "ValueError for callbacks that would do nothing here, or the wrong thing."
     for cb in learn.cbs:
-        if isinstance(cb, MixHandler): raise ValueError(f'{cb.name}: a blend of two people and two classes has no subject and no class here. Use batch_tfms of gfa_dataloaders.')
-        if isinstance(cb, ReduceLROnPlateau): raise ValueError('ReduceLROnPlateau has no effect on optimisers of PyTorch, and HalveLR sets the rate. Use halve_every, or fit_one_cycle.')
+        if isinstance(cb, MixHandler):
+            raise ValueError(
+                f'{cb.name}: a blend of two people and two classes has no subject and no class here. Use batch_tfms of gfa_dataloaders.'
+            )
+        if isinstance(cb, ReduceLROnPlateau):
+            raise ValueError(
+                'ReduceLROnPlateau has no effect on optimisers of PyTorch, and HalveLR sets the rate. Use halve_every, or fit_one_cycle.'
+            )
         if isinstance(cb, TrackerCallback) and 'eer' in cb.monitor and cb.comp is np.greater:
             raise ValueError(f'{cb.name}: less {cb.monitor} is better, but fastai assumes more. Add comp=np.less.')
     if learn.processes == 1 and any(type(cb).__name__ == 'DistributedTrainer' for cb in learn.cbs):
-        raise ValueError('distrib_ctx of fastai alone leaves TPC, labels and metrics to each process. Write `import gfa_fastai.distributed` first: it gives this Learner a distrib_ctx of its own.')
-    for m in learn.metrics: _refuse_metric(m)
-    if sum(isinstance(cb, HalveLR) for cb in learn.cbs) > 1: raise ValueError('There are two HalveLR: gfa_learner brings one, set its halve_every.')
+        raise ValueError(
+            'distrib_ctx of fastai alone leaves TPC, labels and metrics to each process. Write `import gfa_fastai.distributed` first: it gives this Learner a distrib_ctx of its own.'
+        )
+    for m in learn.metrics:
+        _refuse_metric(m)
+    if sum(isinstance(cb, HalveLR) for cb in learn.cbs) > 1:
+        raise ValueError('There are two HalveLR: gfa_learner brings one, set its halve_every.')
 
 # %% ../nbs/51_learner.ipynb #8bc448af
 TERMS = ('anti', 'ident', 'tpc', 'fc2_std', 'id_accuracy', 'lr')
 
+
 class TrackTerms(Callback):
     "Log the loss terms of every training batch in `learn.terms`; FloatingPointError where one is not finite."
+
     order = 12  # after mixed precision has left autocast
-    def __init__(self, every:int|None=None): self.every, self.late = every, []  # steps between readings; None: 20 on CUDA, which then need not wait for them, else 1
-    def after_create(self): self.learn.terms = []
-    def before_fit(self): _refuse(self.learn); self.finding, self.late = hasattr(self.learn, 'lr_finder'), []
-    def after_pred(self): self.learn.pred = Answers(self.pred)
+
+    def __init__(self, every: int | None = None):
+        self.every, self.late = (
+            every,
+            [],
+        )  # steps between readings; None: 20 on CUDA, which then need not wait for them, else 1
+
+    def after_create(self):
+        self.learn.terms = []
+
+    def before_fit(self):
+        _refuse(self.learn)
+        self.finding, self.late = hasattr(self.learn, 'lr_finder'), []
+
+    def after_pred(self):
+        self.learn.pred = Answers(self.pred)
+
     def after_loss(self):
-        if not self.training: return
+        if not self.training:
+            return
         loss, subject = self.loss_func, self.yb[1].as_subclass(Tensor)
-        hit = (self.pred[1].argmax(-1) == subject).sum()/(subject != UNKNOWN).sum()  # nan where nobody is known
-        fine = [o.isfinite().all() for o in self.pred]  # the NaN of an unknown person is in no loss, but in the gradient
+        hit = (self.pred[1].argmax(-1) == subject).sum() / (subject != UNKNOWN).sum()  # nan where nobody is known
+        fine = [
+            o.isfinite().all() for o in self.pred
+        ]  # the NaN of an unknown person is in no loss, but in the gradient
         values = torch.stack([o.float() for o in (loss.anti, loss.ident, loss.tpc, loss.fc2_std, hit, *fine)])
         self.late.append((values, float(self.opt.hypers[-1]['lr'])))
-        if self.finding or len(self.late) >= (self.every or (20 if values.is_cuda else 1)): self.read()
+        if self.finding or len(self.late) >= (self.every or (20 if values.is_cuda else 1)):
+            self.read()
+
     def read(self):
         late, self.late = self.late, []
-        for values,lr in zip(torch.stack([v for v,_ in late]).tolist() if late else [], [lr for _,lr in late]):
-            bad = [f'L_{k}' for k,v,ok in zip(TERMS, values, values[5:]) if not (ok and math.isfinite(v))]
-            if bad and self.finding: raise CancelFitException()
-            if bad: raise FloatingPointError(f'{" and ".join(bad)} not finite at step {len(self.terms)} (learning rate {lr:.2g}). {_blame(self.learn)}')
-            if not self.finding: self.terms.append(dict(zip(TERMS, [*values[:5], lr])))
+        for values, lr in zip(torch.stack([v for v, _ in late]).tolist() if late else [], [lr for _, lr in late]):
+            bad = [f'L_{k}' for k, v, ok in zip(TERMS, values, values[5:]) if not (ok and math.isfinite(v))]
+            if bad and self.finding:
+                raise CancelFitException()
+            if bad:
+                raise FloatingPointError(
+                    f'{" and ".join(bad)} not finite at step {len(self.terms)} (learning rate {lr:.2g}). {_blame(self.learn)}'
+                )
+            if not self.finding:
+                self.terms.append(dict(zip(TERMS, [*values[:5], lr])))
+
     def after_train(self):
         self.read()
-        if not self.finding: check_weights(self.learn, len(self.terms))
+        if not self.finding:
+            check_weights(self.learn, len(self.terms))
 
 # %% ../nbs/51_learner.ipynb #3a47ca10
 def terms_table(
-    learn, # a trained gfa_learner
-) -> pd.DataFrame: # a row per step: anti, ident, tpc, fc2_std, id_accuracy, lr, and the weighted terms `w_...`
+    learn,  # a trained gfa_learner
+) -> pd.DataFrame:  # a row per step: anti, ident, tpc, fc2_std, id_accuracy, lr, and the weighted terms `w_...`
     "The loss terms of all training steps."
     df = pd.DataFrame(learn.terms, columns=TERMS, dtype=float).rename_axis('step')
-    return df.assign(**{f'w_{k}': w*df[k] for k,w in learn.loss_func.weights().items()})
+    return df.assign(**{f'w_{k}': w * df[k] for k, w in learn.loss_func.weights().items()})
+
 
 def plot_terms(
-    terms:pd.DataFrame, # what terms_table gives
-    axs=None, # two matplotlib axes
-    smooth:int=10, # running mean over so many steps
+    terms: pd.DataFrame,  # what terms_table gives
+    axs=None,  # two matplotlib axes
+    smooth: int = 10,  # running mean over so many steps
 ):
     "The weighted terms beside each other, and the spread of FC2."
-    if axs is None: axs = plt.subplots(1, 2, figsize=(8, 2.8), layout='constrained')[1]
+    if axs is None:
+        axs = plt.subplots(1, 2, figsize=(8, 2.8), layout='constrained')[1]
     mean = terms.rolling(smooth, min_periods=1).mean()
     names = dict(w_anti=r'$L_{anti}$', w_ident=r'$\lambda_1 L_{id}$', w_tpc=r'$\lambda_2 L_{tpc}$')
-    for (k,name),c,ls in zip(names.items(), ('#EE6677', '#4477AA', '#228833'), ('-', '--', '-.')):
-        if (terms[k] > 0).any(): axs[0].plot(mean[k], color=c, ls=ls, label=name)
-    axs[0].set(title='Weighted loss terms', xlabel='step', ylabel='loss (nats)', yscale='log'); axs[0].legend(fontsize=8)
-    axs[1].plot(mean['fc2_std'], color='#AA3377'); axs[1].set(title='Spread of FC2', xlabel='step', ylabel='standard deviation', ylim=(0, None))
+    for (k, name), c, ls in zip(names.items(), ('#EE6677', '#4477AA', '#228833'), ('-', '--', '-.')):
+        if (terms[k] > 0).any():
+            axs[0].plot(mean[k], color=c, ls=ls, label=name)
+    axs[0].set(title='Weighted loss terms', xlabel='step', ylabel='loss (nats)', yscale='log')
+    axs[0].legend(fontsize=8)
+    axs[1].plot(mean['fc2_std'], color='#AA3377')
+    axs[1].set(title='Spread of FC2', xlabel='step', ylabel='standard deviation', ylim=(0, None))
     return axs
 
 # %% ../nbs/51_learner.ipynb #b99d8b7f
 def on_head(
-    func, # a metric of one prediction and one target, e.g. accuracy
-    head:int, # 0: live or attack; 1: who
-): # a metric of both heads
+    func,  # a metric of one prediction and one target, e.g. accuracy
+    head: int,  # 0: live or attack; 1: who
+):  # a metric of both heads
     "A stock metric on one head; unknown people do not count."
+
     def metric(pred, label, subject):
         keep = subject != UNKNOWN if head else slice(None)
         return func(pred[head][keep], (label, subject)[head][keep])
+
     metric.__name__ = ('spoof_', 'id_')[head] + func.__name__
     return metric
 
+
 spoof_accuracy, id_accuracy = on_head(accuracy, 0), on_head(accuracy, 1)
+
 
 class SpoofEER(Metric):
     "EER of the anti-spoofing head on the development frames; None where it is not defined."
+
     name = 'spoof_eer'
-    def reset(self): self.scores, self.labels = [], []
+
+    def reset(self):
+        self.scores, self.labels = [], []
+
     def accumulate(self, learn):
         logits = learn.to_detach(learn.pred[0]).float()
-        self.scores.append(logits[:, 1]-logits[:, 0]); self.labels.append(learn.to_detach(learn.yb[0]))
+        self.scores.append(logits[:, 1] - logits[:, 0])
+        self.labels.append(learn.to_detach(learn.yb[0]))
+
     @property
     def value(self):
-        if not self.scores: return None
+        if not self.scores:
+            return None
         s, l = (torch.cat(o).as_subclass(Tensor).numpy() for o in (self.scores, self.labels))
         return eer(s[l == 0], s[l == 1]) if 0 < l.sum() < len(l) and np.isfinite(s).all() else None
 
 # %% ../nbs/51_learner.ipynb #f9794a63
 def tf_adam(params, lr=3e-4):
     "Adam with TensorFlow's constants, fused where PyTorch can."
-    adam = partial(OptimWrapper, L(params), opt=torch.optim.Adam, lr=lr, betas=(.9, .999), eps=1e-8, weight_decay=0.)
-    try: return adam(fused=True)
-    except (RuntimeError, TypeError): warn(f'PyTorch {torch.__version__} has no fused Adam for this device: training is somewhat slower.'); return adam()
+    adam = partial(OptimWrapper, L(params), opt=torch.optim.Adam, lr=lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
+    try:
+        return adam(fused=True)
+    except (RuntimeError, TypeError):
+        warn(f'PyTorch {torch.__version__} has no fused Adam for this device: training is somewhat slower.')
+        return adam()
+
 
 def trunk_and_heads(model):
     "Two parameter groups, so that `freeze` and `fine_tune` leave the heads trainable."
-    trunk = params(model.trunk); own = {id(p) for p in trunk}
+    trunk = params(model.trunk)
+    own = {id(p) for p in trunk}
     return L(trunk, [p for p in params(model) if id(p) not in own])
 
 # %% ../nbs/51_learner.ipynb #778bb343
 class CPUAutocast(Callback):
     "bf16 on a CPU: the forward pass in autocast."
+
     order, cast = 10, None
-    def before_batch(self): self._leave(); self.cast = torch.autocast('cpu', torch.bfloat16); self.cast.__enter__()
-    def after_pred(self): self.learn.pred = to_float(self.pred); self._leave()
-    def after_cancel_batch(self): self._leave()
+
+    def before_batch(self):
+        self._leave()
+        self.cast = torch.autocast('cpu', torch.bfloat16)
+        self.cast.__enter__()
+
+    def after_pred(self):
+        self.learn.pred = to_float(self.pred)
+        self._leave()
+
+    def after_cancel_batch(self):
+        self._leave()
+
     def _leave(self):
-        if self.cast is not None: self.cast.__exit__(None, None, None); self.cast = None
+        if self.cast is not None:
+            self.cast.__exit__(None, None, None)
+            self.cast = None
+
 
 def _precision(precision, device, **kwargs):
     "The callbacks for a precision on a device."
     device = torch.device(device)
-    if precision in (None, 'fp32'): return []
-    if precision not in ('bf16', 'fp16'): raise ValueError(f"precision is {precision!r}; known are 'fp32', 'bf16' and 'fp16'.")
-    if device.type == 'cuda': return [MixedPrecision(precision, **kwargs)]
-    if device.type == 'cpu' and precision == 'bf16': return [CPUAutocast()]
-    raise ValueError(f"precision {precision!r} is not available on {device.type}. Use 'fp32'" + (", or 'bf16'." if device.type == 'cpu' else '.'))
+    if precision in (None, 'fp32'):
+        return []
+    if precision not in ('bf16', 'fp16'):
+        raise ValueError(f"precision is {precision!r}; known are 'fp32', 'bf16' and 'fp16'.")
+    if device.type == 'cuda':
+        return [MixedPrecision(precision, **kwargs)]
+    if device.type == 'cpu' and precision == 'bf16':
+        return [CPUAutocast()]
+    raise ValueError(
+        f"precision {precision!r} is not available on {device.type}. Use 'fp32'"
+        + (", or 'bf16'." if device.type == 'cpu' else '.')
+    )
 
 # %% ../nbs/51_learner.ipynb #6e822876
 class GFALearner(Learner):
     "A fastai Learner whose tools know two inputs and two heads."
+
     processes, rank = 1, 0  # how many train together, and which of them this is (chapter 52)
+
     @property
-    def size(self): return self.dls.train_ds[0][0].size[0]
+    def size(self):
+        return self.dls.train_ds[0][0].size[0]
+
     def _pair(self, item, box, margin):
         "Frame and face of one item as tensors (3, H, W) in 0..1."
-        if isinstance(item, (tuple, list)) and len(item) == 2: return [torch.as_tensor(o) for o in item]
-        if isinstance(item, Image.Image): item = np.asarray(item.convert('RGB'))
+        if isinstance(item, (tuple, list)) and len(item) == 2:
+            return [torch.as_tensor(o) for o in item]
+        if isinstance(item, Image.Image):
+            item = np.asarray(item.convert('RGB'))
         if isinstance(item, (str, Path)):
-            try: item = read_image(item)
-            except ValueError as e: raise ValueError(f'{item}: {e}') from None
+            try:
+                item = read_image(item)
+            except ValueError as e:
+                raise ValueError(f'{item}: {e}') from None
         if not (isinstance(item, np.ndarray) and item.dtype == np.uint8 and item.ndim == 3 and item.shape[2] == 3):
             what = f'{item.dtype} of shape {tuple(item.shape)}' if hasattr(item, 'shape') else type(item).__name__
-            raise ValueError(f'predict: got {what}; give an image file, an (H, W, 3) uint8 RGB array, or a pair (frame, face) of (3, H, W) tensors in 0..1.')
-        if margin is None: margin = getattr(getattr(self.dls, 'samples', None), 'attrs', {}).get('margin', .3)
+            raise ValueError(
+                f'predict: got {what}; give an image file, an (H, W, 3) uint8 RGB array, or a pair (frame, face) of (3, H, W) tensors in 0..1.'
+            )
+        if margin is None:
+            margin = getattr(getattr(self.dls, 'samples', None), 'attrs', {}).get('margin', 0.3)
         pics = _resize(item, self.size), crop_face(item, _locate(item, box, margin)[0], self.size, margin)
-        return [torch.from_numpy(np.ascontiguousarray(p)).permute(2, 0, 1).float()/255 for p in pics]
+        return [torch.from_numpy(np.ascontiguousarray(p)).permute(2, 0, 1).float() / 255 for p in pics]
+
     @torch.no_grad()
-    def predict(self,
-        item, # an image file, an (H, W, 3) uint8 RGB array, a PIL image, or a pair of (3, H, W) tensors in 0..1: frame and face
-        box=None, # (x, y, w, h) of the face in pixels; None: it is looked for
-        margin:float|None=None, # of the face crop; None: that of the data, if its table says so in `attrs`, or 0.3
-    ) -> tuple: # (class, subject), (live probability, subject's probability), (class probabilities, subject probabilities)
+    def predict(
+        self,
+        item,  # an image file, an (H, W, 3) uint8 RGB array, a PIL image, or a pair of (3, H, W) tensors in 0..1: frame and face
+        box=None,  # (x, y, w, h) of the face in pixels; None: it is looked for
+        margin: float
+        | None = None,  # of the face crop; None: that of the data, if its table says so in `attrs`, or 0.3
+    ) -> (
+        tuple
+    ):  # (class, subject), (live probability, subject's probability), (class probabilities, subject probabilities)
         "What the network says about one image; ValueError for one that cannot be read."
         pair, device = self._pair(item, box, margin), next(self.model.parameters()).device
         self.model.eval()
-        with torch.autocast(device.type, enabled=False): out = self.model(*(o[None].to(device) for o in pair))
+        with torch.autocast(device.type, enabled=False):
+            out = self.model(*(o[None].to(device) for o in pair))
         spoof, who = (o[0].cpu() for o in self.loss_func.activation(out)[:2])
-        return (CLASSES[int(spoof.argmax())], self.dls.vocab[int(who.argmax())]), (spoof[1].item(), who.max().item()), (spoof, who)
+        return (
+            (CLASSES[int(spoof.argmax())], self.dls.vocab[int(who.argmax())]),
+            (spoof[1].item(), who.max().item()),
+            (spoof, who),
+        )
 
 # %% ../nbs/51_learner.ipynb #cda59017
 @patch
-def test_dl(self:GFALearner,
-    samples:pd.DataFrame, # samples table with frame_path and face_path, as extract_frames makes it
-    with_labels:bool=True, # with labels and subjects; people who were not trained on are unknown
-    **kwargs # for the DataLoader: bs, num_workers
+def test_dl(
+    self: GFALearner,
+    samples: pd.DataFrame,  # samples table with frame_path and face_path, as extract_frames makes it
+    with_labels: bool = True,  # with labels and subjects; people who were not trained on are unknown
+    **kwargs,  # for the DataLoader: bs, num_workers
 ):
     "A DataLoader of new rows, for `get_preds`, `validate` and `show_results`."
     if missing := [c for c in ('frame_path', 'face_path') if c not in samples]:
         raise ValueError(f'samples: column(s) {", ".join(missing)} missing. Run extract_frames on the table first.')
     return self.dls.test_dl(samples, rm_type_tfms=0, with_labels=with_labels, **kwargs)
 
+
 def _to_precision(learn, precision, **kwargs):
     learn.to_fp32()
     return learn.add_cbs(_precision(precision, learn.dls.device, **kwargs))
 
+
 @patch
-def to_fp16(self:GFALearner, **kwargs): "fp16 on CUDA."; return _to_precision(self, 'fp16', **kwargs)
+def to_fp16(self: GFALearner, **kwargs):
+    "fp16 on CUDA."
+    return _to_precision(self, 'fp16', **kwargs)
+
+
 @patch
-def to_bf16(self:GFALearner): "bf16 on CUDA or a CPU."; return _to_precision(self, 'bf16')
+def to_bf16(self: GFALearner):
+    "bf16 on CUDA or a CPU."
+    return _to_precision(self, 'bf16')
+
+
 @patch
-def to_fp32(self:GFALearner): "Back to float32."; return self.remove_cbs([MixedPrecision, CPUAutocast])
+def to_fp32(self: GFALearner):
+    "Back to float32."
+    return self.remove_cbs([MixedPrecision, CPUAutocast])
+
+
 @patch
-def to_channelslast(self:GFALearner, use_amp:bool=True, amp_mode:str='fp16', **kwargs):
+def to_channelslast(self: GFALearner, use_amp: bool = True, amp_mode: str = 'fp16', **kwargs):
     "Channels last, and with `use_amp` mixed precision as in fastai; ValueError where the device has none."
-    if use_amp: _to_precision(self, getattr(amp_mode, 'value', amp_mode), **kwargs)
+    if use_amp:
+        _to_precision(self, getattr(amp_mode, 'value', amp_mode), **kwargs)
     return Learner.to_channelslast(self, use_amp=False) or self
 
 # %% ../nbs/51_learner.ipynb #e7d0286c
 @patch
-def export(self:GFALearner, *args, **kwargs):
+def export(self: GFALearner, *args, **kwargs):
     "Refused: see the message."
-    raise NotImplementedError('A pickled Learner runs whatever code it holds when it is loaded, so this one is not pickled. Use '
-                              'gfa_fastai.model.save_model(learn.model, path, subjects=list(learn.dls.vocab)), and load_model(path).')
+    raise NotImplementedError(
+        'A pickled Learner runs whatever code it holds when it is loaded, so this one is not pickled. Use '
+        'gfa_fastai.model.save_model(learn.model, path, subjects=list(learn.dls.vocab)), and load_model(path).'
+    )
+
+
 @patch
-def tta(self:GFALearner, *args, **kwargs):
+def tta(self: GFALearner, *args, **kwargs):
     "Refused: see the message."
-    raise NotImplementedError('Test time augmentation averages one output, and this network has two. Average live scores over frames of a video instead.')
+    raise NotImplementedError(
+        'Test time augmentation averages one output, and this network has two. Average live scores over frames of a video instead.'
+    )
+
+
 @patch
-def __deepcopy__(self:GFALearner, memo):
+def __deepcopy__(self: GFALearner, memo):
     "A Learner of its own on the same DataLoaders."
     new = memo[id(self)] = type(self).__new__(type(self))
-    memo[id(self.dls)] = self.dls; self._end_cleanup()
+    memo[id(self.dls)] = self.dls
+    self._end_cleanup()
     new.__setstate__(deepcopy(self.__getstate__(), memo))
     return new
+
+
 @patch
-def __copy__(self:GFALearner): return deepcopy(self)
+def __copy__(self: GFALearner):
+    return deepcopy(self)
 
 # %% ../nbs/51_learner.ipynb #532512a6
 def gfa_learner(
-    dls, # from gfa_dataloaders
-    tpc:bool=True, # with the TPC loss
-    lambda_id:float=.1, # weight of the recognition loss
-    lambda_tpc:float=2.5e-5, # weight of the TPC loss
-    pairs:str='all', # reading of Eq. 2
-    reduction:str='sum', # of the TPC loss
-    n_pairs:int|None=None, # for pairs='random'
-    scale=None, # 'paper': the paper's pull at another batch size or width
-    lr:float=3e-4, # first learning rate
-    halve_every:int=2000, # steps
-    width:float=1., # of the trunk; 1 is VGG16
-    fc_dim:int|None=None, # units of the FC layers; 4096*width if left out
-    dropout:float=.5, # in both heads
-    pool:int=7, # the heads see pool x pool positions
-    weights=None, # of the trunk: see vgg16_trunk
-    model=None, # a GFACNN instead of a new one
-    precision=None, # 'fp32', 'bf16' or 'fp16'
-    recompute:bool=False, # gradient checkpointing of the trunk: less memory, more time, the same gradients
-    compiled:bool|str=False, # by torch.compile; or the name of its backend
-    seed:int|None=0, # of the weights, dropout and the order of the batches; None: as chance has it
-    cbs=None, # further callbacks
-    **kwargs # for Learner: path, metrics, opt_func, wd (an L2 term of Adam, on biases too), moms (of fit_one_cycle) ...
-) -> GFALearner: # with HalveLR and TrackTerms
+    dls,  # from gfa_dataloaders
+    tpc: bool = True,  # with the TPC loss
+    lambda_id: float = 0.1,  # weight of the recognition loss
+    lambda_tpc: float = 2.5e-5,  # weight of the TPC loss
+    pairs: str = 'all',  # reading of Eq. 2
+    reduction: str = 'sum',  # of the TPC loss
+    n_pairs: int | None = None,  # for pairs='random'
+    scale=None,  # 'paper': the paper's pull at another batch size or width
+    lr: float = 3e-4,  # first learning rate
+    halve_every: int = 2000,  # steps
+    width: float = 1.0,  # of the trunk; 1 is VGG16
+    fc_dim: int | None = None,  # units of the FC layers; 4096*width if left out
+    dropout: float = 0.5,  # in both heads
+    pool: int = 7,  # the heads see pool x pool positions
+    weights=None,  # of the trunk: see vgg16_trunk
+    model=None,  # a GFACNN instead of a new one
+    precision=None,  # 'fp32', 'bf16' or 'fp16'
+    recompute: bool = False,  # gradient checkpointing of the trunk: less memory, more time, the same gradients
+    compiled: bool | str = False,  # by torch.compile; or the name of its backend
+    seed: int | None = 0,  # of the weights, dropout and the order of the batches; None: as chance has it
+    cbs=None,  # further callbacks
+    **kwargs,  # for Learner: path, metrics, opt_func, wd (an L2 term of Adam, on biases too), moms (of fit_one_cycle) ...
+) -> GFALearner:  # with HalveLR and TrackTerms
     "The two-headed network with the paper's loss, optimiser and schedule."
-    settings = {k: str(v) for k,v in locals().items() if k not in ('dls', 'model', 'recompute', 'compiled', 'cbs', 'kwargs')}
-    if seed is not None: set_seed(seed); dls.train.rng = random.Random(seed)
+    settings = {
+        k: str(v) for k, v in locals().items() if k not in ('dls', 'model', 'recompute', 'compiled', 'cbs', 'kwargs')
+    }
+    if seed is not None:
+        set_seed(seed)
+        dls.train.rng = random.Random(seed)
     model = _model(dls, model, width=width, fc_dim=fc_dim, dropout=dropout, pool=pool, weights=weights)
     model.recompute = recompute
-    if compiled: model.compile(backend='inductor' if compiled is True else compiled)
+    if compiled:
+        model.compile(backend='inductor' if compiled is True else compiled)
     loss = GFALoss(tpc, lambda_id, lambda_tpc, pairs, reduction, n_pairs, scale, bs=dls.train.bs)
-    learn = GFALearner(dls, model, loss_func=loss, lr=lr, cbs=[HalveLR(halve_every), TrackTerms(), *_precision(precision, dls.device), *L(cbs)],
-                       **{**dict(opt_func=tf_adam, splitter=trunk_and_heads, metrics=[spoof_accuracy, SpoofEER()]), **kwargs})
+    learn = GFALearner(
+        dls,
+        model,
+        loss_func=loss,
+        lr=lr,
+        cbs=[HalveLR(halve_every), TrackTerms(), *_precision(precision, dls.device), *L(cbs)],
+        **{**dict(opt_func=tf_adam, splitter=trunk_and_heads, metrics=[spoof_accuracy, SpoofEER()]), **kwargs},
+    )
     learn.settings = settings
     return learn
 
@@ -372,72 +576,142 @@ def gfa_learner(
 def _model(dls, model, **kwargs):
     "A new network, or the given one if it fits; on the device of the data, its trunk in channels-last order."
     n = len(dls.vocab)
-    if model is None: model = GFACNN(n, **kwargs)
+    if model is None:
+        model = GFACNN(n, **kwargs)
     else:
-        if given := [k for k,v in kwargs.items() if v != dict(width=1., fc_dim=None, dropout=.5, pool=7, weights=None)[k]]:
-            raise ValueError(f'{", ".join(given)}: these make a new network, but model= is given too. Leave out one or the other.')
+        if given := [
+            k for k, v in kwargs.items() if v != dict(width=1.0, fc_dim=None, dropout=0.5, pool=7, weights=None)[k]
+        ]:
+            raise ValueError(
+                f'{", ".join(given)}: these make a new network, but model= is given too. Leave out one or the other.'
+            )
         if (own := getattr(model, 'config', {}).get('n_subjects', n)) != n:
-            raise ValueError(f'The model tells {own} people apart, the training data has {n}. Make a new one and load its trunk.')
-    model.to(dls.device).trunk.to(memory_format=torch.channels_last); return model
+            raise ValueError(
+                f'The model tells {own} people apart, the training data has {n}. Make a new one and load its trunk.'
+            )
+    model.to(dls.device).trunk.to(memory_format=torch.channels_last)
+    return model
 
 # %% ../nbs/51_learner.ipynb #d3e21b48
 class Checkpoint(Callback):
     "Seed each step, and save the run between steps every `every` seconds."
+
     order = -5  # before all that looks at a batch
-    def __init__(self, path, seed:int=0, every:float=20.): self.path, self.seed, self.every, self.epochs, self.done, self.cost = Path(path), seed, every, [], (0, 0), 0.
-    def before_fit(self): self.last = time.monotonic()
-    def before_epoch(self): self.dls.train.rng = random.Random(self._seed(0))
+
+    def __init__(self, path, seed: int = 0, every: float = 20.0):
+        self.path, self.seed, self.every, self.epochs, self.done, self.cost = Path(path), seed, every, [], (0, 0), 0.0
+
+    def before_fit(self):
+        self.last = time.monotonic()
+
+    def before_epoch(self):
+        self.dls.train.rng = random.Random(self._seed(0))
+
     def before_batch(self):
-        if self.training and (self.epoch, self.iter) < self.done: self.learn.yb = (); raise CancelBatchException()  # without yb the Recorder looks away
+        if self.training and (self.epoch, self.iter) < self.done:
+            self.learn.yb = ()
+            raise CancelBatchException()  # without yb the Recorder looks away
+
     def after_batch(self):
-        if not self.training: return
-        self._seed(self.iter+1)
-        if self._due() and (self.epoch, self.iter+1) > self.done: self.save(self.epoch, self.iter+1)
+        if not self.training:
+            return
+        self._seed(self.iter + 1)
+        if self._due() and (self.epoch, self.iter + 1) > self.done:
+            self.save(self.epoch, self.iter + 1)
+
     def after_epoch(self):
-        if self.epoch < self.done[0]: self.recorder.log += [None, *self.epochs[self.epoch]]; return  # done before: show it again
+        if self.epoch < self.done[0]:
+            self.recorder.log += [None, *self.epochs[self.epoch]]
+            return  # done before: show it again
         self.epochs.append([None if v is None else float(v) for v in self.recorder.log[2:]])
-        if self._due() or self.epoch+1 == self.n_epoch: self.save(self.epoch+1, 0)
+        if self._due() or self.epoch + 1 == self.n_epoch:
+            self.save(self.epoch + 1, 0)
+
     def _due(self):
-        if getattr(getattr(self.learn, 'gradient_accumulation', None), 'count', 0): return False  # half a step is not saved
-        return not self.every or time.monotonic()-self.last > max(self.every, 20*self.cost)
+        if getattr(getattr(self.learn, 'gradient_accumulation', None), 'count', 0):
+            return False  # half a step is not saved
+        return not self.every or time.monotonic() - self.last > max(self.every, 20 * self.cost)
+
     def _seed(self, step):
-        s = int(np.random.SeedSequence([self.seed, self.epoch, step, *[self.learn.rank]*(self.learn.rank > 0)]).generate_state(1)[0])
-        set_seed(s); return s
+        s = int(
+            np.random.SeedSequence(
+                [self.seed, self.epoch, step, *[self.learn.rank] * (self.learn.rank > 0)]
+            ).generate_state(1)[0]
+        )
+        set_seed(s)
+        return s
 
 # %% ../nbs/51_learner.ipynb #9ca53f7f
 @patch
-def settings(self:Checkpoint) -> dict:
+def settings(self: Checkpoint) -> dict:
     "What must be the same for a run to go on."
     dls = self.dls
-    data = dict(bs=dls.train.bs*self.learn.processes, **(dict(groups=self.loss_func.groups) if self.loss_func.groups > 1 else {}), train_rows=len(dls.train_ds), dev_rows=len(dls.valid_ds), subjects=len(dls.vocab), balanced=getattr(dls.train, 'weights', None) is not None)
-    return {k: str(v) for k,v in {**getattr(self.learn, 'settings', {}), **data, 'loss weights': self.loss_func.weights(), 'first lr': self.learn.lr, 'seed of the run': self.seed}.items()}
+    data = dict(
+        bs=dls.train.bs * self.learn.processes,
+        **(dict(groups=self.loss_func.groups) if self.loss_func.groups > 1 else {}),
+        train_rows=len(dls.train_ds),
+        dev_rows=len(dls.valid_ds),
+        subjects=len(dls.vocab),
+        balanced=getattr(dls.train, 'weights', None) is not None,
+    )
+    return {
+        k: str(v)
+        for k, v in {
+            **getattr(self.learn, 'settings', {}),
+            **data,
+            'loss weights': self.loss_func.weights(),
+            'first lr': self.learn.lr,
+            'seed of the run': self.seed,
+        }.items()
+    }
+
 
 @patch
-def save(self:Checkpoint, epoch:int, step:int):
+def save(self: Checkpoint, epoch: int, step: int):
     "Write the state of the run with `epoch` epochs and `step` further steps done; of several processes the first one does."
     self.learn.track_terms.read()
     check_weights(self.learn, len(self.terms))
-    if self.learn.rank: return
-    start, tmp = time.monotonic(), self.path.with_name(self.path.name+'.part')
-    state = dict(model=getattr(self.model, 'module', self.model).state_dict(), opt=self.opt.state_dict()['state'], done=(epoch, step), epochs=self.epochs, settings=self.settings(),
-                 terms=torch.tensor([list(r.values()) for r in self.terms], dtype=torch.float64), steps=self.learn.halve_lr.steps)
-    try: tmp.parent.mkdir(parents=True, exist_ok=True); torch.save(state, tmp); tmp.replace(self.path)
-    finally: tmp.unlink(missing_ok=True)
-    self.last = time.monotonic(); self.cost = self.last-start
+    if self.learn.rank:
+        return
+    start, tmp = time.monotonic(), self.path.with_name(self.path.name + '.part')
+    state = dict(
+        model=getattr(self.model, 'module', self.model).state_dict(),
+        opt=self.opt.state_dict()['state'],
+        done=(epoch, step),
+        epochs=self.epochs,
+        settings=self.settings(),
+        terms=torch.tensor([list(r.values()) for r in self.terms], dtype=torch.float64),
+        steps=self.learn.halve_lr.steps,
+    )
+    try:
+        tmp.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(state, tmp)
+        tmp.replace(self.path)
+    finally:
+        tmp.unlink(missing_ok=True)
+    self.last = time.monotonic()
+    self.cost = self.last - start
 
 # %% ../nbs/51_learner.ipynb #e75f5819
 @patch
-def load(self:Checkpoint):
+def load(self: Checkpoint):
     "Put the learner back where the run was stopped, if there is a checkpoint; ValueError for one of other settings."
-    if not self.path.exists(): return
+    if not self.path.exists():
+        return
     try:
         state = torch.load(self.path, map_location='cpu', weights_only=True)
         was, now = state['settings'], self.settings()
-    except OSError: raise
+    except OSError:
+        raise
     except Exception as e:
-        aside = self.path.replace(self.path.with_name(self.path.name+'.damaged'))
-        print(f'{self.path.name} is no whole checkpoint ({type(e).__name__}): kept as {aside.name}, and this training starts again'); return
-    if other := [f'{k} {was.get(k)} there, {now.get(k)} here' for k in sorted({*was, *now}) if was.get(k) != now.get(k)]:
+        aside = self.path.replace(self.path.with_name(self.path.name + '.damaged'))
+        print(
+            f'{self.path.name} is no whole checkpoint ({type(e).__name__}): kept as {aside.name}, and this training starts again'
+        )
+        return
+    if other := [
+        f'{k} {was.get(k)} there, {now.get(k)} here' for k in sorted({*was, *now}) if was.get(k) != now.get(k)
+    ]:
         raise ValueError(f'{self.path} is of another run ({"; ".join(other)}). Use another file, or remove it.')
     self.model.load_state_dict(state['model'])
     self.opt.load_state_dict({**self.opt.state_dict(), 'state': state['opt']})
@@ -447,29 +721,44 @@ def load(self:Checkpoint):
 # %% ../nbs/51_learner.ipynb #b81a6f47
 def _wait_and_load(checkpoint):
     "Of several processes, those after the first start from the checkpoint of the first."
-    if checkpoint.learn.processes == 1: return
+    if checkpoint.learn.processes == 1:
+        return
     distrib_barrier()
-    if not checkpoint.learn.rank: return
-    if not checkpoint.path.exists(): raise ValueError(f'process {checkpoint.learn.rank} sees no {checkpoint.path}, which process 0 has written: give a path in a folder that all machines share.')
+    if not checkpoint.learn.rank:
+        return
+    if not checkpoint.path.exists():
+        raise ValueError(
+            f'process {checkpoint.learn.rank} sees no {checkpoint.path}, which process 0 has written: give a path in a folder that all machines share.'
+        )
     checkpoint.load()
 
+
 def fit_resumable(
-    learn, # a gfa_learner: a new one, or the one that was interrupted
-    n_epoch:int, # epochs of the whole run; more than last time makes a finished run longer
-    path, # file for the checkpoint; it stays when the run is done, for you to remove
-    seed:int=0, # of the run's order of batches, dropout and augmentation
-    every:float=20., # least seconds between checkpoints; 0: after every step
-) -> list: # a row of validation loss and metrics per epoch
+    learn,  # a gfa_learner: a new one, or the one that was interrupted
+    n_epoch: int,  # epochs of the whole run; more than last time makes a finished run longer
+    path,  # file for the checkpoint; it stays when the run is done, for you to remove
+    seed: int = 0,  # of the run's order of batches, dropout and augmentation
+    every: float = 20.0,  # least seconds between checkpoints; 0: after every step
+) -> list:  # a row of validation loss and metrics per epoch
     "Train; started again after a kill, go on from the last checkpoint and end with the same weights."
     if trackers := [cb.name for cb in learn.cbs if isinstance(cb, TrackerCallback)]:
-        raise ValueError(f'{", ".join(trackers)}: what it has seen is not in the checkpoint. Use learn.fit, or choose an epoch by the rows that fit_resumable returns.')
+        raise ValueError(
+            f'{", ".join(trackers)}: what it has seen is not in the checkpoint. Use learn.fit, or choose an epoch by the rows that fit_resumable returns.'
+        )
     checkpoint = Checkpoint(path, seed, every)
     with learn.added_cbs(checkpoint):
-        if learn.opt is None: learn.create_opt()
+        if learn.opt is None:
+            learn.create_opt()
         learn.opt.zero_grad()
-        if not learn.rank: checkpoint.load()
-        if checkpoint.done > (n_epoch, 0): raise ValueError(f'{path} is of a run that has {checkpoint.done[0]} epochs and more behind it, not {n_epoch}. Use another file, or remove it.')
-        if not checkpoint.path.exists(): checkpoint.save(0, 0)
+        if not learn.rank:
+            checkpoint.load()
+        if checkpoint.done > (n_epoch, 0):
+            raise ValueError(
+                f'{path} is of a run that has {checkpoint.done[0]} epochs and more behind it, not {n_epoch}. Use another file, or remove it.'
+            )
+        if not checkpoint.path.exists():
+            checkpoint.save(0, 0)
         _wait_and_load(checkpoint)
-        if checkpoint.done < (n_epoch, 0): learn.fit(n_epoch, start_epoch=checkpoint.done[0])
+        if checkpoint.done < (n_epoch, 0):
+            learn.fit(n_epoch, start_epoch=checkpoint.done[0])
     return checkpoint.epochs

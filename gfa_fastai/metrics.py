@@ -17,34 +17,58 @@ __all__ = ['LINES', 'RATES', 'MIN_SUBJECTS', 'far_frr', 'plot_scores', 'roc_poin
 # %% ../nbs/10_metrics.ipynb #18a6e54d
 def _scores(x, what, live=None) -> np.ndarray:
     "`x` as a float64 vector of finite numbers; raises ValueError with the class, the count and the first bad row."
-    try: out = np.asarray(x, dtype=np.float64)
-    except (TypeError, ValueError) as e: raise ValueError(f'{what} scores: {_not_numbers(x)} ({e}). Pass a vector of numbers, higher = more live.') from None
-    if out.ndim != 1: raise ValueError(f'{what} scores: expected one number per sample, got an array of shape {out.shape}. Pick the live column, as scores[:, 1], or .ravel() it.')
-    if not len(out): raise ValueError(f'{what} scores: 0 samples. An error rate needs both classes: check the filter or the split that they came from.')
+    try:
+        out = np.asarray(x, dtype=np.float64)
+    except (TypeError, ValueError) as e:
+        raise ValueError(
+            f'{what} scores: {_not_numbers(x)} ({e}). Pass a vector of numbers, higher = more live.'
+        ) from None
+    if out.ndim != 1:
+        raise ValueError(
+            f'{what} scores: expected one number per sample, got an array of shape {out.shape}. Pick the live column, as scores[:, 1], or .ravel() it.'
+        )
+    if not len(out):
+        raise ValueError(
+            f'{what} scores: 0 samples. An error rate needs both classes: check the filter or the split that they came from.'
+        )
     bad = ~np.isfinite(out)
     i = bad.argmax()
-    if bad.any(): raise ValueError(f'{what} scores: {bad.sum()} of {len(out)} are NaN or infinite, the first is row {i} ({out[i]}'
-                                   f'{"" if live is None else ", live" if live[i] else ", attack"}). Find out why, or drop these rows.')
+    if bad.any():
+        raise ValueError(
+            f'{what} scores: {bad.sum()} of {len(out)} are NaN or infinite, the first is row {i} ({out[i]}'
+            f'{"" if live is None else ", live" if live[i] else ", attack"}). Find out why, or drop these rows.'
+        )
     return out
+
 
 def _not_numbers(x) -> str:
     "Which rows of `x` are not numbers, in words."
-    bad = pd.to_numeric(pd.Series(list(x), dtype=object), errors='coerce').isna() if np.iterable(x) else pd.Series([True])
-    return f'{bad.sum()} of {len(bad)} are not numbers, the first is row {bad.to_numpy().argmax()}' if bad.any() else f'{len(bad)} entries that cannot be read'
+    bad = (
+        pd.to_numeric(pd.Series(list(x), dtype=object), errors='coerce').isna() if np.iterable(x) else pd.Series([True])
+    )
+    return (
+        f'{bad.sum()} of {len(bad)} are not numbers, the first is row {bad.to_numpy().argmax()}'
+        if bad.any()
+        else f'{len(bad)} entries that cannot be read'
+    )
+
 
 def _threshold(t) -> float:
     "`t` as one number (it may be infinite); raises ValueError."
-    try: out = float(t)
-    except (TypeError, ValueError): raise ValueError(f'threshold: expected one number, got {type(t).__name__}. eer_threshold finds one.') from None
-    if np.isnan(out): raise ValueError('threshold: it is NaN. eer_threshold finds one.')
+    try:
+        out = float(t)
+    except (TypeError, ValueError):
+        raise ValueError(f'threshold: expected one number, got {type(t).__name__}. eer_threshold finds one.') from None
+    if np.isnan(out):
+        raise ValueError('threshold: it is NaN. eer_threshold finds one.')
     return out
 
 # %% ../nbs/10_metrics.ipynb #05909a6c
 def far_frr(
-    attack, # (N,) scores of attacks, higher = more live
-    live, # (M,) scores of live samples
-    threshold:float, # accepted when score >= threshold
-) -> tuple[float, float]: # FAR and FRR, 0 to 1; raises ValueError for an empty class or a NaN
+    attack,  # (N,) scores of attacks, higher = more live
+    live,  # (M,) scores of live samples
+    threshold: float,  # accepted when score >= threshold
+) -> tuple[float, float]:  # FAR and FRR, 0 to 1; raises ValueError for an empty class or a NaN
     "False acceptance rate (attacks accepted, all species pooled) and false rejection rate (live rejected)."
     attack, live, threshold = _scores(attack, 'attack'), _scores(live, 'live'), _threshold(threshold)
     return float(np.mean(attack >= threshold)), float(np.mean(live < threshold))
@@ -52,24 +76,38 @@ def far_frr(
 # %% ../nbs/10_metrics.ipynb #e302fb01
 LINES = ['-', '--', '-.', ':']
 
+
 def _axes(ax, size):
     "`ax`, or the axes of a new figure. Matplotlib is imported here, so that error rates do without it."
-    if ax is not None: return ax
+    if ax is not None:
+        return ax
     import matplotlib.pyplot as plt
+
     return plt.subplots(figsize=size)[1]
 
+
 def plot_scores(
-    attack, # (N,) scores
-    live, # (M,) scores
-    threshold:float|None=None, # drawn as a line, with its FAR and FRR in the title
-    ax=None, # matplotlib axes; None makes a figure
-    bins:int=30, # of equal width, over both classes
-): # the axes
+    attack,  # (N,) scores
+    live,  # (M,) scores
+    threshold: float | None = None,  # drawn as a line, with its FAR and FRR in the title
+    ax=None,  # matplotlib axes; None makes a figure
+    bins: int = 30,  # of equal width, over both classes
+):  # the axes
     "Histograms of both classes, each in percent of itself."
     attack, live, ax = _scores(attack, 'attack'), _scores(live, 'live'), _axes(ax, (5, 3))
     edges = np.histogram_bin_edges(np.concatenate([attack, live]), bins)
-    for x,name,color,hatch in ((attack, 'attack', PALETTE[1], None), (live, 'live', PALETTE[0], '///')):
-        ax.hist(x, edges, weights=np.full(len(x), 100/len(x)), color=color, alpha=.5, hatch=hatch, edgecolor=color, histtype='stepfilled', label=f'{name} ({len(x):,})')
+    for x, name, color, hatch in ((attack, 'attack', PALETTE[1], None), (live, 'live', PALETTE[0], '///')):
+        ax.hist(
+            x,
+            edges,
+            weights=np.full(len(x), 100 / len(x)),
+            color=color,
+            alpha=0.5,
+            hatch=hatch,
+            edgecolor=color,
+            histtype='stepfilled',
+            label=f'{name} ({len(x):,})',
+        )
     title = 'Scores'
     if threshold is not None:
         far, frr = far_frr(attack, live, threshold)
@@ -83,14 +121,16 @@ def plot_scores(
 def _candidates(u) -> np.ndarray:
     "Thresholds for the sorted distinct scores `u`: accept all, the midpoints, reject all."
     lo, hi = u[:-1], u[1:]
-    mid = lo/2 + hi/2
-    with np.errstate(over='ignore'): reject_all = np.nextafter(u[-1], np.inf)
+    mid = lo / 2 + hi / 2
+    with np.errstate(over='ignore'):
+        reject_all = np.nextafter(u[-1], np.inf)
     return np.concatenate([u[:1], np.where((lo < mid) & (mid <= hi), mid, hi), [reject_all]])
 
+
 def roc_points(
-    attack, # (N,) scores
-    live, # (M,) scores
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # far, frr and thresholds, one per candidate, thresholds ascending
+    attack,  # (N,) scores
+    live,  # (M,) scores
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # far, frr and thresholds, one per candidate, thresholds ascending
     "FAR and FRR at every threshold that matters."
     a, l = np.sort(_scores(attack, 'attack')), np.sort(_scores(live, 'live'))
     u = np.unique(np.concatenate([a, l]))
@@ -100,228 +140,304 @@ def roc_points(
 
 # %% ../nbs/10_metrics.ipynb #03e7a97b
 def eer_threshold(
-    attack, # (N,) scores
-    live, # (M,) scores
-) -> float: # accept when score >= this
+    attack,  # (N,) scores
+    live,  # (M,) scores
+) -> float:  # accept when score >= this
     "The threshold at which FAR and FRR differ least; of ties the highest, but not reject-all."
     a, l = np.sort(_scores(attack, 'attack')), np.sort(_scores(live, 'live'))
-    def g(t): return (len(a) - int(a.searchsorted(t)))*len(l) - int(l.searchsorted(t))*len(a)   # (FAR - FRR) in exact integers
-    cut = [(x, bisect_left(x, True, key=lambda t: g(t) < 0)) for x in (a, l)]   # in each class: the first score with FAR < FRR
-    v, after = max(x[i-1] for x,i in cut if i > 0), [x[i] for x,i in cut if i < len(x)]
-    if after and -g(min(after)) <= g(v): v = min(after)                         # of ties the highest
-    before = [x[i-1] for x in (a, l) if (i := x.searchsorted(v)) > 0]           # the threshold lies between v and the score before it
+
+    def g(t):
+        return (len(a) - int(a.searchsorted(t))) * len(l) - int(l.searchsorted(t)) * len(
+            a
+        )  # (FAR - FRR) in exact integers
+
+    cut = [
+        (x, bisect_left(x, True, key=lambda t: g(t) < 0)) for x in (a, l)
+    ]  # in each class: the first score with FAR < FRR
+    v, after = max(x[i - 1] for x, i in cut if i > 0), [x[i] for x, i in cut if i < len(x)]
+    if after and -g(min(after)) <= g(v):
+        v = min(after)  # of ties the highest
+    before = [
+        x[i - 1] for x in (a, l) if (i := x.searchsorted(v)) > 0
+    ]  # the threshold lies between v and the score before it
     u = np.array([max(before), v] if before else [v])
-    return float(_candidates(u)[len(u)-1])
+    return float(_candidates(u)[len(u) - 1])
+
 
 def eer(
-    attack, # (N,) scores
-    live, # (M,) scores
-) -> float: # 0 to 1
+    attack,  # (N,) scores
+    live,  # (M,) scores
+) -> float:  # 0 to 1
     "Equal error rate: the mean of FAR and FRR at the EER threshold of these same scores."
-    return sum(far_frr(attack, live, eer_threshold(attack, live)))/2
+    return sum(far_frr(attack, live, eer_threshold(attack, live))) / 2
 
 # %% ../nbs/10_metrics.ipynb #3500ac96
 def hter(
-    attack, # (N,) test scores
-    live, # (M,) test scores
-    threshold:float, # chosen on other data: on the test scores themselves this is the EER by another name
-) -> float: # 0 to 1
+    attack,  # (N,) test scores
+    live,  # (M,) test scores
+    threshold: float,  # chosen on other data: on the test scores themselves this is the EER by another name
+) -> float:  # 0 to 1
     "Half total error rate: the mean of FAR and FRR at a threshold from elsewhere."
-    return sum(far_frr(attack, live, threshold))/2
+    return sum(far_frr(attack, live, threshold)) / 2
 
 # %% ../nbs/10_metrics.ipynb #ecde0174
 def _species(pai, n) -> tuple[list, np.ndarray]:
     "Names of the species and the species of each of `n` attacks; None is one species, 'all'."
-    if pai is None: return ['all'], np.zeros(n, dtype=int)
+    if pai is None:
+        return ['all'], np.zeros(n, dtype=int)
     pai = pd.Series(np.asarray(pai, dtype=object).ravel())
-    if len(pai) != n: raise ValueError(f'pai: {len(pai)} entries for {n} attack scores: row {min(len(pai), n)} is the first without a partner. Pass one species per attack, and none for live samples.')
+    if len(pai) != n:
+        raise ValueError(
+            f'pai: {len(pai)} entries for {n} attack scores: row {min(len(pai), n)} is the first without a partner. Pass one species per attack, and none for live samples.'
+        )
     bad = (pai.isna() | (pai.astype(str) == '')).to_numpy()
-    if bad.any(): raise ValueError(f"pai: {bad.sum()} of {n} attacks have no species, the first is row {bad.argmax()}. Name it (as 'unspecified'), or pass pai=None to pool all attacks.")
+    if bad.any():
+        raise ValueError(
+            f"pai: {bad.sum()} of {n} attacks have no species, the first is row {bad.argmax()}. Name it (as 'unspecified'), or pass pai=None to pool all attacks."
+        )
     codes, names = pd.factorize(pai.map(str), sort=True)
     return list(names), codes
 
 # %% ../nbs/10_metrics.ipynb #68b24a3b
 def apcer_per_pai(
-    attack, # (N,) scores of attacks
-    threshold:float, # accepted when score >= threshold
-    pai, # (N,) species of each attack, as 'print' or 'replay'; None takes them all for one, 'all'
-) -> dict: # species -> share of its attacks that are accepted, 0 to 1
+    attack,  # (N,) scores of attacks
+    threshold: float,  # accepted when score >= threshold
+    pai,  # (N,) species of each attack, as 'print' or 'replay'; None takes them all for one, 'all'
+) -> dict:  # species -> share of its attacks that are accepted, 0 to 1
     "Attack presentation classification error rate of each species."
     attack, threshold = _scores(attack, 'attack'), _threshold(threshold)
     names, codes = _species(pai, len(attack))
     rate = np.bincount(codes, attack >= threshold) / np.bincount(codes)
     return dict(zip(names, rate.tolist()))
 
+
 def apcer(
-    attack, # (N,) scores of attacks
-    threshold:float, # accepted when score >= threshold
-    pai=None, # (N,) species of each attack; None pools them
-) -> float: # 0 to 1
+    attack,  # (N,) scores of attacks
+    threshold: float,  # accepted when score >= threshold
+    pai=None,  # (N,) species of each attack; None pools them
+) -> float:  # 0 to 1
     "APCER of the worst species."
     return max(apcer_per_pai(attack, threshold, pai).values())
 
+
 def bpcer(
-    live, # (M,) scores of live (bona fide) samples
-    threshold:float, # accepted when score >= threshold
-) -> float: # 0 to 1
+    live,  # (M,) scores of live (bona fide) samples
+    threshold: float,  # accepted when score >= threshold
+) -> float:  # 0 to 1
     "Bona fide presentation classification error rate: live rejected."
     return float(np.mean(_scores(live, 'live') < _threshold(threshold)))
 
+
 def acer(
-    attack, # (N,) scores of attacks
-    live, # (M,) scores of live samples
-    threshold:float, # accepted when score >= threshold
-    pai=None, # (N,) species of each attack; None pools them, and ACER is then HTER
-) -> float: # 0 to 1
+    attack,  # (N,) scores of attacks
+    live,  # (M,) scores of live samples
+    threshold: float,  # accepted when score >= threshold
+    pai=None,  # (N,) species of each attack; None pools them, and ACER is then HTER
+) -> float:  # 0 to 1
     "Average classification error rate: the mean of the worst species' APCER and BPCER."
-    return (apcer(attack, threshold, pai) + bpcer(live, threshold))/2
+    return (apcer(attack, threshold, pai) + bpcer(live, threshold)) / 2
 
 # %% ../nbs/10_metrics.ipynb #f3360b49
 def apcer_threshold(
-    attack, # (N,) scores of attacks
-    target:float, # the highest APCER allowed, 0 to 1
-    pai=None, # (N,) species of each attack; None pools them
-    live=None, # (M,) live scores: then candidates are the midpoints of both classes taken together
-) -> float: # accept when score >= this
+    attack,  # (N,) scores of attacks
+    target: float,  # the highest APCER allowed, 0 to 1
+    pai=None,  # (N,) species of each attack; None pools them
+    live=None,  # (M,) live scores: then candidates are the midpoints of both classes taken together
+) -> float:  # accept when score >= this
     "The smallest threshold whose APCER is at most `target` in every species."
     attack = _scores(attack, 'attack')
-    (names, codes), pool = _species(pai, len(attack)), attack if live is None else np.concatenate([attack, _scores(live, 'live')])
-    if not 0 <= _threshold(target) <= 1: raise ValueError(f'target: {target} is no share. Pass 0.05 for 5 %.')
-    reject = -np.inf                                            # the highest score that must be rejected
+    (names, codes), pool = (
+        _species(pai, len(attack)),
+        attack if live is None else np.concatenate([attack, _scores(live, 'live')]),
+    )
+    if not 0 <= _threshold(target) <= 1:
+        raise ValueError(f'target: {target} is no share. Pass 0.05 for 5 %.')
+    reject = -np.inf  # the highest score that must be rejected
     for s in (np.sort(attack[codes == i]) for i in range(len(names))):
-        k = np.count_nonzero(np.arange(1, len(s)+1)/len(s) <= target)
-        if k < len(s): reject = max(reject, s[-1-k])
-    if reject == -np.inf: return float(pool.min())              # accept all
+        k = np.count_nonzero(np.arange(1, len(s) + 1) / len(s) <= target)
+        if k < len(s):
+            reject = max(reject, s[-1 - k])
+    if reject == -np.inf:
+        return float(pool.min())  # accept all
     higher = pool[pool > reject]
     return float(_candidates(np.array([reject, higher.min()] if len(higher) else [reject]))[1])
 
+
 def bpcer_at_apcer(
-    attack, # (N,) scores of attacks
-    live, # (M,) scores of live samples
-    target:float, # 0.05 for BPCER20, 0.10 for BPCER10, 0.01 for BPCER100
-    pai=None, # (N,) species of each attack; None pools them
-) -> float: # 0 to 1
+    attack,  # (N,) scores of attacks
+    live,  # (M,) scores of live samples
+    target: float,  # 0.05 for BPCER20, 0.10 for BPCER10, 0.01 for BPCER100
+    pai=None,  # (N,) species of each attack; None pools them
+) -> float:  # 0 to 1
     "BPCER at the smallest threshold whose APCER is at most `target` in every species."
     return bpcer(live, apcer_threshold(attack, target, pai, live))
 
+
 def tpr_at_fpr(
-    attack, # (N,) scores of attacks
-    live, # (M,) scores of live samples
-    fpr:float=.01, # the highest FAR allowed, attacks pooled
-) -> float: # 0 to 1
+    attack,  # (N,) scores of attacks
+    live,  # (M,) scores of live samples
+    fpr: float = 0.01,  # the highest FAR allowed, attacks pooled
+) -> float:  # 0 to 1
     "Share of live samples accepted where at most `fpr` of the attacks are."
     return float(np.mean(_scores(live, 'live') >= apcer_threshold(attack, fpr, None, live)))
 
 # %% ../nbs/10_metrics.ipynb #722f5673
 def auc(
-    attack, # (N,) scores of attacks
-    live, # (M,) scores of live samples
-) -> float: # 0 to 1; 0.5 is chance
+    attack,  # (N,) scores of attacks
+    live,  # (M,) scores of live samples
+) -> float:  # 0 to 1; 0.5 is chance
     "Area under the ROC curve: the share of (attack, live) pairs in the right order, ties half."
     a, l = np.sort(_scores(attack, 'attack')), np.sort(_scores(live, 'live'))
     twice = int(a.searchsorted(l, 'left').sum()) + int(a.searchsorted(l, 'right').sum())
-    return twice / (2*len(a)*len(l))
+    return twice / (2 * len(a) * len(l))
 
 # %% ../nbs/10_metrics.ipynb #5aba0821
 def _systems(systems):
     "Name, attack and live scores, colour and line of each system; raises ValueError."
-    if not systems: raise ValueError('systems: none to draw. Pass a dict of name -> (attack scores, live scores).')
-    for i,(name,(attack,live)) in enumerate(systems.items()):
+    if not systems:
+        raise ValueError('systems: none to draw. Pass a dict of name -> (attack scores, live scores).')
+    for i, (name, (attack, live)) in enumerate(systems.items()):
         yield name, attack, live, dict(color=PALETTE[i % len(PALETTE)], ls=LINES[i % len(LINES)])
 
+
 def plot_roc(
-    systems:dict, # name -> (attack scores, live scores)
-    ax=None, # matplotlib axes; None makes a figure
-): # the axes
+    systems: dict,  # name -> (attack scores, live scores)
+    ax=None,  # matplotlib axes; None makes a figure
+):  # the axes
     "ROC curves: live accepted against attacks accepted, with the AUC of each system."
     ax = _axes(ax, (4, 4))
-    for name,attack,live,style in _systems(systems):
+    for name, attack, live, style in _systems(systems):
         far, frr, _ = roc_points(attack, live)
-        ax.plot(100*far, 100*(1-frr), label=f'{name}, AUC {auc(attack, live):.3f}', **style)
-    ax.plot([0, 100], [0, 100], color='.7', lw=.8, zorder=0)
-    ax.set(title='ROC', xlabel='attacks accepted, FAR (%)', ylabel='live accepted, 1 - FRR (%)', xlim=(-1, 101), ylim=(-1, 101), aspect='equal')
+        ax.plot(100 * far, 100 * (1 - frr), label=f'{name}, AUC {auc(attack, live):.3f}', **style)
+    ax.plot([0, 100], [0, 100], color='.7', lw=0.8, zorder=0)
+    ax.set(
+        title='ROC',
+        xlabel='attacks accepted, FAR (%)',
+        ylabel='live accepted, 1 - FRR (%)',
+        xlim=(-1, 101),
+        ylim=(-1, 101),
+        aspect='equal',
+    )
     ax.legend(frameon=False, fontsize=8, loc='lower right')
     return ax
 
 # %% ../nbs/10_metrics.ipynb #6616d85d
 def plot_det(
-    systems:dict, # name -> (attack scores, live scores)
-    ax=None, # matplotlib axes; None makes a figure
-): # the axes
+    systems: dict,  # name -> (attack scores, live scores)
+    ax=None,  # matplotlib axes; None makes a figure
+):  # the axes
     "DET curves: FRR against FAR on normal-deviate axes, with the EER of each system."
     ax, top = _axes(ax, (4, 4)), 60
-    for name,attack,live,style in _systems(systems):
+    for name, attack, live, style in _systems(systems):
         far, frr, _ = roc_points(attack, live)
         e = eer(attack, live)
-        if e > .4: top = 99
-        inside = (far > 0) & (far < 1) & (frr > 0) & (frr < 1)   # 0 and 1 lie at infinity
+        if e > 0.4:
+            top = 99
+        inside = (far > 0) & (far < 1) & (frr > 0) & (frr < 1)  # 0 and 1 lie at infinity
         ax.plot(norm.ppf(far[inside]), norm.ppf(frr[inside]), label=f'{name}, EER {e:.1%}', **style)
-        ax.plot(*[norm.ppf(np.clip(e, .001, .999))]*2, 'o', ms=4, color=style['color'], clip_on=False)   # with few errors it is all there is to see
-    ticks = [t for t in (.1, .5, 2, 5, 10, 20, 40, 60, 80, 90, 95, 98, 99) if t <= top]
-    at, lim = norm.ppf(np.array(ticks)/100), norm.ppf([.001, top/100])
-    ax.plot(lim, lim, color='.7', lw=.8, zorder=0)
-    ax.set(title='DET', xlabel='attacks accepted, FAR (%)', ylabel='live rejected, FRR (%)', xlim=lim, ylim=lim, aspect='equal',
-           xticks=at, yticks=at, xticklabels=[f'{t:g}' for t in ticks], yticklabels=[f'{t:g}' for t in ticks])
-    ax.grid(color='.92'); ax.legend(frameon=False, fontsize=8, loc='lower left')
+        ax.plot(
+            *[norm.ppf(np.clip(e, 0.001, 0.999))] * 2, 'o', ms=4, color=style['color'], clip_on=False
+        )  # with few errors it is all there is to see
+    ticks = [t for t in (0.1, 0.5, 2, 5, 10, 20, 40, 60, 80, 90, 95, 98, 99) if t <= top]
+    at, lim = norm.ppf(np.array(ticks) / 100), norm.ppf([0.001, top / 100])
+    ax.plot(lim, lim, color='.7', lw=0.8, zorder=0)
+    ax.set(
+        title='DET',
+        xlabel='attacks accepted, FAR (%)',
+        ylabel='live rejected, FRR (%)',
+        xlim=lim,
+        ylim=lim,
+        aspect='equal',
+        xticks=at,
+        yticks=at,
+        xticklabels=[f'{t:g}' for t in ticks],
+        yticklabels=[f'{t:g}' for t in ticks],
+    )
+    ax.grid(color='.92')
+    ax.legend(frameon=False, fontsize=8, loc='lower left')
     return ax
 
 # %% ../nbs/10_metrics.ipynb #e7d3cb4c
 RATES = ['far', 'frr', 'hter', 'apcer', 'bpcer', 'acer', 'auc']
-MIN_SUBJECTS = 5 # with fewer, no interval is given
+MIN_SUBJECTS = 5  # with fewer, no interval is given
 
-def _resamples(subjects:int, n:int, seed:int) -> np.ndarray:
+
+def _resamples(subjects: int, n: int, seed: int) -> np.ndarray:
     "(n, subjects) how often each subject is drawn: `n` draws with replacement of as many subjects as there are."
-    if n < 1: raise ValueError(f'n: {n} resamples. Pass 1000.')
-    return np.random.default_rng(seed).multinomial(subjects, np.full(subjects, 1/subjects), size=n).astype(np.float64)
+    if n < 1:
+        raise ValueError(f'n: {n} resamples. Pass 1000.')
+    return np.random.default_rng(seed).multinomial(subjects, np.full(subjects, 1 / subjects), size=n).astype(np.float64)
+
 
 def _tally(score, live, who, species, threshold) -> dict:
     "Counts per subject: all that the rates of a resample are made of."
-    S, P = who.max()+1, species.max()+1
-    def count(rows, weights=None): return np.bincount((who*P + species)[rows], weights, S*P).reshape(S, P).astype(np.float64)
+    S, P = who.max() + 1, species.max() + 1
+
+    def count(rows, weights=None):
+        return np.bincount((who * P + species)[rows], weights, S * P).reshape(S, P).astype(np.float64)
+
     attack = ~live
     a, la = score[attack], score[live]
     order, ends = np.lexsort((a, who[attack])), np.cumsum(np.bincount(who[attack], minlength=S))[:-1]
     order_l = np.argsort(la)
     la, who_l = la[order_l], who[live][order_l]
-    won = np.zeros((S, S))                                       # twice the pairs won by live of s against attacks of t
-    for t,x in enumerate(np.split(a[order], ends)):
-        if len(x): won[:,t] = np.bincount(who_l, x.searchsorted(la, 'left') + x.searchsorted(la, 'right'), S)
-    return dict(accepted=count(attack, a >= threshold), attacks=count(attack), won=won,
-                rejected=np.bincount(who[live], score[live] < threshold, S), lives=np.bincount(who[live], minlength=S).astype(np.float64))
+    won = np.zeros((S, S))  # twice the pairs won by live of s against attacks of t
+    for t, x in enumerate(np.split(a[order], ends)):
+        if len(x):
+            won[:, t] = np.bincount(who_l, x.searchsorted(la, 'left') + x.searchsorted(la, 'right'), S)
+    return dict(
+        accepted=count(attack, a >= threshold),
+        attacks=count(attack),
+        won=won,
+        rejected=np.bincount(who[live], score[live] < threshold, S),
+        lives=np.bincount(who[live], minlength=S).astype(np.float64),
+    )
 
 
-def _rates(t:dict, draws) -> pd.DataFrame:
+def _rates(t: dict, draws) -> pd.DataFrame:
     "The rates of each resample in `draws` (n, subjects); NaN where a resample lacks a class. A species that it lacks is ignored."
     accepted, attacks, lives = draws @ t['accepted'], draws @ t['attacks'], draws @ t['lives']
     with np.errstate(invalid='ignore', divide='ignore'):
-        far, frr = accepted.sum(1)/attacks.sum(1), draws @ t['rejected'] / lives
-        worst = np.fmax.reduce(accepted/attacks, axis=1)
-        area = ((draws @ t['won'])*draws).sum(1) / (2*attacks.sum(1)*lives)
-    return pd.DataFrame(dict(zip(RATES, [far, frr, (far+frr)/2, worst, frr, (worst+frr)/2, area])))
+        far, frr = accepted.sum(1) / attacks.sum(1), draws @ t['rejected'] / lives
+        worst = np.fmax.reduce(accepted / attacks, axis=1)
+        area = ((draws @ t['won']) * draws).sum(1) / (2 * attacks.sum(1) * lives)
+    return pd.DataFrame(dict(zip(RATES, [far, frr, (far + frr) / 2, worst, frr, (worst + frr) / 2, area])))
 
 # %% ../nbs/10_metrics.ipynb #55115568
 def _columns(score, live, subject, pai, what='the') -> tuple:
     "Checked columns: score, live (bool), subject codes, species codes."
     columns = dict(live=live, subject=subject) | ({} if pai is None else dict(pai=pai))
-    columns, n = {k: pd.Series(np.asarray(c, dtype=object).ravel()) for k,c in columns.items()}, np.size(score)
-    for name,c in columns.items():
-        if len(c) != n: raise ValueError(f'{name}: {len(c)} entries for {n} scores: row {min(len(c), n)} is the first without a partner. Pass one per sample.')
+    columns, n = {k: pd.Series(np.asarray(c, dtype=object).ravel()) for k, c in columns.items()}, np.size(score)
+    for name, c in columns.items():
+        if len(c) != n:
+            raise ValueError(
+                f'{name}: {len(c)} entries for {n} scores: row {min(len(c), n)} is the first without a partner. Pass one per sample.'
+            )
     live, subject = columns['live'], columns['subject']
     bad = ~live.isin([True, False]).to_numpy()
-    if bad.any(): raise ValueError(f"live: {bad.sum()} of {n} are neither True nor False, the first is row {bad.argmax()} ({live[bad.argmax()]!r}). Pass scores['label'] == 'live'.")
+    if bad.any():
+        raise ValueError(
+            f"live: {bad.sum()} of {n} are neither True nor False, the first is row {bad.argmax()} ({live[bad.argmax()]!r}). Pass scores['label'] == 'live'."
+        )
     bad = (subject.isna() | (subject.astype(str) == '')).to_numpy()
-    if bad.any(): raise ValueError(f'subject: {bad.sum()} of {n} rows name nobody, the first is row {bad.argmax()}. Without subjects there is no honest interval.')
+    if bad.any():
+        raise ValueError(
+            f'subject: {bad.sum()} of {n} rows name nobody, the first is row {bad.argmax()}. Without subjects there is no honest interval.'
+        )
     live = live.to_numpy().astype(bool)
     score = _scores(score, what, live)
-    _scores(score[~live], 'attack'), _scores(score[live], 'live')   # neither may be empty
+    _scores(score[~live], 'attack'), _scores(score[live], 'live')  # neither may be empty
     species = np.zeros(n, dtype=int)
-    if pai is not None: species[~live] = _species(columns['pai'][~live], (~live).sum())[1]
+    if pai is not None:
+        species[~live] = _species(columns['pai'][~live], (~live).sum())[1]
     return score, live, pd.factorize(subject.map(str), sort=True)[0], species
+
 
 def _summary(value, resampled, tally, level) -> pd.DataFrame:
     "Value and interval of each rate; no interval where fewer than MIN_SUBJECTS people bear on it."
-    if not 0 < level < 1: raise ValueError(f'level: {level} is no share between 0 and 1. Pass 0.95 for a 95 % interval.')
-    out = pd.concat([value.iloc[0], resampled.quantile([(1-level)/2, (1+level)/2]).T], axis=1)
+    if not 0 < level < 1:
+        raise ValueError(f'level: {level} is no share between 0 and 1. Pass 0.95 for a 95 % interval.')
+    out = pd.concat([value.iloc[0], resampled.quantile([(1 - level) / 2, (1 + level) / 2]).T], axis=1)
     out.columns = ['value', 'low', 'high']
     n_attack, n_live = (tally['attacks'].sum(1) > 0).sum(), (tally['lives'] > 0).sum()
     people = dict.fromkeys(RATES, min(n_attack, n_live)) | dict(far=n_attack, apcer=n_attack, frr=n_live, bpcer=n_live)
@@ -330,36 +446,36 @@ def _summary(value, resampled, tally, level) -> pd.DataFrame:
 
 # %% ../nbs/10_metrics.ipynb #3fe899b7
 def bootstrap_subjects(
-    score, # (N,) scores of both classes
-    live, # (N,) bool, True for live
-    subject, # (N,) who; frames of one person go together
-    threshold:float, # fixed: chosen on other data
-    pai=None, # (N,) species of the attacks (live rows are not looked at); None pools them
-    n:int=1000, # resamples
-    seed:int=0, # the same seed, the same intervals
-    level:float=.95, # share of the resamples inside the interval
-) -> pd.DataFrame: # index far, frr, hter, apcer, bpcer, acer, auc; columns value, low, high
+    score,  # (N,) scores of both classes
+    live,  # (N,) bool, True for live
+    subject,  # (N,) who; frames of one person go together
+    threshold: float,  # fixed: chosen on other data
+    pai=None,  # (N,) species of the attacks (live rows are not looked at); None pools them
+    n: int = 1000,  # resamples
+    seed: int = 0,  # the same seed, the same intervals
+    level: float = 0.95,  # share of the resamples inside the interval
+) -> pd.DataFrame:  # index far, frr, hter, apcer, bpcer, acer, auc; columns value, low, high
     "Error rates with percentile intervals that resample subjects; NaN where fewer than MIN_SUBJECTS bear on a rate."
     score, live, who, species = _columns(score, live, subject, pai)
-    tally, S = _tally(score, live, who, species, _threshold(threshold)), who.max()+1
+    tally, S = _tally(score, live, who, species, _threshold(threshold)), who.max() + 1
     return _summary(_rates(tally, np.ones((1, S))), _rates(tally, _resamples(S, n, seed)), tally, level)
 
 # %% ../nbs/10_metrics.ipynb #fde7e86a
 def paired_bootstrap(
-    score_a, # (N,) scores by system A
-    score_b, # (N,) scores by system B of the same samples, in the same order
-    live, # (N,) bool, True for live
-    subject, # (N,) who
-    threshold_a:float, # A's threshold, chosen on other data
-    threshold_b:float, # B's
-    pai=None, # (N,) species of the attacks; None pools them
-    n:int=1000, # resamples
-    seed:int=0, # the same seed, the same intervals
-    level:float=.95, # share of the resamples inside the interval
-) -> pd.DataFrame: # of A minus B: index far, frr, hter, apcer, bpcer, acer, auc; columns value, low, high
+    score_a,  # (N,) scores by system A
+    score_b,  # (N,) scores by system B of the same samples, in the same order
+    live,  # (N,) bool, True for live
+    subject,  # (N,) who
+    threshold_a: float,  # A's threshold, chosen on other data
+    threshold_b: float,  # B's
+    pai=None,  # (N,) species of the attacks; None pools them
+    n: int = 1000,  # resamples
+    seed: int = 0,  # the same seed, the same intervals
+    level: float = 0.95,  # share of the resamples inside the interval
+) -> pd.DataFrame:  # of A minus B: index far, frr, hter, apcer, bpcer, acer, auc; columns value, low, high
     "Differences of error rates between two systems, with intervals from the same resampled subjects."
     score_b = _columns(score_b, live, subject, pai, 'system B')[0]
     score_a, live, who, species = _columns(score_a, live, subject, pai, 'system A')
-    a, b = (_tally(s, live, who, species, _threshold(t)) for s,t in ((score_a, threshold_a), (score_b, threshold_b)))
-    ones, draws = np.ones((1, who.max()+1)), _resamples(who.max()+1, n, seed)
+    a, b = (_tally(s, live, who, species, _threshold(t)) for s, t in ((score_a, threshold_a), (score_b, threshold_b)))
+    ones, draws = np.ones((1, who.max() + 1)), _resamples(who.max() + 1, n, seed)
     return _summary(_rates(a, ones) - _rates(b, ones), _rates(a, draws) - _rates(b, draws), a, level)

@@ -22,314 +22,444 @@ CLASSES = ('attack', 'live')  # the order of the two anti-spoofing outputs
 
 # %% ../nbs/44_model.ipynb #60950beb
 def fc_head(
-    n_in:int, # flattened features
-    n_hidden:int, # units of the two hidden layers
-    n_out:int, # outputs
-    dropout:float=0.5, # probability of dropping a hidden unit
+    n_in: int,  # flattened features
+    n_hidden: int,  # units of the two hidden layers
+    n_out: int,  # outputs
+    dropout: float = 0.5,  # probability of dropping a hidden unit
 ) -> nn.Sequential:
     "Three fully connected layers, module for module torchvision's `vgg16().classifier`."
-    return nn.Sequential(nn.Linear(n_in, n_hidden), nn.ReLU(), nn.Dropout(dropout),
-                         nn.Linear(n_hidden, n_hidden), nn.ReLU(), nn.Dropout(dropout),
-                         nn.Linear(n_hidden, n_out))
+    return nn.Sequential(
+        nn.Linear(n_in, n_hidden),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        nn.Linear(n_hidden, n_hidden),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        nn.Linear(n_hidden, n_out),
+    )
 
 # %% ../nbs/44_model.ipynb #23317829
 FC2 = 4  # in a head: the index of the ReLU whose output is the paper's psi
 
+
 def run_head(
-    head:nn.Sequential, # what `fc_head` returns
-    x:Tensor, # (B, n_in) features
-) -> tuple: # outputs (B, n_out) and FC2 activations (B, n_hidden)
+    head: nn.Sequential,  # what `fc_head` returns
+    x: Tensor,  # (B, n_in) features
+) -> tuple:  # outputs (B, n_out) and FC2 activations (B, n_hidden)
     "The outputs of a head and, on the way, its FC2: after its ReLU, before dropout, in the graph."
-    for i,layer in enumerate(head):
+    for i, layer in enumerate(head):
         x = layer(x)
-        if i == FC2: fc2 = x
+        if i == FC2:
+            fc2 = x
     return x, fc2
 
 # %% ../nbs/44_model.ipynb #c505d012
 def init_head(
-    head:nn.Sequential, # what `fc_head` returns; changed in place
-) -> nn.Sequential: # the same head
+    head: nn.Sequential,  # what `fc_head` returns; changed in place
+) -> nn.Sequential:  # the same head
     "He initialisation of the hidden layers, and an output layer so small that training starts at even odds."
     *hidden, last = [layer for layer in head if isinstance(layer, nn.Linear)]
-    for layer in hidden: nn.init.kaiming_normal_(layer.weight, nonlinearity='relu')
+    for layer in hidden:
+        nn.init.kaiming_normal_(layer.weight, nonlinearity='relu')
     nn.init.normal_(last.weight, 0, 0.01)
-    for layer in (*hidden, last): nn.init.zeros_(layer.bias)
+    for layer in (*hidden, last):
+        nn.init.zeros_(layer.bias)
     return head
 
 # %% ../nbs/44_model.ipynb #80a5e575
 def set_scale(
-    model:nn.Module, # with a `config`
-    mean:tuple, # of RGB in 0..1
-    std:tuple, # of RGB in 0..1
+    model: nn.Module,  # with a `config`
+    mean: tuple,  # of RGB in 0..1
+    std: tuple,  # of RGB in 0..1
 ):
     "Let a model bring its input to (x - mean)/std, and note it in its configuration."
-    for name,value in dict(mean=mean, std=std).items():
+    for name, value in dict(mean=mean, std=std).items():
         model.config[name] = tuple(map(float, value))
         new = torch.tensor(model.config[name]).view(1, 3, 1, 1)
-        if hasattr(model, name): getattr(model, name).copy_(new)
-        else: model.register_buffer(name, new)
+        if hasattr(model, name):
+            getattr(model, name).copy_(new)
+        else:
+            model.register_buffer(name, new)
+
 
 def trunk_blocks(
-    trunk:nn.Sequential, # a VGG's convolutions
-) -> list: # of nn.Sequential; they share the layers with the trunk
+    trunk: nn.Sequential,  # a VGG's convolutions
+) -> list:  # of nn.Sequential; they share the layers with the trunk
     "The blocks of a trunk, each up to its pooling."
-    ends = [i+1 for i,layer in enumerate(trunk) if isinstance(layer, nn.MaxPool2d)]
-    return [trunk[a:b] for a,b in zip([0, *ends], ends)]
+    ends = [i + 1 for i, layer in enumerate(trunk) if isinstance(layer, nn.MaxPool2d)]
+    return [trunk[a:b] for a, b in zip([0, *ends], ends)]
+
 
 def _forgetful(trunk, x):
     "The trunk, block by block: what is inside a block is not kept, but computed again when its gradient is wanted."
     from torch.utils.checkpoint import checkpoint
-    for block in trunk_blocks(trunk): x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False)
+
+    for block in trunk_blocks(trunk):
+        x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False)
     return x
 
+
 def fitting_layers(
-    model:nn.Module, # with the heads `spoof_head` and `id_head`
-    state:dict, # of a VGG16, in any naming of `torchvision_names`
-    heads:tuple|str, # of 'spoof' and 'id'
-) -> dict: # name of a layer -> its tensors; raises ValueError for an unknown head
+    model: nn.Module,  # with the heads `spoof_head` and `id_head`
+    state: dict,  # of a VGG16, in any naming of `torchvision_names`
+    heads: tuple | str,  # of 'spoof' and 'id'
+) -> dict:  # name of a layer -> its tensors; raises ValueError for an unknown head
     "The FC layers of a classifier that have the sizes of a model's."
     heads = (heads,) if isinstance(heads, str) else heads
-    if unknown := set(heads) - {'spoof', 'id'}: raise ValueError(f"heads: {sorted(unknown)} is no head: choose of ('spoof', 'id')")
+    if unknown := set(heads) - {'spoof', 'id'}:
+        raise ValueError(f"heads: {sorted(unknown)} is no head: choose of ('spoof', 'id')")
     state, fits = torchvision_names(state), {}
     for name in [f'{head}_head.{i}' for head in heads for i in (0, 3, 6)]:
         own = model.get_submodule(name)
         found = {kind: state.get(f'classifier.{name[-1]}.{kind}') for kind in ('weight', 'bias')}
-        if all(t is not None and t.shape == getattr(own, kind).shape for kind,t in found.items()): fits[name] = found
+        if all(t is not None and t.shape == getattr(own, kind).shape for kind, t in found.items()):
+            fits[name] = found
     return fits
 
 # %% ../nbs/44_model.ipynb #aab2d580
 class GFACNN(nn.Module):
     "The paper's network: a VGG16 trunk shared by an anti-spoofing and a recognition head (Sec. 3.1, Fig. 2)."
+
     recompute = False  # True: gradient checkpointing of the trunk, less memory in training for more time
-    def __init__(self,
-        n_subjects:int, # people to tell apart: outputs of the recognition head
-        width:float=1.0, # scales the channels of the trunk; 1.0 is VGG16
-        fc_dim:int|None=None, # units of each hidden FC layer; 4096*width if left out
-        dropout:float=0.5, # in both heads, after both hidden layers
-        pool:int=7, # the trunk's output is averaged to pool x pool positions
-        weights:str|Path|dict|None=None, # of the trunk, and of the heads as far as they fit; see `vgg16_trunk`
-        mean:tuple|None=None, # of RGB in 0..1, subtracted from every image; None: what the weights want
-        std:tuple|None=None, # of RGB in 0..1, every image is divided by it; None: what the weights want
-        heads:tuple|str=('spoof', 'id'), # the heads that get the FC layers of `weights`, where their sizes match
+
+    def __init__(
+        self,
+        n_subjects: int,  # people to tell apart: outputs of the recognition head
+        width: float = 1.0,  # scales the channels of the trunk; 1.0 is VGG16
+        fc_dim: int | None = None,  # units of each hidden FC layer; 4096*width if left out
+        dropout: float = 0.5,  # in both heads, after both hidden layers
+        pool: int = 7,  # the trunk's output is averaged to pool x pool positions
+        weights: str
+        | Path
+        | dict
+        | None = None,  # of the trunk, and of the heads as far as they fit; see `vgg16_trunk`
+        mean: tuple | None = None,  # of RGB in 0..1, subtracted from every image; None: what the weights want
+        std: tuple | None = None,  # of RGB in 0..1, every image is divided by it; None: what the weights want
+        heads: tuple | str = ('spoof', 'id'),  # the heads that get the FC layers of `weights`, where their sizes match
     ):
         super().__init__()
-        if n_subjects < 1: raise ValueError(f'n_subjects is {n_subjects}: the recognition head needs at least one person to tell')
-        if fc_dim is None: fc_dim = max(1, round(4096*width))
+        if n_subjects < 1:
+            raise ValueError(f'n_subjects is {n_subjects}: the recognition head needs at least one person to tell')
+        if fc_dim is None:
+            fc_dim = max(1, round(4096 * width))
         state, source = find_weights(weights, width)
         self.trunk = vgg16_trunk(width, state, source)
-        self.config = dict(n_subjects=int(n_subjects), width=float(width), fc_dim=int(fc_dim), dropout=float(dropout), pool=int(pool))
+        self.config = dict(
+            n_subjects=int(n_subjects), width=float(width), fc_dim=int(fc_dim), dropout=float(dropout), pool=int(pool)
+        )
         set_scale(self, self.trunk.mean if mean is None else mean, self.trunk.std if std is None else std)
         self.avgpool = nn.AdaptiveAvgPool2d(pool)
-        n_in = self.trunk.out_channels*pool*pool
+        n_in = self.trunk.out_channels * pool * pool
         self.spoof_head = init_head(fc_head(n_in, fc_dim, len(CLASSES), dropout))
         self.id_head = init_head(fc_head(n_in, fc_dim, n_subjects, dropout))
         fits = fitting_layers(self, state or {}, heads)
-        for name,tensors in fits.items():
+        for name, tensors in fits.items():
             head = name.split('.')[0]
-            if f'{head}.0' in fits and f'{head}.3' in fits: self.get_submodule(name).load_state_dict(tensors)
+            if f'{head}.0' in fits and f'{head}.3' in fits:
+                self.get_submodule(name).load_state_dict(tensors)
 
-    def features(self, x:Tensor) -> Tensor:
+    def features(self, x: Tensor) -> Tensor:
         "Normalise, run the trunk, pool, flatten: (B, 3, H, W) RGB in 0..1 -> (B, C*pool*pool)."
-        x = (x - self.mean)/self.std
+        x = (x - self.mean) / self.std
         x = _forgetful(self.trunk, x) if self.recompute and torch.is_grad_enabled() else self.trunk(x)
         return self.avgpool(x).flatten(1)
 
 # %% ../nbs/44_model.ipynb #0d2fbb5b
-def _check_images(x:Tensor, name:str) -> Tensor:
+def _check_images(x: Tensor, name: str) -> Tensor:
     "`x` as a plain float tensor, or a ValueError that says what is wrong with it."
-    if not isinstance(x, Tensor): raise ValueError(f'{name}: expected a tensor of images (B, 3, H, W), got {type(x).__name__}: stack them into one')
+    if not isinstance(x, Tensor):
+        raise ValueError(
+            f'{name}: expected a tensor of images (B, 3, H, W), got {type(x).__name__}: stack them into one'
+        )
     if x.ndim != 4 or x.shape[1] != 3:
-        raise ValueError(f'{name}: expected RGB images of shape (B, 3, H, W), got {tuple(x.shape)}: '
-                         'channels come second, and a single image needs x[None]')
-    if min(x.shape[2:]) < 32: raise ValueError(f'{name}: images of {x.shape[2]}x{x.shape[3]} px, but five poolings need 32 px: resize them')
-    if not x.is_floating_point(): raise ValueError(f'{name}: images of {x.dtype}, expected floats in 0..1: pass x.float()/255')
-    if type(x) is Tensor or torch.compiler.is_compiling(): return x  # (torch.export cannot follow the line below)
+        raise ValueError(
+            f'{name}: expected RGB images of shape (B, 3, H, W), got {tuple(x.shape)}: '
+            'channels come second, and a single image needs x[None]'
+        )
+    if min(x.shape[2:]) < 32:
+        raise ValueError(f'{name}: images of {x.shape[2]}x{x.shape[3]} px, but five poolings need 32 px: resize them')
+    if not x.is_floating_point():
+        raise ValueError(f'{name}: images of {x.dtype}, expected floats in 0..1: pass x.float()/255')
+    if type(x) is Tensor or torch.compiler.is_compiling():
+        return x  # (torch.export cannot follow the line below)
     return x.as_subclass(Tensor)
 
 # %% ../nbs/44_model.ipynb #31e2c7a1
 @patch
-def forward(self:GFACNN,
-    frame:Tensor, # (B, 3, H, W) RGB in 0..1: whole frames, for anti-spoofing
-    face:Tensor, # (B, 3, h, w) RGB in 0..1: cropped faces, for recognition
-) -> tuple: # spoof logits (B, 2), identity logits (B, n_subjects), FC2 of the anti-spoofing head (B, fc_dim)
+def forward(
+    self: GFACNN,
+    frame: Tensor,  # (B, 3, H, W) RGB in 0..1: whole frames, for anti-spoofing
+    face: Tensor,  # (B, 3, h, w) RGB in 0..1: cropped faces, for recognition
+) -> tuple:  # spoof logits (B, 2), identity logits (B, n_subjects), FC2 of the anti-spoofing head (B, fc_dim)
     "Both branches, in one trunk pass where frames and faces have one size."
     frame, face = _check_images(frame, 'frame'), _check_images(face, 'face')
-    if len(frame) != len(face): raise ValueError(f'{len(frame)} frames but {len(face)} faces: pass as many faces as frames')
-    if frame.shape == face.shape: a, b = self.features(torch.cat([frame, face])).chunk(2)
-    else:                         a, b = self.features(frame), self.features(face)
+    if len(frame) != len(face):
+        raise ValueError(f'{len(frame)} frames but {len(face)} faces: pass as many faces as frames')
+    if frame.shape == face.shape:
+        a, b = self.features(torch.cat([frame, face])).chunk(2)
+    else:
+        a, b = self.features(frame), self.features(face)
     spoof, fc2 = run_head(self.spoof_head, a)
     return spoof, run_head(self.id_head, b)[0], fc2
 
 # %% ../nbs/44_model.ipynb #5236e78e
 @patch
-def spoof(self:GFACNN,
-    frame:Tensor, # (B, 3, H, W) RGB in 0..1
-) -> tuple: # logits (B, 2) in the order of `CLASSES`, FC2 (B, fc_dim)
+def spoof(
+    self: GFACNN,
+    frame: Tensor,  # (B, 3, H, W) RGB in 0..1
+) -> tuple:  # logits (B, 2) in the order of `CLASSES`, FC2 (B, fc_dim)
     "Anti-spoofing alone."
     return run_head(self.spoof_head, self.features(_check_images(frame, 'frame')))
 
+
 @patch
-def identify(self:GFACNN,
-    face:Tensor, # (B, 3, H, W) RGB in 0..1
-) -> tuple: # logits (B, n_subjects), embedding (B, fc_dim): FC2 of the recognition head
+def identify(
+    self: GFACNN,
+    face: Tensor,  # (B, 3, H, W) RGB in 0..1
+) -> tuple:  # logits (B, n_subjects), embedding (B, fc_dim): FC2 of the recognition head
     "Recognition alone."
     return run_head(self.id_head, self.features(_check_images(face, 'face')))
 
+
 @patch
 @torch.no_grad()
-def live_score(self:GFACNN,
-    frame:Tensor, # (B, 3, H, W) RGB in 0..1
-) -> Tensor: # (B,) float32 in 0..1
+def live_score(
+    self: GFACNN,
+    frame: Tensor,  # (B, 3, H, W) RGB in 0..1
+) -> Tensor:  # (B,) float32 in 0..1
     "Probability that each frame is live; the model must be in eval mode."
-    if self.training: raise RuntimeError('live_score in training mode would be random (dropout): call model.eval() first')
+    if self.training:
+        raise RuntimeError('live_score in training mode would be random (dropout): call model.eval() first')
     return self.spoof(frame)[0].float().softmax(1)[:, CLASSES.index('live')]
 
 # %% ../nbs/44_model.ipynb #c0a7e501
 def _kept(f, x):
     "What `f(x)` keeps for its backward pass, in bytes without weights, and its result."
     kept, own = {}, {p.untyped_storage()._cdata for p in f.parameters()}
+
     def pack(t):
-        if (storage := t.untyped_storage())._cdata not in own: kept[storage._cdata] = t
+        if (storage := t.untyped_storage())._cdata not in own:
+            kept[storage._cdata] = t
         return t
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t): y = f(x)
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        y = f(x)
     return sum(t.untyped_storage().nbytes() for t in kept.values()), y
 
+
 def training_memory(
-    bs:int, # pairs of frame and face in a batch
-    size:int=224, # their side in pixels
-    width:float=1., # of the network
-    pool:int=7, # of the network
-    number_bytes:int=4, # of an activation: 4 for fp32, 2 for bf16 and fp16
-    recompute:bool=False, # gradient checkpointing of the trunk
-) -> dict: # GB: weights (with gradients and Adam's moments), activations, total
+    bs: int,  # pairs of frame and face in a batch
+    size: int = 224,  # their side in pixels
+    width: float = 1.0,  # of the network
+    pool: int = 7,  # of the network
+    number_bytes: int = 4,  # of an activation: 4 for fp32, 2 for bf16 and fp16
+    recompute: bool = False,  # gradient checkpointing of the trunk
+) -> dict:  # GB: weights (with gradients and Adam's moments), activations, total
     "What a training step needs, counted on the meta device: an estimate."
     with torch.device('meta'):
-        model, x, kept = GFACNN(15, width, pool=pool).eval(), torch.empty(2*bs, 3, size, size), []
-        weights = sum(p.numel() for p in model.parameters())*16
-        if number_bytes == 2: model, x = model.bfloat16(), x.bfloat16()
-        wide = 2*x[:, :1].numel()*model.trunk[0].out_channels*number_bytes            # a gradient before and behind the first ReLU
+        model, x, kept = GFACNN(15, width, pool=pool).eval(), torch.empty(2 * bs, 3, size, size), []
+        weights = sum(p.numel() for p in model.parameters()) * 16
+        if number_bytes == 2:
+            model, x = model.bfloat16(), x.bfloat16()
+        wide = (
+            2 * x[:, :1].numel() * model.trunk[0].out_channels * number_bytes
+        )  # a gradient before and behind the first ReLU
         for block in trunk_blocks(model.trunk):
             inside, y = _kept(block, x)
-            kept.append((x.numel()*number_bytes, inside)); x = y
-        heads = sum(_kept(head, part)[0] for head,part in zip((model.spoof_head, model.id_head), model.avgpool(x).flatten(1).chunk(2)))
-    trunk = sum(a for a,_ in kept) + max(b for _,b in kept) if recompute else sum(b for _,b in kept)
-    return dict(weights=weights/1e9, activations=(trunk + heads + wide)/1e9, total=(weights + trunk + heads + wide)/1e9)
+            kept.append((x.numel() * number_bytes, inside))
+            x = y
+        heads = sum(
+            _kept(head, part)[0]
+            for head, part in zip((model.spoof_head, model.id_head), model.avgpool(x).flatten(1).chunk(2))
+        )
+    trunk = sum(a for a, _ in kept) + max(b for _, b in kept) if recompute else sum(b for _, b in kept)
+    return dict(
+        weights=weights / 1e9, activations=(trunk + heads + wide) / 1e9, total=(weights + trunk + heads + wide) / 1e9
+    )
 
 # %% ../nbs/44_model.ipynb #62d9e199
 @patch
-def load_classifier(self:GFACNN,
-    source:dict|str|Path, # state dict of a VGG16 in any naming of `torchvision_names`, or the path of its file
-    heads:tuple|str=('spoof', 'id'), # the heads that get the FC layers
-    trunk:bool=True, # the convolutions too, where the source has them
-) -> list: # the modules that were filled, as 'id_head.0'
+def load_classifier(
+    self: GFACNN,
+    source: dict | str | Path,  # state dict of a VGG16 in any naming of `torchvision_names`, or the path of its file
+    heads: tuple | str = ('spoof', 'id'),  # the heads that get the FC layers
+    trunk: bool = True,  # the convolutions too, where the source has them
+) -> list:  # the modules that were filled, as 'id_head.0'
     "Published VGG16 weights into heads and trunk: FC layers 0 and 3, and 6 where its shape fits. Nothing changes if one is wrong."
     heads = (heads,) if isinstance(heads, str) else heads
     given, where = find_weights(source, self.config['width'])
     todo, state = fitting_layers(self, given, heads), torchvision_names(given)
     for name in [f'{head}_head.{i}' for head in heads for i in (0, 3)]:
-        if name in todo: continue
+        if name in todo:
+            continue
         key, own = f'classifier.{name[-1]}.weight', self.get_submodule(name)
-        wrong = f'has shape {tuple(state[key].shape)}' if key in state and key.replace('weight', 'bias') in state else 'or its bias is missing'
-        raise ValueError(f"{where}: '{key}' {wrong} where {name} has {tuple(own.weight.shape)}: published weights need width=1, fc_dim=4096, pool=7")
+        wrong = (
+            f'has shape {tuple(state[key].shape)}'
+            if key in state and key.replace('weight', 'bias') in state
+            else 'or its bias is missing'
+        )
+        raise ValueError(
+            f"{where}: '{key}' {wrong} where {name} has {tuple(own.weight.shape)}: published weights need width=1, fc_dim=4096, pool=7"
+        )
     if trunk := trunk and 'features.0.weight' in state:
         load_trunk(self.trunk, state, where)
-        if scale := weights_scale(given): set_scale(self, *scale)
-    for name,tensors in todo.items(): self.get_submodule(name).load_state_dict(tensors)
-    return ['trunk']*trunk + list(todo)
+        if scale := weights_scale(given):
+            set_scale(self, *scale)
+    for name, tensors in todo.items():
+        self.get_submodule(name).load_state_dict(tensors)
+    return ['trunk'] * trunk + list(todo)
 
 # %% ../nbs/44_model.ipynb #48d04645
 MODEL_FORMAT = 1  # of the files that save_model writes
 
+
 def save_model(
-    model:GFACNN, # weights and configuration are written
-    path:str|Path, # of the .safetensors file
-    half:bool=False, # store 16-bit floats, in half the space; a loaded model computes in 32 bits all the same
-    with_adapter=None, # a fitted Adapter (chapters 38, 41, 42) that frames went through in training
-    **meta, # what JSON can hold: seed, dataset, threshold, names of the subjects
-) -> Path: # of the file
+    model: GFACNN,  # weights and configuration are written
+    path: str | Path,  # of the .safetensors file
+    half: bool = False,  # store 16-bit floats, in half the space; a loaded model computes in 32 bits all the same
+    with_adapter=None,  # a fitted Adapter (chapters 38, 41, 42) that frames went through in training
+    **meta,  # what JSON can hold: seed, dataset, threshold, names of the subjects
+) -> Path:  # of the file
     "Write a model into one safetensors file, with its configuration and `meta` in the header."
     from safetensors.torch import save_file
+
     path = Path(path)
-    try: header = dict(format_version=str(MODEL_FORMAT), version=__version__, classes=json.dumps(CLASSES), config=json.dumps(model.config), meta=json.dumps(meta))
-    except TypeError as e: raise ValueError(f'{path}: meta cannot be written as JSON ({e}): pass numbers, strings, lists and dicts') from None
-    state = {k: (v.half() if half and v.is_floating_point() else v).detach().cpu().contiguous() for k,v in model.state_dict().items()}
-    if with_adapter is not None: state[ADAPTER] = _packed(with_adapter)
+    try:
+        header = dict(
+            format_version=str(MODEL_FORMAT),
+            version=__version__,
+            classes=json.dumps(CLASSES),
+            config=json.dumps(model.config),
+            meta=json.dumps(meta),
+        )
+    except TypeError as e:
+        raise ValueError(
+            f'{path}: meta cannot be written as JSON ({e}): pass numbers, strings, lists and dicts'
+        ) from None
+    state = {
+        k: (v.half() if half and v.is_floating_point() else v).detach().cpu().contiguous()
+        for k, v in model.state_dict().items()
+    }
+    if with_adapter is not None:
+        state[ADAPTER] = _packed(with_adapter)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f'.{path.name}.{os.getpid()}.part')
     try:
-        part.touch(); mode = part.stat().st_mode  # what the user's umask gives; safetensors itself writes for the owner only
+        part.touch()
+        mode = part.stat().st_mode  # what the user's umask gives; safetensors itself writes for the owner only
         save_file(state, part, metadata=header)
         part.chmod(mode)
         os.replace(part, path)
-    finally: part.unlink(missing_ok=True)
+    finally:
+        part.unlink(missing_ok=True)
     return path
 
 # %% ../nbs/44_model.ipynb #d1b2c3e4
 CONFIG = ('n_subjects', 'width', 'fc_dim', 'dropout', 'pool', 'mean', 'std')  # what `model.config` has
 ADAPTER = 'adapter.file'  # the tensor that holds a saved adapter, byte by byte
 
+
 def model_header(
-    path:str|Path, # of a file that `save_model` wrote
-) -> dict: # version (of the library that wrote it), classes, config, meta, adapter (whether it holds one)
+    path: str | Path,  # of a file that `save_model` wrote
+) -> dict:  # version (of the library that wrote it), classes, config, meta, adapter (whether it holds one)
     "What a model file says of itself, without its tensors; FileNotFoundError or ValueError says what is wrong."
     from safetensors import SafetensorError, safe_open
+
     path = Path(path)
-    if not path.is_file(): raise FileNotFoundError(f'no model at {path}: check the path')
+    if not path.is_file():
+        raise FileNotFoundError(f'no model at {path}: check the path')
     try:
-        with safe_open(path, framework='pt') as f: header, names = f.metadata() or {}, set(f.keys())
-    except SafetensorError as e: raise ValueError(f'{path} is not a whole safetensors file ({e}): copy or save it again') from None
+        with safe_open(path, framework='pt') as f:
+            header, names = f.metadata() or {}, set(f.keys())
+    except SafetensorError as e:
+        raise ValueError(f'{path} is not a whole safetensors file ({e}): copy or save it again') from None
     if (version := header.get('format_version')) != str(MODEL_FORMAT):
-        raise ValueError(f'{path}: format version {version}, this release reads {MODEL_FORMAT}: write it with save_model, or install the release that wrote it')
-    try: config, meta, classes = (json.loads(header.get(k, default)) for k,default in (('config', '[]'), ('meta', '{}'), ('classes', json.dumps(CLASSES))))
-    except (ValueError, RecursionError) as e: raise ValueError(f'{path}: tensors and configuration do not fit (the header is no JSON: {e}): save the model again') from None
-    if not (isinstance(config, dict) and isinstance(meta, dict)): raise ValueError(f'{path}: tensors and configuration do not fit (the header has no configuration): save the model again')
-    if classes != list(CLASSES): raise ValueError(f'{path}: its classes are {classes}, those of this library {list(CLASSES)}, in this order: it is another kind of model')
+        raise ValueError(
+            f'{path}: format version {version}, this release reads {MODEL_FORMAT}: write it with save_model, or install the release that wrote it'
+        )
+    try:
+        config, meta, classes = (
+            json.loads(header.get(k, default))
+            for k, default in (('config', '[]'), ('meta', '{}'), ('classes', json.dumps(CLASSES)))
+        )
+    except (ValueError, RecursionError) as e:
+        raise ValueError(
+            f'{path}: tensors and configuration do not fit (the header is no JSON: {e}): save the model again'
+        ) from None
+    if not (isinstance(config, dict) and isinstance(meta, dict)):
+        raise ValueError(
+            f'{path}: tensors and configuration do not fit (the header has no configuration): save the model again'
+        )
+    if classes != list(CLASSES):
+        raise ValueError(
+            f'{path}: its classes are {classes}, those of this library {list(CLASSES)}, in this order: it is another kind of model'
+        )
     return dict(version=header.get('version'), classes=classes, config=config, meta=meta, adapter=ADAPTER in names)
+
 
 def _read_model(path):
     "Header and tensors of a model file."
     from safetensors import safe_open
+
     header = model_header(path)
-    with safe_open(path, framework='pt') as f: return header, {k: f.get_tensor(k) for k in f.keys()}
+    with safe_open(path, framework='pt') as f:
+        return header, {k: f.get_tensor(k) for k in f.keys()}
+
 
 class _NoDraw(torch.overrides.TorchFunctionMode):
     "Initialisations draw nothing: on the meta device that would import the compiler, two seconds, to fill tensors that have no content."
+
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        if getattr(func, '__name__', '') not in ('normal_', 'uniform_'): return func(*args, **(kwargs or {}))
+        if getattr(func, '__name__', '') not in ('normal_', 'uniform_'):
+            return func(*args, **(kwargs or {}))
         return args[0] if args else kwargs['tensor']
 
 # %% ../nbs/44_model.ipynb #f3d4e5a6
 def _packed(adapter):
     "The file of an adapter as a tensor of bytes."
-    with tempfile.TemporaryDirectory() as d: return torch.frombuffer(bytearray(adapter.save(Path(d)/'adapter.safetensors').read_bytes()), dtype=torch.uint8)
+    with tempfile.TemporaryDirectory() as d:
+        return torch.frombuffer(
+            bytearray(adapter.save(Path(d) / 'adapter.safetensors').read_bytes()), dtype=torch.uint8
+        )
+
 
 def load_model_adapter(
-    path:str|Path, # of a file that `save_model` wrote
-): # an Adapter, or None where the model was trained without
+    path: str | Path,  # of a file that `save_model` wrote
+):  # an Adapter, or None where the model was trained without
     "Read the adapter that a model file holds; ValueError where it is damaged."
     header, state = _read_model(path)
-    if not header['adapter']: return None
+    if not header['adapter']:
+        return None
     import gfa_fastai.adapt  # so that all methods are known
     from gfa_fastai.adapter import load_adapter
+
     with tempfile.TemporaryDirectory() as d:
-        file = Path(d)/'adapter.safetensors'
+        file = Path(d) / 'adapter.safetensors'
         file.write_bytes(state[ADAPTER].numpy().tobytes())
-        try: return load_adapter(file)
-        except ValueError as e: raise ValueError(f'{path}: its adapter cannot be read ({str(e).replace(str(file), "adapter")})') from None
+        try:
+            return load_adapter(file)
+        except ValueError as e:
+            raise ValueError(f'{path}: its adapter cannot be read ({str(e).replace(str(file), "adapter")})') from None
 
 # %% ../nbs/44_model.ipynb #402c1b55
 def load_model(
-    path:str|Path, # of a file that `save_model` wrote
-) -> tuple: # the GFACNN, in eval mode on the CPU, and its meta
+    path: str | Path,  # of a file that `save_model` wrote
+) -> tuple:  # the GFACNN, in eval mode on the CPU, and its meta
     "Read a model and what was saved with it; FileNotFoundError or ValueError says what is wrong with the file."
     header, state = _read_model(path)
     state.pop(ADAPTER, None)
     try:
-        if unknown := set(header['config']) - set(CONFIG): raise ValueError(f'its configuration has {sorted(unknown)[0]!r}, which no model has')
-        with torch.device('meta'), _NoDraw(): model = GFACNN(**header['config'])
-        model.load_state_dict({k: v.float() for k,v in state.items()}, assign=True)
-        if bad := [k for k,v in state.items() if not math.isfinite(v.float().sum())]: raise ValueError(f'{bad[0]} is not finite')
-        if not (model.std > 0).all(): raise ValueError('std is not above 0')
+        if unknown := set(header['config']) - set(CONFIG):
+            raise ValueError(f'its configuration has {sorted(unknown)[0]!r}, which no model has')
+        with torch.device('meta'), _NoDraw():
+            model = GFACNN(**header['config'])
+        model.load_state_dict({k: v.float() for k, v in state.items()}, assign=True)
+        if bad := [k for k, v in state.items() if not math.isfinite(v.float().sum())]:
+            raise ValueError(f'{bad[0]} is not finite')
+        if not (model.std > 0).all():
+            raise ValueError('std is not above 0')
         return model.eval(), header['meta']
     except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as e:
-        raise ValueError(f'{path}: tensors and configuration do not fit ({str(e).splitlines()[0]}): save the model again') from None
+        raise ValueError(
+            f'{path}: tensors and configuration do not fit ({str(e).splitlines()[0]}): save the model again'
+        ) from None

@@ -12,51 +12,75 @@ from pathlib import Path
 __all__ = ['PALETTE', 'figure_style', 'explore', 'results_file']
 
 # %% ../nbs/05_pages.ipynb #b1e1399f
-PALETTE = ['#4477AA', '#EE6677', '#228833', '#CCBB44', '#66CCEE', '#AA3377', '#777777'] # safe for colour-blind readers
+PALETTE = ['#4477AA', '#EE6677', '#228833', '#CCBB44', '#66CCEE', '#AA3377', '#777777']  # safe for colour-blind readers
+
 
 def figure_style():
     "Matplotlib as all pages use it: small, without a frame, in our colours, white behind the axes in dark mode too."
     import matplotlib.pyplot as plt
-    plt.rcParams.update({'figure.dpi': 80, 'axes.spines.top': False, 'axes.spines.right': False,
-                         'figure.facecolor': 'white', 'axes.prop_cycle': plt.cycler(color=PALETTE)})
+
+    plt.rcParams.update(
+        {
+            'figure.dpi': 80,
+            'axes.spines.top': False,
+            'axes.spines.right': False,
+            'figure.facecolor': 'white',
+            'axes.prop_cycle': plt.cycler(color=PALETTE),
+        }
+    )
 
 # %% ../nbs/05_pages.ipynb #6efc9639
 def _alive() -> bool:
     "Whether this is a notebook with a reader in front of it, and widgets to show."
-    if 'IN_TEST' in os.environ or importlib.util.find_spec('ipywidgets') is None: return False
+    if 'IN_TEST' in os.environ or importlib.util.find_spec('ipywidgets') is None:
+        return False
     from IPython import get_ipython
+
     return getattr(get_ipython(), 'kernel', None) is not None
+
 
 def _control(name, value):
     "A widget for one control of `explore`."
     import ipywidgets as w
+
     label, wide = name.replace('_', ' '), dict(style={'description_width': 'initial'})
-    if isinstance(value, bool): return w.Checkbox(value, description=label, **wide)
-    if isinstance(value, list): return w.Dropdown(options=value, value=value[0], description=label, **wide)
+    if isinstance(value, bool):
+        return w.Checkbox(value, description=label, **wide)
+    if isinstance(value, list):
+        return w.Dropdown(options=value, value=value[0], description=label, **wide)
     start, low, high = value
-    return w.FloatSlider(start, min=low, max=high, step=(high-low)/60, continuous_update=False, description=label, **wide)
+    return w.FloatSlider(
+        start, min=low, max=high, step=(high - low) / 60, continuous_update=False, description=label, **wide
+    )
 
 # %% ../nbs/05_pages.ipynb #497764c7
 def explore(
-    draw, # function that draws one figure from its keyword arguments
-    **controls, # name=(start, low, high): a slider; name=True or False: a switch; name=[first, ...]: a choice
-): # what `draw` returns, or None where there are widgets
+    draw,  # function that draws one figure from its keyword arguments
+    **controls,  # name=(start, low, high): a slider; name=True or False: a switch; name=[first, ...]: a choice
+):  # what `draw` returns, or None where there are widgets
     "Draw with widgets where a reader can move them, and once with the start values everywhere else; ValueError for what is no control."
     for name, v in controls.items():
         number = isinstance(v, tuple) and len(v) == 3 and v[1] <= v[0] <= v[2] and v[1] < v[2]
         if not (number or isinstance(v, bool) or isinstance(v, list) and v):
-            raise ValueError(f'explore: {name}={v!r} is no control. Give (start, low, high), True or False, or a list to choose from.')
-    if not _alive(): return draw(**{k: v if isinstance(v, bool) else v[0] for k,v in controls.items()})
+            raise ValueError(
+                f'explore: {name}={v!r} is no control. Give (start, low, high), True or False, or a list to choose from.'
+            )
+    if not _alive():
+        return draw(**{k: v if isinstance(v, bool) else v[0] for k, v in controls.items()})
     from ipywidgets import interact
-    interact(draw, **{k: _control(k, v) for k,v in controls.items()})
+
+    interact(draw, **{k: _control(k, v) for k, v in controls.items()})
 
 # %% ../nbs/05_pages.ipynb #6f80344f
 def results_file(
-    name:str|Path, # file name, as '80_reproduce.csv'
-) -> Path: # the file beside the notebook, or else the one in the installed package
+    name: str | Path,  # file name, as '80_reproduce.csv'
+) -> Path:  # the file beside the notebook, or else the one in the installed package
     "Where a table that a page has measured before is to be read; FileNotFoundError where there is none."
-    beside, carried = Path(name), Path(str(files('gfa_fastai')))/'results'/Path(name).name
+    beside, carried = Path(name), Path(str(files('gfa_fastai'))) / 'results' / Path(name).name
     for p in beside, carried:
-        if p.is_file(): return p
-    raise FileNotFoundError(f'{beside.name} lies neither beside this notebook nor in the installed gfa_fastai. Measure it: run the cells that are flagged slow; '
-                            'or install the version of the library that this notebook is of.')
+        if p.is_file():
+            return p
+    raise FileNotFoundError(
+        f'{beside.name} lies neither beside this notebook nor in the installed gfa_fastai. Measure it: run the cells that are flagged slow; '
+        'or install the version of the library that this notebook is of.'
+    )

@@ -14,59 +14,113 @@ __all__ = ['OULU_FOLDS', 'list_protocols', 'protocol_samples', 'evaluate_protoco
 
 # %% ../nbs/64_protocols.ipynb #128c794c
 def list_protocols(
-    samples:pd.DataFrame, # samples table of one or more datasets, with splits
-) -> pd.DataFrame: # a row per pair: train, test, kind ('intra' or 'cross'), people in train, dev and test, live and attack videos of the test
+    samples: pd.DataFrame,  # samples table of one or more datasets, with splits
+) -> pd.DataFrame:  # a row per pair: train, test, kind ('intra' or 'cross'), people in train, dev and test, live and attack videos of the test
     "Every intra-test and cross-test that a samples table allows."
     df = samples[samples['role'] == 'probe'] if 'role' in samples else samples
-    people = df.groupby(['dataset', 'split'], observed=True)['subject'].nunique().unstack(fill_value=0).reindex(columns=SPLITS, fill_value=0)
-    videos = df[df['split'] == 'test'].groupby(['dataset', 'label'], observed=True)['video'].nunique().unstack(fill_value=0).reindex(columns=LABELS, fill_value=0)
+    people = (
+        df.groupby(['dataset', 'split'], observed=True)['subject']
+        .nunique()
+        .unstack(fill_value=0)
+        .reindex(columns=SPLITS, fill_value=0)
+    )
+    videos = (
+        df[df['split'] == 'test']
+        .groupby(['dataset', 'label'], observed=True)['video']
+        .nunique()
+        .unstack(fill_value=0)
+        .reindex(columns=LABELS, fill_value=0)
+    )
     sources, targets = people.index[people['train'] > 0], people.index[people['test'] > 0]
-    rows = [dict(train=a, test=b, kind='intra' if a == b else 'cross', train_people=people.loc[a, 'train'], dev_people=people.loc[a, 'dev'],
-                 test_people=people.loc[b, 'test'], live=videos.loc[b, 'live'], attack=videos.loc[b, 'attack']) for a in sources for b in targets]
-    if not rows: raise ValueError(f'samples: train rows in {", ".join(sources) or "no dataset"}, test rows in {", ".join(targets) or "no dataset"}. A test needs both: run split_by_subject.')
+    rows = [
+        dict(
+            train=a,
+            test=b,
+            kind='intra' if a == b else 'cross',
+            train_people=people.loc[a, 'train'],
+            dev_people=people.loc[a, 'dev'],
+            test_people=people.loc[b, 'test'],
+            live=videos.loc[b, 'live'],
+            attack=videos.loc[b, 'attack'],
+        )
+        for a in sources
+        for b in targets
+    ]
+    if not rows:
+        raise ValueError(
+            f'samples: train rows in {", ".join(sources) or "no dataset"}, test rows in {", ".join(targets) or "no dataset"}. A test needs both: run split_by_subject.'
+        )
     return pd.DataFrame(rows)
 
 # %% ../nbs/64_protocols.ipynb #63915672
 def protocol_samples(
-    samples:pd.DataFrame, # samples table
-    train, # a dataset to train on, or several
-    test:str, # the dataset to test on
-) -> dict: # 'train' to learn from, 'source' for the threshold, 'dev' for the target-dev convention (may be empty), 'test'; raises ValueError
+    samples: pd.DataFrame,  # samples table
+    train,  # a dataset to train on, or several
+    test: str,  # the dataset to test on
+) -> dict:  # 'train' to learn from, 'source' for the threshold, 'dev' for the target-dev convention (may be empty), 'test'; raises ValueError
     "The rows of one intra-test or cross-test."
-    df, train = samples[samples['role'] == 'probe'] if 'role' in samples else samples, [train] if isinstance(train, str) else list(train)
-    if missing := sorted({*train, test} - set(df['dataset'])): raise ValueError(f'samples: no rows of dataset {", ".join(missing)}; there are {", ".join(sorted(df["dataset"].unique()))}')
-    if test in train and len(train) > 1: raise ValueError(f'samples: {test} is among the {len(train)} datasets to train on. Leave it out, or test it by itself.')
-    rows = {name: df[df['dataset'].isin(of) & (df['split'] == split)] for name,of,split in (('train', train, 'train'), ('source', train, 'dev'), ('dev', [test], 'dev'), ('test', [test], 'test'))}
+    df, train = (
+        samples[samples['role'] == 'probe'] if 'role' in samples else samples,
+        [train] if isinstance(train, str) else list(train),
+    )
+    if missing := sorted({*train, test} - set(df['dataset'])):
+        raise ValueError(
+            f'samples: no rows of dataset {", ".join(missing)}; there are {", ".join(sorted(df["dataset"].unique()))}'
+        )
+    if test in train and len(train) > 1:
+        raise ValueError(
+            f'samples: {test} is among the {len(train)} datasets to train on. Leave it out, or test it by itself.'
+        )
+    rows = {
+        name: df[df['dataset'].isin(of) & (df['split'] == split)]
+        for name, of, split in (
+            ('train', train, 'train'),
+            ('source', train, 'dev'),
+            ('dev', [test], 'dev'),
+            ('test', [test], 'test'),
+        )
+    }
     for name in ('train', 'source', 'test'):
         if lacks := set(LABELS) - set(rows[name]['label']):
             of, split = (', '.join(train), 'dev' if name == 'source' else 'train') if name != 'test' else (test, 'test')
-            raise ValueError(f'samples: split {split!r} of {of} has no {" and no ".join(sorted(lacks))} rows. Run split_by_subject on it, or choose another dataset.')
+            raise ValueError(
+                f'samples: split {split!r} of {of} has no {" and no ".join(sorted(lacks))} rows. Run split_by_subject on it, or choose another dataset.'
+            )
     return rows
 
 # %% ../nbs/64_protocols.ipynb #bcebcfa2
 def evaluate_protocols(
-    scores:dict, # training dataset (or a tuple of them) -> scores of that network on the dev and test rows of every dataset
-    threshold_from='source', # the same convention for all
-    **kwargs # for evaluate_scores
-) -> pd.DataFrame: # a row per pair: train, test, kind, report
+    scores: dict,  # training dataset (or a tuple of them) -> scores of that network on the dev and test rows of every dataset
+    threshold_from='source',  # the same convention for all
+    **kwargs,  # for evaluate_scores
+) -> pd.DataFrame:  # a row per pair: train, test, kind, report
     "Every network on every test set."
-    if not scores: raise ValueError('scores: no network given. Pass a dict of training dataset -> scores.')
+    if not scores:
+        raise ValueError('scores: no network given. Pass a dict of training dataset -> scores.')
     rows = []
-    for train,table in scores.items():
+    for train, table in scores.items():
         names, table = [train] if isinstance(train, str) else list(train), validate_scores(table)
-        if missing := set(names) - set(table['dataset']): raise ValueError(f'scores of the network trained on {" + ".join(names)}: no rows of {", ".join(sorted(missing))}, which the threshold needs')
+        if missing := set(names) - set(table['dataset']):
+            raise ValueError(
+                f'scores of the network trained on {" + ".join(names)}: no rows of {", ".join(sorted(missing))}, which the threshold needs'
+            )
         source, tests = table[table['dataset'].isin(names)], table[table['split'] == 'test']
-        if tests.empty: raise ValueError(f'scores of the network trained on {" + ".join(names)}: no rows of split test. Score the test people, too.')
+        if tests.empty:
+            raise ValueError(
+                f'scores of the network trained on {" + ".join(names)}: no rows of split test. Score the test people, too.'
+            )
         for test in sorted(tests['dataset'].unique()):
             report = evaluate_scores(table[table['dataset'] == test], threshold_from, source, **kwargs)
-            rows.append(dict(train=' + '.join(names), test=test, kind='intra' if [test] == names else 'cross', report=report))
+            rows.append(
+                dict(train=' + '.join(names), test=test, kind='intra' if [test] == names else 'cross', report=report)
+            )
     return pd.DataFrame(rows)
 
 # %% ../nbs/64_protocols.ipynb #d0c65903
 def protocols_table(
-    evaluated:pd.DataFrame, # from evaluate_protocols
-    rate:str='hter', # a key of NAMES
-) -> pd.DataFrame: # strings in percent: training datasets as rows, test sets as columns
+    evaluated: pd.DataFrame,  # from evaluate_protocols
+    rate: str = 'hter',  # a key of NAMES
+) -> pd.DataFrame:  # strings in percent: training datasets as rows, test sets as columns
     "A rate of every network on every test set; the diagonal is intra."
     cells = evaluated['report'].map(lambda r: percent(*r.rates.loc[rate, ['value', 'low', 'high']]))
     return evaluated.assign(cell=cells).pivot(index='train', columns='test', values='cell').fillna('-')
@@ -74,32 +128,46 @@ def protocols_table(
 # %% ../nbs/64_protocols.ipynb #cf3178e7
 OULU_FOLDS = {1: 1, 2: 1, 3: 6, 4: 6}
 
+
 def evaluate_folds(
-    folds, # scores tables, one per fold, as a list or as a dict with names
-    threshold_from='dev', # in each fold from its own rows
-    **kwargs # for evaluate_scores
-) -> pd.DataFrame: # a row per fold, then 'mean' and 'std' (over folds, n - 1; NaN for one fold); columns keys of NAMES, 0 to 1
+    folds,  # scores tables, one per fold, as a list or as a dict with names
+    threshold_from='dev',  # in each fold from its own rows
+    **kwargs,  # for evaluate_scores
+) -> (
+    pd.DataFrame
+):  # a row per fold, then 'mean' and 'std' (over folds, n - 1; NaN for one fold); columns keys of NAMES, 0 to 1
     "Rates of every fold, and their mean and standard deviation."
-    folds = folds if isinstance(folds, dict) else {i+1: f for i,f in enumerate(folds)}
-    if not folds: raise ValueError('folds: none given')
-    tables = {k: validate_scores(f) for k,f in folds.items()}
-    for i,(a,x) in enumerate(tables.items()):
+    folds = folds if isinstance(folds, dict) else {i + 1: f for i, f in enumerate(folds)}
+    if not folds:
+        raise ValueError('folds: none given')
+    tables = {k: validate_scores(f) for k, f in folds.items()}
+    for i, (a, x) in enumerate(tables.items()):
         for b in list(tables)[:i]:
-            if x.equals(tables[b]): raise ValueError(f'folds: {a} and {b} are the same scores. Give the scores of each fold once.')
-    rates = pd.DataFrame({k: evaluate_scores(f, threshold_from, n=1, **kwargs).rates['value'] for k,f in tables.items()}).T.rename_axis('fold')
+            if x.equals(tables[b]):
+                raise ValueError(f'folds: {a} and {b} are the same scores. Give the scores of each fold once.')
+    rates = pd.DataFrame(
+        {k: evaluate_scores(f, threshold_from, n=1, **kwargs).rates['value'] for k, f in tables.items()}
+    ).T.rename_axis('fold')
     return pd.concat([rates, rates.agg(['mean', 'std'])])
 
 # %% ../nbs/64_protocols.ipynb #875e3329
 def oulu_table(
-    protocols:dict, # number of the protocol -> its folds: one table, or a list of six
-    **kwargs # for evaluate_folds: `species` groups prints and replays, as the published results do
-) -> pd.DataFrame: # strings in percent: protocols as rows; APCER, BPCER, ACER
+    protocols: dict,  # number of the protocol -> its folds: one table, or a list of six
+    **kwargs,  # for evaluate_folds: `species` groups prints and replays, as the published results do
+) -> pd.DataFrame:  # strings in percent: protocols as rows; APCER, BPCER, ACER
     "The four protocols of OULU-NPU as in Table 3 of the paper."
     rows = {}
-    for p,folds in sorted(protocols.items()):
+    for p, folds in sorted(protocols.items()):
         folds = [folds] if isinstance(folds, pd.DataFrame) else folds
-        if p not in OULU_FOLDS: raise ValueError(f'OULU-NPU has the protocols 1 to 4, not {p!r}')
-        if len(folds) != OULU_FOLDS[p]: raise ValueError(f'OULU-NPU protocol {p} has {OULU_FOLDS[p]} fold(s), got {len(folds)}. Its number is the mean over all of them.')
-        t = 100*evaluate_folds(folds, **kwargs)[['apcer', 'bpcer', 'acer']]
-        rows[p] = {c.upper() + ' (%)': f'{t.loc["mean", c]:.1f}' + (f' ± {t.loc["std", c]:.1f}' if len(folds) > 1 else '') for c in t}
+        if p not in OULU_FOLDS:
+            raise ValueError(f'OULU-NPU has the protocols 1 to 4, not {p!r}')
+        if len(folds) != OULU_FOLDS[p]:
+            raise ValueError(
+                f'OULU-NPU protocol {p} has {OULU_FOLDS[p]} fold(s), got {len(folds)}. Its number is the mean over all of them.'
+            )
+        t = 100 * evaluate_folds(folds, **kwargs)[['apcer', 'bpcer', 'acer']]
+        rows[p] = {
+            c.upper() + ' (%)': f'{t.loc["mean", c]:.1f}' + (f' ± {t.loc["std", c]:.1f}' if len(folds) > 1 else '')
+            for c in t
+        }
     return pd.DataFrame(rows).T.rename_axis('protocol')

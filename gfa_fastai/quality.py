@@ -17,13 +17,20 @@ __all__ = ['MAX_PIXELS', 'SURE', 'as_photo', 'find_faces', 'Gates', 'face_qualit
 # %% ../nbs/68_quality.ipynb #6c2b7e0d
 MAX_PIXELS = 80e6  # of a picture; a phone's 50 megapixels pass
 
+
 def _photo(im):
     "An opened PIL image as (H, W, 3) uint8, upright; raises ValueError."
     (w, h), n = im.size, getattr(im, 'n_frames', 1)
-    if w*h > MAX_PIXELS: raise ValueError(f'it has {w}x{h} pixels, more than {MAX_PIXELS/1e6:.0f} million: make it smaller')
-    if n > 1 and im.format != 'MPO': raise ValueError(f'it has {n} pictures (an animation, or pages): give one of them, or a video file')
+    if w * h > MAX_PIXELS:
+        raise ValueError(f'it has {w}x{h} pixels, more than {MAX_PIXELS / 1e6:.0f} million: make it smaller')
+    if n > 1 and im.format != 'MPO':
+        raise ValueError(f'it has {n} pictures (an animation, or pages): give one of them, or a video file')
     im = ImageOps.exif_transpose(im)
-    if im.mode in ('RGBA', 'RGBa', 'LA', 'La', 'PA') or (im.mode in 'PL1' or im.mode == 'RGB') and 'transparency' in im.info:
+    if (
+        im.mode in ('RGBA', 'RGBa', 'LA', 'La', 'PA')
+        or (im.mode in 'PL1' or im.mode == 'RGB')
+        and 'transparency' in im.info
+    ):
         im = im.convert('RGBA')
         im = Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im)
     return _large_enough(_to_rgb(im))
@@ -32,8 +39,10 @@ def _photo(im):
 def _large_enough(image):
     "The image, or ValueError."
     h, w = image.shape[:2]
-    if min(h, w) < MIN_SIDE: raise ValueError(f'only {w}x{h} pixels; at least {MIN_SIDE} are needed')
-    if h*w > MAX_PIXELS: raise ValueError(f'it has {w}x{h} pixels, more than {MAX_PIXELS/1e6:.0f} million: make it smaller')
+    if min(h, w) < MIN_SIDE:
+        raise ValueError(f'only {w}x{h} pixels; at least {MIN_SIDE} are needed')
+    if h * w > MAX_PIXELS:
+        raise ValueError(f'it has {w}x{h} pixels, more than {MAX_PIXELS / 1e6:.0f} million: make it smaller')
     return image
 
 # %% ../nbs/68_quality.ipynb #660cf2bc
@@ -42,116 +51,172 @@ def _formats():
     Image.init()
     return [f for f in Image.ID if f != 'EPS']
 
+
 def _photo_file(path):
     "An image file as (H, W, 3) uint8; raises ValueError that names it."
-    if path.is_dir(): raise ValueError(f'{path} is a folder, and one picture is needed: name a file in it')
-    if not path.exists(): raise ValueError(f'{path}: the file does not exist: check the path')
-    if not path.is_file(): raise ValueError(f'{path} is no regular file but a device or a pipe, which may never end: save the picture first')
+    if path.is_dir():
+        raise ValueError(f'{path} is a folder, and one picture is needed: name a file in it')
+    if not path.exists():
+        raise ValueError(f'{path}: the file does not exist: check the path')
+    if not path.is_file():
+        raise ValueError(
+            f'{path} is no regular file but a device or a pipe, which may never end: save the picture first'
+        )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')   # of a size that is refused below, of odd tags
-            with Image.open(path, formats=_formats()) as im: return _photo(im)
-    except ValueError as e: raise ValueError(f'{path}: {e}') from None
-    except Image.DecompressionBombError: raise ValueError(f'{path}: it claims more than {MAX_PIXELS/1e6:.0f} million pixels: make it smaller') from None
+            warnings.simplefilter('ignore')  # of a size that is refused below, of odd tags
+            with Image.open(path, formats=_formats()) as im:
+                return _photo(im)
+    except ValueError as e:
+        raise ValueError(f'{path}: {e}') from None
+    except Image.DecompressionBombError:
+        raise ValueError(
+            f'{path}: it claims more than {MAX_PIXELS / 1e6:.0f} million pixels: make it smaller'
+        ) from None
     except Exception as e:  # a damaged file makes decoders raise anything
         size = os.path.getsize(path)
-        raise ValueError(f'{path}: ' + ('the file is empty (0 bytes)' if size == 0 else f'not a readable image ({size} bytes): {str(e).replace(str(path), path.name) or type(e).__name__}')) from None
+        raise ValueError(
+            f'{path}: '
+            + (
+                'the file is empty (0 bytes)'
+                if size == 0
+                else f'not a readable image ({size} bytes): {str(e).replace(str(path), path.name) or type(e).__name__}'
+            )
+        ) from None
 
 # %% ../nbs/68_quality.ipynb #108e0fc8
 def _photo_array(x):
     "An array (H, W), (H, W, 3) or (H, W, 4) of 8 or 16 bits as (H, W, 3) uint8; raises ValueError."
-    if x.dtype == np.uint16: x = (x/257).round().astype(np.uint8)
-    if x.dtype != np.uint8: raise ValueError(f'an array of {x.dtype}: pictures have 8 (or 16) bits, uint8 with 0..255; convert it')
-    if x.ndim == 3 and x.shape[2] == 1: x = x[..., 0]
-    if not (x.ndim == 2 or x.ndim == 3 and x.shape[2] in (3, 4)): raise ValueError(f'an array of shape {x.shape}: expected (H, W), (H, W, 3) or (H, W, 4), RGB, channels last')
+    if x.dtype == np.uint16:
+        x = (x / 257).round().astype(np.uint8)
+    if x.dtype != np.uint8:
+        raise ValueError(f'an array of {x.dtype}: pictures have 8 (or 16) bits, uint8 with 0..255; convert it')
+    if x.ndim == 3 and x.shape[2] == 1:
+        x = x[..., 0]
+    if not (x.ndim == 2 or x.ndim == 3 and x.shape[2] in (3, 4)):
+        raise ValueError(f'an array of shape {x.shape}: expected (H, W), (H, W, 3) or (H, W, 4), RGB, channels last')
     return _photo(Image.fromarray(x))
 
 # %% ../nbs/68_quality.ipynb #3dad8b03
 def as_photo(
-    image, # path, PIL image, (H, W[, 3 or 4]) array of 8 or 16 bits (RGB), or (3, H, W) float tensor in 0..1
-) -> np.ndarray: # (H, W, 3) uint8 RGB, upright; raises ValueError that says what is wrong
+    image,  # path, PIL image, (H, W[, 3 or 4]) array of 8 or 16 bits (RGB), or (3, H, W) float tensor in 0..1
+) -> np.ndarray:  # (H, W, 3) uint8 RGB, upright; raises ValueError that says what is wrong
     "Whatever stands for one picture, as an array."
-    if isinstance(image, (str, os.PathLike)): return _photo_file(Path(image))
+    if isinstance(image, (str, os.PathLike)):
+        return _photo_file(Path(image))
     if isinstance(image, Image.Image):
-        try: return _photo(image)
-        except (OSError, SyntaxError) as e: raise ValueError(f'not a readable image: {e}') from None
+        try:
+            return _photo(image)
+        except (OSError, SyntaxError) as e:
+            raise ValueError(f'not a readable image: {e}') from None
     if hasattr(image, 'detach'):  # a tensor; PyTorch is not needed for this
         x = np.asarray(image.detach().cpu().float())
-        if x.ndim != 3 or x.shape[0] != 3 or not (image.is_floating_point() and 0 <= x.min() and x.max() <= 1): raise ValueError(f'a tensor of shape {tuple(x.shape)} and {image.dtype}: expected (3, H, W), floats in 0..1')
-        image = (x*255).round().astype(np.uint8).transpose(1, 2, 0)
+        if x.ndim != 3 or x.shape[0] != 3 or not (image.is_floating_point() and 0 <= x.min() and x.max() <= 1):
+            raise ValueError(
+                f'a tensor of shape {tuple(x.shape)} and {image.dtype}: expected (3, H, W), floats in 0..1'
+            )
+        image = (x * 255).round().astype(np.uint8).transpose(1, 2, 0)
     return _photo_array(np.asarray(image))
 
 # %% ../nbs/68_quality.ipynb #b37a98a5
 _local = threading.local()
-SURE = dict(cascade=4.5, yunet=.8)  # of a second face, in the detector's own measure
+SURE = dict(cascade=4.5, yunet=0.8)  # of a second face, in the detector's own measure
+
 
 def _cascade(image):
     "Boxes and confidences by OpenCV's bundled cascade."
-    if not hasattr(_local, 'cascade'): _local.cascade = _new_cascade()
+    if not hasattr(_local, 'cascade'):
+        _local.cascade = _new_cascade()
     grey = cv2.equalizeHist(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
     boxes, _, sure = _local.cascade.detectMultiScale3(grey, 1.1, 5, minSize=(30, 30), outputRejectLevels=True)
     return np.asarray(boxes, float).reshape(-1, 4), np.ravel(sure)
 
+
 def _yunet(image, model):
     "The same by a YuNet model."
-    if getattr(_local, 'yunet', (None,))[0] != str(model): _local.yunet = str(model), _open_yunet(model, .6)
+    if getattr(_local, 'yunet', (None,))[0] != str(model):
+        _local.yunet = str(model), _open_yunet(model, 0.6)
     _local.yunet[1].setInputSize(image.shape[1::-1])
     found = _local.yunet[1].detect(np.ascontiguousarray(image[..., ::-1]))[1]
-    return (np.zeros((0, 4)), np.zeros(0)) if found is None else (np.asarray(found[:, :4], float), np.asarray(found[:, -1], float))
+    return (
+        (np.zeros((0, 4)), np.zeros(0))
+        if found is None
+        else (np.asarray(found[:, :4], float), np.asarray(found[:, -1], float))
+    )
 
 # %% ../nbs/68_quality.ipynb #d89f8ecc
 def find_faces(
-    image, # (H, W, 3) uint8 RGB
-    detector=None, # path of a YuNet model (.onnx); None: OpenCV's bundled cascade
-    side:int=360, # pixels of the shorter side that are enough to look for faces
-) -> list: # of (x, y, w, h) in pixels: the face first, then others that count as faces of somebody else
+    image,  # (H, W, 3) uint8 RGB
+    detector=None,  # path of a YuNet model (.onnx); None: OpenCV's bundled cascade
+    side: int = 360,  # pixels of the shorter side that are enough to look for faces
+) -> list:  # of (x, y, w, h) in pixels: the face first, then others that count as faces of somebody else
     "The faces in a picture."
-    k = min(1, side/min(image.shape[:2]))
+    k = min(1, side / min(image.shape[:2]))
     small = image if k == 1 else cv2.resize(image, None, fx=k, fy=k, interpolation=cv2.INTER_AREA)
     boxes, sure = _cascade(small) if detector is None else _yunet(small, detector)
-    if not len(boxes): return []
-    boxes = boxes/k
-    strong = np.flatnonzero(sure >= sure.max()/2) if sure.max() > 0 else np.array([sure.argmax()])
-    first = max(strong, key=lambda i: boxes[i, 2]*boxes[i, 3])
+    if not len(boxes):
+        return []
+    boxes = boxes / k
+    strong = np.flatnonzero(sure >= sure.max() / 2) if sure.max() > 0 else np.array([sure.argmax()])
+    first = max(strong, key=lambda i: boxes[i, 2] * boxes[i, 3])
     x, y, w, h = boxes[first]
-    middle = boxes[:, :2] + boxes[:, 2:]/2
-    apart = (np.abs(middle - [x+w/2, y+h/2]) > np.array([w, h])*.65).any(1)
-    second = apart & (boxes[:, 2] >= w/2) & (sure >= SURE['cascade' if detector is None else 'yunet'])
+    middle = boxes[:, :2] + boxes[:, 2:] / 2
+    apart = (np.abs(middle - [x + w / 2, y + h / 2]) > np.array([w, h]) * 0.65).any(1)
+    second = apart & (boxes[:, 2] >= w / 2) & (sure >= SURE['cascade' if detector is None else 'yunet'])
     return [tuple(map(float, b)) for b in (boxes[first], *boxes[second])]
 
 # %% ../nbs/68_quality.ipynb #a13696d5
 @dataclass
 class Gates:
     "What a face must be to be judged."
-    min_face:float=48      # longer side of its box, pixels
-    min_light:float=40     # mean grey of the face, 0 to 255
-    max_light:float=235    # the same
-    min_sharp:float=20     # variance of the Laplacian of the face, scaled down to 112 pixels
+
+    min_face: float = 48  # longer side of its box, pixels
+    min_light: float = 40  # mean grey of the face, 0 to 255
+    max_light: float = 235  # the same
+    min_sharp: float = 20  # variance of the Laplacian of the face, scaled down to 112 pixels
 
 # %% ../nbs/68_quality.ipynb #81b4be04
 def face_quality(
-    image, # (H, W, 3) uint8 RGB
-    box, # (x, y, w, h) in pixels
-) -> dict: # side (pixels), light (0 to 255), sharp
+    image,  # (H, W, 3) uint8 RGB
+    box,  # (x, y, w, h) in pixels
+) -> dict:  # side (pixels), light (0 to 255), sharp
     "The three measures that the gates look at."
     x, y, w, h = (int(round(v)) for v in box)
-    grey = cv2.cvtColor(image[max(0, y):y+h, max(0, x):x+w], cv2.COLOR_RGB2GRAY)
-    k = 112/max(grey.shape)
+    grey = cv2.cvtColor(image[max(0, y) : y + h, max(0, x) : x + w], cv2.COLOR_RGB2GRAY)
+    k = 112 / max(grey.shape)
     small = grey if k >= 1 else cv2.resize(grey, None, fx=k, fy=k, interpolation=cv2.INTER_AREA)
     return dict(side=float(max(box[2:])), light=float(grey.mean()), sharp=float(cv2.Laplacian(small, cv2.CV_64F).var()))
 
 # %% ../nbs/68_quality.ipynb #d6fafce6
 def check_faces(
-    image, # (H, W, 3) uint8 RGB
-    faces:list, # from find_faces
-    gates:Gates, # limits
-) -> tuple: # (code, words), or (None, '') where the face may be judged
+    image,  # (H, W, 3) uint8 RGB
+    faces: list,  # from find_faces
+    gates: Gates,  # limits
+) -> tuple:  # (code, words), or (None, '') where the face may be judged
     "Whether a picture is one that a network should be asked about."
-    if not faces: return 'no face', 'no face was found'
-    if len(faces) > 1: return 'two faces', f'{len(faces)} faces: one person at a time'
+    if not faces:
+        return 'no face', 'no face was found'
+    if len(faces) > 1:
+        return 'two faces', f'{len(faces)} faces: one person at a time'
     q = face_quality(image, faces[0])
-    if q['side'] < gates.min_face: return 'too small', f'the face is {q["side"]:.0f} pixels wide, at least {gates.min_face:g} are needed: come nearer'
-    if q['light'] < gates.min_light: return 'too dark', f'mean brightness of the face {q["light"]:.0f} of 255, at least {gates.min_light:g} is needed: more light'
-    if q['light'] > gates.max_light: return 'too bright', f'mean brightness of the face {q["light"]:.0f} of 255, at most {gates.max_light:g}: less light'
-    if q['sharp'] < gates.min_sharp: return 'blurred', f'sharpness of the face {q["sharp"]:.0f}, at least {gates.min_sharp:g} is needed: hold still, clean the lens'
+    if q['side'] < gates.min_face:
+        return (
+            'too small',
+            f'the face is {q["side"]:.0f} pixels wide, at least {gates.min_face:g} are needed: come nearer',
+        )
+    if q['light'] < gates.min_light:
+        return (
+            'too dark',
+            f'mean brightness of the face {q["light"]:.0f} of 255, at least {gates.min_light:g} is needed: more light',
+        )
+    if q['light'] > gates.max_light:
+        return (
+            'too bright',
+            f'mean brightness of the face {q["light"]:.0f} of 255, at most {gates.max_light:g}: less light',
+        )
+    if q['sharp'] < gates.min_sharp:
+        return (
+            'blurred',
+            f'sharpness of the face {q["sharp"]:.0f}, at least {gates.min_sharp:g} is needed: hold still, clean the lens',
+        )
     return None, ''

@@ -29,42 +29,55 @@ LAYERS = ('fc2', 'fc1', 'trunk', 'logits')
 def _embedder(model, layer):
     "A function of images in 0..1 that gives a row for each."
     if not isinstance(model, GFACNN):
-        if layer is not None: raise ValueError(f'embed: layer={layer!r} is for a GFACNN; of other networks the output is taken: wrap yours in a function that returns what you want')
+        if layer is not None:
+            raise ValueError(
+                f'embed: layer={layer!r} is for a GFACNN; of other networks the output is taken: wrap yours in a function that returns what you want'
+            )
         return model
     layer = layer or 'fc2'
-    if layer not in LAYERS: raise ValueError(f'embed: layer={layer!r} is not known, choose one of {", ".join(LAYERS)}')
-    if layer == 'trunk': return model.features
-    if layer == 'fc1': return lambda x: model.id_head[:2](model.features(x))
+    if layer not in LAYERS:
+        raise ValueError(f'embed: layer={layer!r} is not known, choose one of {", ".join(LAYERS)}')
+    if layer == 'trunk':
+        return model.features
+    if layer == 'fc1':
+        return lambda x: model.id_head[:2](model.features(x))
     return lambda x: model.identify(x)[0 if layer == 'logits' else 1]
 
 # %% ../nbs/62_recognition.ipynb #ee85026a
 @torch.inference_mode()
 def embed(
-    model, # a GFACNN; or any module or function from (B, 3, H, W) RGB in 0..1 to (B, D), which normalises by itself
-    images, # files, (H, W, 3) uint8 arrays, PIL images, a tensor (N, 3, H, W), or a samples table (its face crops)
-    layer:str|None=None, # of a GFACNN: one of LAYERS; None: 'fc2'
-    flip:bool=True, # average with the mirror image
-    bs:int=64, # images at a time
-    size:int|None=None, # side in pixels to bring images to; None: as they are
-    column:str='face_path', # of a samples table
-    progress:bool=False, # show a bar
-) -> np.ndarray: # (N, D) float32; raises ValueError
+    model,  # a GFACNN; or any module or function from (B, 3, H, W) RGB in 0..1 to (B, D), which normalises by itself
+    images,  # files, (H, W, 3) uint8 arrays, PIL images, a tensor (N, 3, H, W), or a samples table (its face crops)
+    layer: str | None = None,  # of a GFACNN: one of LAYERS; None: 'fc2'
+    flip: bool = True,  # average with the mirror image
+    bs: int = 64,  # images at a time
+    size: int | None = None,  # side in pixels to bring images to; None: as they are
+    column: str = 'face_path',  # of a samples table
+    progress: bool = False,  # show a bar
+) -> np.ndarray:  # (N, D) float32; raises ValueError
     "Embeddings of face images."
     run, images = _embedder(model, layer), table_images(images, column)[0]
     weights = next(model.parameters(), None) if isinstance(model, nn.Module) else None
     training, out = getattr(model, 'training', False), []
-    if training: model.eval()
+    if training:
+        model.eval()
     try:
         for x in picture_batches(images, bs, size, 'cpu' if weights is None else weights.device, progress):
-            e = (run(x) + run(x.flip(3)))/2 if flip else run(x)
+            e = (run(x) + run(x.flip(3))) / 2 if flip else run(x)
             if not isinstance(e, Tensor) or e.ndim != 2 or len(e) != len(x):
-                raise ValueError(f'embed: the network gave {tuple(e.shape) if isinstance(e, Tensor) else type(e).__name__} for {len(x)} images; expected (B, D)')
+                raise ValueError(
+                    f'embed: the network gave {tuple(e.shape) if isinstance(e, Tensor) else type(e).__name__} for {len(x)} images; expected (B, D)'
+                )
             out.append(e.float().cpu())
     finally:
-        if training: model.train()
+        if training:
+            model.train()
     out = torch.cat(out).numpy()
     bad = ~np.isfinite(out).all(1)
-    if bad.any(): raise ValueError(f'embed: {bad.sum()} of {len(out)} embeddings are NaN or infinite, the first is of image {bad.argmax()}: the weights or these images are damaged')
+    if bad.any():
+        raise ValueError(
+            f'embed: {bad.sum()} of {len(out)} embeddings are NaN or infinite, the first is of image {bad.argmax()}: the weights or these images are damaged'
+        )
     return out
 
 # %% ../nbs/62_recognition.ipynb #5f7b8991
@@ -72,41 +85,50 @@ METRICS = ('cosine', 'l2')
 
 # %% ../nbs/62_recognition.ipynb #0bf0ed90
 def similarity(
-    a, # (N, D) embeddings
-    b, # (N, D): row i against row i; or with `all_pairs` (M, D)
-    metric:str='cosine', # 'cosine', or 'l2': minus the Euclidean distance
-    all_pairs:bool=False, # every row of `a` against every row of `b`
-) -> np.ndarray: # (N,) or (N, M) float64, higher = more alike; an embedding of zeros has cosine 0 with everything
+    a,  # (N, D) embeddings
+    b,  # (N, D): row i against row i; or with `all_pairs` (M, D)
+    metric: str = 'cosine',  # 'cosine', or 'l2': minus the Euclidean distance
+    all_pairs: bool = False,  # every row of `a` against every row of `b`
+) -> np.ndarray:  # (N,) or (N, M) float64, higher = more alike; an embedding of zeros has cosine 0 with everything
     "How alike embeddings are."
-    if metric not in METRICS: raise ValueError(f'similarity: metric={metric!r} is not known, choose one of {", ".join(METRICS)}')
+    if metric not in METRICS:
+        raise ValueError(f'similarity: metric={metric!r} is not known, choose one of {", ".join(METRICS)}')
     a, b = (torch.from_numpy(np.array(x, dtype=np.float64)) for x in (a, b))
     if metric == 'cosine':
         a, b = F.normalize(a, eps=1e-30), F.normalize(b, eps=1e-30)
-        return (a@b.T if all_pairs else (a*b).sum(1)).numpy()
-    return -(torch.cdist(a, b) if all_pairs else (a-b).norm(dim=1)).numpy()
+        return (a @ b.T if all_pairs else (a * b).sum(1)).numpy()
+    return -(torch.cdist(a, b) if all_pairs else (a - b).norm(dim=1)).numpy()
 
 # %% ../nbs/62_recognition.ipynb #c99cb580
 class IdentityLoss(GFALoss):
     "L_id alone; the other terms are computed and logged, and have no weight."
-    def __init__(self,
-        live_only:bool=False, # attack faces do not count
-        bs:int|None=None, # as for GFALoss
+
+    def __init__(
+        self,
+        live_only: bool = False,  # attack faces do not count
+        bs: int | None = None,  # as for GFALoss
     ):
-        super().__init__(tpc=False, lambda_id=1., bs=bs)
+        super().__init__(tpc=False, lambda_id=1.0, bs=bs)
         self.live_only = live_only
+
     def forward(self, pred, label, subject, reduction=None):
         label, subject = label.as_subclass(Tensor), subject.as_subclass(Tensor)
-        if self.live_only: subject = subject.masked_fill(label != CLASSES.index('live'), UNKNOWN)
-        with torch.no_grad(): super().forward(pred, label, subject)
+        if self.live_only:
+            subject = subject.masked_fill(label != CLASSES.index('live'), UNKNOWN)
+        with torch.no_grad():
+            super().forward(pred, label, subject)
         who = F.cross_entropy(pred[1].as_subclass(Tensor).float(), subject, reduction='none', ignore_index=UNKNOWN)
-        rows = who*(len(who)/(subject != UNKNOWN).sum().clamp(min=1))
+        rows = who * (len(who) / (subject != UNKNOWN).sum().clamp(min=1))
         return rows if (reduction or self.reduction) == 'none' else rows.mean()
-    def weights(self): return dict(anti=0., ident=1., tpc=0., live_only=self.live_only)
+
+    def weights(self):
+        return dict(anti=0.0, ident=1.0, tpc=0.0, live_only=self.live_only)
+
 
 def recognition_learner(
-    dls, # from gfa_dataloaders
-    live_only:bool=False, # train on live faces only
-    **kwargs # for gfa_learner: width, pool, weights, lr, seed ...
+    dls,  # from gfa_dataloaders
+    live_only: bool = False,  # train on live faces only
+    **kwargs,  # for gfa_learner: width, pool, weights, lr, seed ...
 ):
     "The same network as `gfa_learner` makes, trained for recognition alone: the baseline of Fig. 8."
     learn = gfa_learner(dls, tpc=False, **kwargs)
@@ -117,67 +139,74 @@ def recognition_learner(
 
 # %% ../nbs/62_recognition.ipynb #a14651d5
 def accuracy_threshold(
-    impostor, # (N,) similarities of different people
-    genuine, # (M,) similarities of the same person
-    balanced:bool=False, # weigh both classes equally, however many pairs they have
-) -> float: # same person when similarity >= this
+    impostor,  # (N,) similarities of different people
+    genuine,  # (M,) similarities of the same person
+    balanced: bool = False,  # weigh both classes equally, however many pairs they have
+) -> float:  # same person when similarity >= this
     "The threshold at which most decisions are right; of several the middle one."
     far, frr, t = roc_points(impostor, genuine)
     n, m = (1, 1) if balanced else (len(impostor), len(genuine))
-    wrong = np.round(far*n + frr*m, 12)
+    wrong = np.round(far * n + frr * m, 12)
     best = np.flatnonzero(wrong == wrong.min())
-    return float(t[best[len(best)//2]])
+    return float(t[best[len(best) // 2]])
 
 # %% ../nbs/62_recognition.ipynb #a90ffb55
 def tar_at_far(
-    impostor, # (N,) similarities of different people
-    genuine, # (M,) similarities of the same person
-    far:float=.01, # the highest share of impostors accepted
-) -> tuple[float, float]: # TAR and threshold; NaN where far*N < 1: too few impostors to say it
+    impostor,  # (N,) similarities of different people
+    genuine,  # (M,) similarities of the same person
+    far: float = 0.01,  # the highest share of impostors accepted
+) -> tuple[float, float]:  # TAR and threshold; NaN where far*N < 1: too few impostors to say it
     "True acceptance rate at a false acceptance rate, by exact order statistics."
     impostor, genuine = np.asarray(impostor, float), np.asarray(genuine, float)
-    if not 0 < far <= 1: raise ValueError(f'tar_at_far: far={far} is no share above 0. Pass 0.01 for 1 %.')
-    if len(impostor)*far < 1 - 1e-9: return np.nan, np.nan
+    if not 0 < far <= 1:
+        raise ValueError(f'tar_at_far: far={far} is no share above 0. Pass 0.01 for 1 %.')
+    if len(impostor) * far < 1 - 1e-9:
+        return np.nan, np.nan
     t = apcer_threshold(impostor, far, None, genuine)
     return float(np.mean(genuine >= t)), t
 
 # %% ../nbs/62_recognition.ipynb #ea560a1a
 def people_interval(
-    value, # (N,) of each pair: 1 for a right decision, or any number
-    a, # (N,) who is on the one side
-    b, # (N,) who on the other; the same name for a pair of one person
-    kind=None, # (N,) classes of pairs: then it is the mean of the classes' means
-    n:int=1000, # resamples
-    seed:int=0, # of the resamples
-    level:float=.95, # share of the resamples inside
-) -> tuple[float, float]: # low and high; NaN for fewer than MIN_SUBJECTS people
+    value,  # (N,) of each pair: 1 for a right decision, or any number
+    a,  # (N,) who is on the one side
+    b,  # (N,) who on the other; the same name for a pair of one person
+    kind=None,  # (N,) classes of pairs: then it is the mean of the classes' means
+    n: int = 1000,  # resamples
+    seed: int = 0,  # of the resamples
+    level: float = 0.95,  # share of the resamples inside
+) -> tuple[float, float]:  # low and high; NaN for fewer than MIN_SUBJECTS people
     "Interval of the mean of `value`, people resampled."
     names = pd.factorize(pd.concat([pd.Series(a), pd.Series(b)], ignore_index=True).astype(str))[0]
-    a, b, S = names[:len(value)], names[len(value):], names.max()+1
-    if len(np.unique(a)) < MIN_SUBJECTS: return np.nan, np.nan
+    a, b, S = names[: len(value)], names[len(value) :], names.max() + 1
+    if len(np.unique(a)) < MIN_SUBJECTS:
+        return np.nan, np.nan
     value, kind = np.asarray(value, float), np.zeros(len(a), int) if kind is None else pd.factorize(np.asarray(kind))[0]
     draws, means = _resamples(S, n, seed), []
     for k in np.unique(kind):
-        cells, cell = np.unique((a*S + b)[kind == k], return_inverse=True)   # all pairs of the same two people are drawn together
+        cells, cell = np.unique(
+            (a * S + b)[kind == k], return_inverse=True
+        )  # all pairs of the same two people are drawn together
         total, count = np.bincount(cell, value[kind == k]), np.bincount(cell)
-        i, j, part = cells//S, cells % S, []
-        for w in np.array_split(draws, max(1, n*len(cells)//10**7)):
-            weight = np.where(i == j, w[:, i], w[:, i]*w[:, j])
-            with np.errstate(invalid='ignore'): part.append(weight@total/(weight@count))
+        i, j, part = cells // S, cells % S, []
+        for w in np.array_split(draws, max(1, n * len(cells) // 10**7)):
+            weight = np.where(i == j, w[:, i], w[:, i] * w[:, j])
+            with np.errstate(invalid='ignore'):
+                part.append(weight @ total / (weight @ count))
         means.append(np.concatenate(part))
-    return tuple(np.nanquantile(np.mean(means, 0), [(1-level)/2, (1+level)/2]).tolist())
+    return tuple(np.nanquantile(np.mean(means, 0), [(1 - level) / 2, (1 + level) / 2]).tolist())
 
 # %% ../nbs/62_recognition.ipynb #7c7d718a
 @dataclass(repr=False)
 class Verification:
     "What `verify_pairs` found."
-    accuracy:float        # mean over folds, threshold from the others
-    error:float           # its standard error over folds
-    interval:tuple        # of the accuracy, people resampled; NaN where people are not known
-    folds:pd.DataFrame    # index fold: pairs, threshold, accuracy
-    rates:pd.Series       # auc, eer, and TAR by FAR, folds pooled
-    pairs:pd.DataFrame    # the table with `similarity`
-    notes:list            # what the reader has to know
+
+    accuracy: float  # mean over folds, threshold from the others
+    error: float  # its standard error over folds
+    interval: tuple  # of the accuracy, people resampled; NaN where people are not known
+    folds: pd.DataFrame  # index fold: pairs, threshold, accuracy
+    rates: pd.Series  # auc, eer, and TAR by FAR, folds pooled
+    pairs: pd.DataFrame  # the table with `similarity`
+    notes: list  # what the reader has to know
 
     def scores(self) -> tuple:
         "Impostor and genuine similarities, as plot_roc takes them."
@@ -185,51 +214,76 @@ class Verification:
         return self.pairs['similarity'].to_numpy()[~same], self.pairs['similarity'].to_numpy()[same]
 
     def __repr__(self):
-        inside = '' if np.isnan(self.interval[0]) else f', people resampled [{100*self.interval[0]:.1f}, {100*self.interval[1]:.1f}]'
-        rates = ', '.join(f'{k} {v:.3f}' for k,v in self.rates.items())
-        return f'{len(self.pairs)} pairs, {len(self.folds)} folds: accuracy {100*self.accuracy:.2f} ± {100*self.error:.2f} % (standard error over folds){inside}. Folds pooled: {rates}. {" ".join(self.notes)}'
+        inside = (
+            ''
+            if np.isnan(self.interval[0])
+            else f', people resampled [{100 * self.interval[0]:.1f}, {100 * self.interval[1]:.1f}]'
+        )
+        rates = ', '.join(f'{k} {v:.3f}' for k, v in self.rates.items())
+        return f'{len(self.pairs)} pairs, {len(self.folds)} folds: accuracy {100 * self.accuracy:.2f} ± {100 * self.error:.2f} % (standard error over folds){inside}. Folds pooled: {rates}. {" ".join(self.notes)}'
 
 # %% ../nbs/62_recognition.ipynb #ad08bacb
-FARS = (.1, .01, .001)
+FARS = (0.1, 0.01, 0.001)
 PAIR_COLUMNS = ['path_a', 'path_b', 'same', 'fold']
 
 # %% ../nbs/62_recognition.ipynb #50c53189
 def _check_pairs(pairs, need):
     "A copy with `same` as bool; ValueError says what is wrong with which row."
-    if not isinstance(pairs, pd.DataFrame): raise ValueError(f'pairs: expected a pandas DataFrame, got {type(pairs).__name__}. read_lfw_pairs makes one.')
-    if missing := [c for c in need if c not in pairs]: raise ValueError(f'pairs: column(s) {", ".join(missing)} missing; there are {", ".join(map(str, pairs.columns))}.')
-    if not len(pairs): raise ValueError('pairs: the table is empty.')
+    if not isinstance(pairs, pd.DataFrame):
+        raise ValueError(f'pairs: expected a pandas DataFrame, got {type(pairs).__name__}. read_lfw_pairs makes one.')
+    if missing := [c for c in need if c not in pairs]:
+        raise ValueError(
+            f'pairs: column(s) {", ".join(missing)} missing; there are {", ".join(map(str, pairs.columns))}.'
+        )
+    if not len(pairs):
+        raise ValueError('pairs: the table is empty.')
     pairs = pairs.reset_index(drop=True)
     for c in need:
         bad = pairs[c].isna() if c != 'same' else ~pairs[c].isin([0, 1, True, False])
-        if c == 'similarity': bad = ~np.isfinite(pd.to_numeric(pairs[c], errors='coerce').astype(float))
-        if bad.any(): raise ValueError(f'pairs: column {c!r} has {pairs.loc[bad, c].iloc[0]}: {bad.sum()} of {len(pairs)} rows, the first is row {bad.to_numpy().argmax()}.')
+        if c == 'similarity':
+            bad = ~np.isfinite(pd.to_numeric(pairs[c], errors='coerce').astype(float))
+        if bad.any():
+            raise ValueError(
+                f'pairs: column {c!r} has {pairs.loc[bad, c].iloc[0]}: {bad.sum()} of {len(pairs)} rows, the first is row {bad.to_numpy().argmax()}.'
+            )
     pairs['same'] = pairs['same'].astype(bool)
     kinds = pairs.groupby('fold')['same'].nunique()
-    if len(kinds) < 2: raise ValueError(f'pairs: {len(kinds)} fold; the threshold comes from other folds, so at least 2 are needed (LFW has 10).')
-    if (kinds < 2).any(): raise ValueError(f'pairs: fold {kinds.index[kinds < 2][0]} has pairs of one kind only; an accuracy needs pairs of the same person and of two.')
+    if len(kinds) < 2:
+        raise ValueError(
+            f'pairs: {len(kinds)} fold; the threshold comes from other folds, so at least 2 are needed (LFW has 10).'
+        )
+    if (kinds < 2).any():
+        raise ValueError(
+            f'pairs: fold {kinds.index[kinds < 2][0]} has pairs of one kind only; an accuracy needs pairs of the same person and of two.'
+        )
     return pairs
 
 # %% ../nbs/62_recognition.ipynb #675a31f2
 def _rates(impostor, genuine, fars=FARS):
     "AUC, EER and TARs as a Series."
-    return pd.Series(dict(auc=auc(impostor, genuine), eer=eer(impostor, genuine), **{f'tar@{f:g}': tar_at_far(impostor, genuine, f)[0] for f in fars}))
+    return pd.Series(
+        dict(
+            auc=auc(impostor, genuine),
+            eer=eer(impostor, genuine),
+            **{f'tar@{f:g}': tar_at_far(impostor, genuine, f)[0] for f in fars},
+        )
+    )
 
 # %% ../nbs/62_recognition.ipynb #cf9a998a
 def verify_pairs(
-    model, # as for embed; None where the table has a column `similarity`
-    pairs:pd.DataFrame, # path_a, path_b, same, fold; with subject_a and subject_b there are intervals
-    metric:str='cosine', # or 'l2'
-    fars:tuple=FARS, # where to give the TAR
-    n:int=1000, # resamples of people
-    seed:int=0, # of the resamples
-    **kwargs # for embed: layer, flip, bs, size, progress
-) -> Verification: # raises ValueError
+    model,  # as for embed; None where the table has a column `similarity`
+    pairs: pd.DataFrame,  # path_a, path_b, same, fold; with subject_a and subject_b there are intervals
+    metric: str = 'cosine',  # or 'l2'
+    fars: tuple = FARS,  # where to give the TAR
+    n: int = 1000,  # resamples of people
+    seed: int = 0,  # of the resamples
+    **kwargs,  # for embed: layer, flip, bs, size, progress
+) -> Verification:  # raises ValueError
     "Same or different, by LFW's protocol: the threshold of each fold comes from all others."
     pairs = _check_pairs(pairs, PAIR_COLUMNS if model is not None else ['similarity', 'same', 'fold'])
     if model is not None:
         files = pd.unique(pd.concat([pairs['path_a'], pairs['path_b']])).tolist()
-        e, at = embed(model, files, **kwargs), {f: i for i,f in enumerate(files)}
+        e, at = embed(model, files, **kwargs), {f: i for i, f in enumerate(files)}
         pairs['similarity'] = similarity(*(e[pairs[c].map(at)] for c in ('path_a', 'path_b')), metric)
     score, same, rows, right = pairs['similarity'].to_numpy(float), pairs['same'].to_numpy(), {}, np.zeros(len(pairs))
     for f in pairs['fold'].unique():
@@ -239,38 +293,60 @@ def verify_pairs(
         rows[f] = dict(pairs=here.sum(), threshold=t, accuracy=right[here].mean())
     folds = pd.DataFrame(rows).T.rename_axis('fold').astype(dict(pairs=int))
     people = {'subject_a', 'subject_b'} <= set(pairs)
-    interval = people_interval(right, pairs['subject_a'], pairs['subject_b'], n=n, seed=seed) if people else (np.nan, np.nan)
-    few = [f'{f:g}' for f in fars if (~same).sum()*f < 1]
-    notes = [f'FAR {", ".join(few)}: fewer than one of {(~same).sum()} impostor pairs, no TAR is given.']*bool(few) + ['People are not named, so there is no interval over them.']*(not people)
-    return Verification(folds['accuracy'].mean(), folds['accuracy'].std(ddof=1)/len(folds)**.5, interval, folds, _rates(score[~same], score[same], fars), pairs, notes)
+    interval = (
+        people_interval(right, pairs['subject_a'], pairs['subject_b'], n=n, seed=seed) if people else (np.nan, np.nan)
+    )
+    few = [f'{f:g}' for f in fars if (~same).sum() * f < 1]
+    notes = [f'FAR {", ".join(few)}: fewer than one of {(~same).sum()} impostor pairs, no TAR is given.'] * bool(
+        few
+    ) + ['People are not named, so there is no interval over them.'] * (not people)
+    return Verification(
+        folds['accuracy'].mean(),
+        folds['accuracy'].std(ddof=1) / len(folds) ** 0.5,
+        interval,
+        folds,
+        _rates(score[~same], score[same], fars),
+        pairs,
+        notes,
+    )
 
 # %% ../nbs/62_recognition.ipynb #dbf75f26
 def crop_pairs(
-    pairs:pd.DataFrame, # pairs table of whole photos
-    cache, # folder for the crops
-    size:int=224, # side of the crops in pixels
-    margin:float=.3, # around the face that the detector finds; where it finds none, the central square is taken
-) -> pd.DataFrame: # the table with path_a and path_b of crops, the originals as photo_a and photo_b; `attrs['fallback']` counts faces not found
+    pairs: pd.DataFrame,  # pairs table of whole photos
+    cache,  # folder for the crops
+    size: int = 224,  # side of the crops in pixels
+    margin: float = 0.3,  # around the face that the detector finds; where it finds none, the central square is taken
+) -> pd.DataFrame:  # the table with path_a and path_b of crops, the originals as photo_a and photo_b; `attrs['fallback']` counts faces not found
     "Face crops for a table of pairs, each photo once, in parallel; raises ValueError that names a photo that cannot be read."
+
     def one(path):
-        try: return prepare(path, None, cache, size, margin)
-        except ValueError as e: raise ValueError(f'{path}: {e}') from None
+        try:
+            return prepare(path, None, cache, size, margin)
+        except ValueError as e:
+            raise ValueError(f'{path}: {e}') from None
+
     files = pd.unique(pd.concat([pairs['path_a'], pairs['path_b']])).tolist()
-    with ThreadPoolExecutor(os.cpu_count()) as pool: made = dict(zip(files, pool.map(one, files)))
-    out = pairs.assign(**{f'photo_{k}': pairs[f'path_{k}'] for k in 'ab'}, **{f'path_{k}': [made[p]['face_path'] for p in pairs[f'path_{k}']] for k in 'ab'})
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        made = dict(zip(files, pool.map(one, files)))
+    out = pairs.assign(
+        **{f'photo_{k}': pairs[f'path_{k}'] for k in 'ab'},
+        **{f'path_{k}': [made[p]['face_path'] for p in pairs[f'path_{k}']] for k in 'ab'},
+    )
     out.attrs['fallback'] = sum(m['face'] == 'fallback' for m in made.values())
     return out
 
 # %% ../nbs/62_recognition.ipynb #c6d2c3f8
 def pick_gallery(
-    samples:pd.DataFrame, # samples table
-) -> pd.DataFrame: # the first live frame of each person as 'gallery'; other frames of its recording are left out
+    samples: pd.DataFrame,  # samples table
+) -> pd.DataFrame:  # the first live frame of each person as 'gallery'; other frames of its recording are left out
     "A gallery for a dataset that brings no enrolment photos; raises ValueError where a person has no live frame."
     live = samples[samples['label'] == 'live'].sort_values(['video', 'frame'], kind='stable')
     first = live.groupby(['dataset', 'subject'], sort=False).head(1)
     known = set(zip(first['dataset'], first['subject']))
-    if nobody := sorted({s for d,s in zip(samples['dataset'], samples['subject']) if (d, s) not in known}):
-        raise ValueError(f'pick_gallery: {len(nobody)} people have no live frame to enrol, the first is {nobody[0]!r}: leave them out')
+    if nobody := sorted({s for d, s in zip(samples['dataset'], samples['subject']) if (d, s) not in known}):
+        raise ValueError(
+            f'pick_gallery: {len(nobody)} people have no live frame to enrol, the first is {nobody[0]!r}: leave them out'
+        )
     out = samples[~samples['video'].isin(first['video']) | samples.index.isin(first.index)]
     return out.assign(role=np.where(out.index.isin(first.index), 'gallery', 'probe')).reset_index(drop=True)
 
@@ -278,72 +354,96 @@ def pick_gallery(
 @dataclass
 class GalleryScores:
     "Probes of one dataset against its gallery."
-    dataset:str
-    probes:pd.DataFrame      # rows of the samples table, one per probe
-    people:list              # of the gallery, one per column
-    similarity:np.ndarray    # (probes, people)
 
-    def kind(self, name:str) -> np.ndarray:
+    dataset: str
+    probes: pd.DataFrame  # rows of the samples table, one per probe
+    people: list  # of the gallery, one per column
+    similarity: np.ndarray  # (probes, people)
+
+    def kind(self, name: str) -> np.ndarray:
         "Which probes are of a kind: 'live', 'attack', 'all', or a species of attack."
         p = self.probes
-        return np.ones(len(p), bool) if name == 'all' else ((p['label'] if name in CLASSES else p['pai']) == name).to_numpy()
+        return (
+            np.ones(len(p), bool)
+            if name == 'all'
+            else ((p['label'] if name in CLASSES else p['pai']) == name).to_numpy()
+        )
 
     def same(self) -> np.ndarray:
         "(probes, people) whether probe and gallery show one person."
         return self.probes['subject'].to_numpy()[:, None] == np.array(self.people, dtype=object)[None]
 
-    def scores(self, name:str='all') -> tuple:
+    def scores(self, name: str = 'all') -> tuple:
         "Impostor and genuine similarities of the probes of a kind, as plot_roc takes them."
         s, same = self.similarity[self.kind(name)], self.same()[self.kind(name)]
         return s[~same], s[same]
 
 # %% ../nbs/62_recognition.ipynb #f7300622
 def gallery_scores(
-    model, # as for embed
-    samples:pd.DataFrame, # samples table with face_path, and rows of role 'gallery'
-    split:str|None='test', # whose people; None: all
-    metric:str='cosine', # or 'l2'
-    **kwargs # for embed
-) -> list: # of GalleryScores, one for each dataset; raises ValueError
+    model,  # as for embed
+    samples: pd.DataFrame,  # samples table with face_path, and rows of role 'gallery'
+    split: str | None = 'test',  # whose people; None: all
+    metric: str = 'cosine',  # or 'l2'
+    **kwargs,  # for embed
+) -> list:  # of GalleryScores, one for each dataset; raises ValueError
     "Every probe against every enrolled person of its dataset; several photos of a person are averaged."
     df = samples if split is None else samples[samples['split'] == split]
-    if 'flip' in df: df = df[df['flip'].fillna('') == '']
+    if 'flip' in df:
+        df = df[df['flip'].fillna('') == '']
     df = df.reset_index(drop=True)
-    if not len(df): raise ValueError(f'gallery_scores: no rows of split {split!r}. Check the split column.')
+    if not len(df):
+        raise ValueError(f'gallery_scores: no rows of split {split!r}. Check the split column.')
     _check_gallery(df)
     e, out = embed(model, df, **kwargs), []
-    if metric == 'cosine': e = e/np.maximum(np.linalg.norm(e, axis=1, keepdims=True), 1e-30)
-    for name,d in df.groupby('dataset', sort=False):
+    if metric == 'cosine':
+        e = e / np.maximum(np.linalg.norm(e, axis=1, keepdims=True), 1e-30)
+    for name, d in df.groupby('dataset', sort=False):
         g, p = d[d['role'] == 'gallery'], d[d['role'] == 'probe']
         enrolled = pd.DataFrame(e[g.index]).groupby(g['subject'].to_numpy(), sort=True).mean()
-        out.append(GalleryScores(name, p.reset_index(drop=True), list(enrolled.index), similarity(e[p.index], enrolled.to_numpy(), metric, True)))
+        out.append(
+            GalleryScores(
+                name,
+                p.reset_index(drop=True),
+                list(enrolled.index),
+                similarity(e[p.index], enrolled.to_numpy(), metric, True),
+            )
+        )
     return out
 
 # %% ../nbs/62_recognition.ipynb #a85451f1
 def _check_gallery(df):
     "ValueError where a dataset has no gallery, fewer than two people, or probes of people who are not enrolled."
-    for name,d in df.groupby('dataset', sort=False):
+    for name, d in df.groupby('dataset', sort=False):
         enrolled, probes = set(d.loc[d['role'] == 'gallery', 'subject']), d[d['role'] == 'probe']
-        if not enrolled: raise ValueError(f"dataset {name!r} has no rows of role 'gallery': run pick_gallery on the table first")
-        if len(enrolled) < 2: raise ValueError(f'dataset {name!r} has one person in its gallery: nobody to take them for')
-        if not len(probes): raise ValueError(f'dataset {name!r} has no probes')
-        if lost := sorted(set(probes['subject']) - enrolled): raise ValueError(f'dataset {name!r}: {len(lost)} people have probes but no gallery photo, the first is {lost[0]!r}: enrol them (pick_gallery), or leave them out')
+        if not enrolled:
+            raise ValueError(f"dataset {name!r} has no rows of role 'gallery': run pick_gallery on the table first")
+        if len(enrolled) < 2:
+            raise ValueError(f'dataset {name!r} has one person in its gallery: nobody to take them for')
+        if not len(probes):
+            raise ValueError(f'dataset {name!r} has no probes')
+        if lost := sorted(set(probes['subject']) - enrolled):
+            raise ValueError(
+                f'dataset {name!r}: {len(lost)} people have probes but no gallery photo, the first is {lost[0]!r}: enrol them (pick_gallery), or leave them out'
+            )
 
 # %% ../nbs/62_recognition.ipynb #44838544
 def gallery_table(
-    scores:list, # from gallery_scores
-    fars:tuple=FARS, # where to give the TAR
-    folds:int=10, # of people, for the accuracy; fewer where there are fewer people
-    n:int=1000, # resamples of people
-    seed:int=0, # of folds and resamples
-) -> pd.DataFrame: # index (dataset, probes): people, images, rank1, accuracy and match with _low and _high, auc, eer, tar@...
+    scores: list,  # from gallery_scores
+    fars: tuple = FARS,  # where to give the TAR
+    folds: int = 10,  # of people, for the accuracy; fewer where there are fewer people
+    n: int = 1000,  # resamples of people
+    seed: int = 0,  # of folds and resamples
+) -> (
+    pd.DataFrame
+):  # index (dataset, probes): people, images, rank1, accuracy and match with _low and _high, auc, eer, tar@...
     "Identification and verification of live and attack probes apart (Sec. 4.4)."
     rows = {}
     for s in scores:
-        strict = tar_at_far(*s.scores('live'), .01)[1] if s.kind('live').any() else np.nan
+        strict = tar_at_far(*s.scores('live'), 0.01)[1] if s.kind('live').any() else np.nan
         species = sorted(set(s.probes['pai']) - {''})
         for kind in ('live', 'attack', *(species if len(species) > 1 else ()), 'all'):
-            if s.kind(kind).any(): rows[s.dataset, kind] = _probe_row(s, kind, strict, fars, folds, n, seed)
+            if s.kind(kind).any():
+                rows[s.dataset, kind] = _probe_row(s, kind, strict, fars, folds, n, seed)
     return pd.DataFrame(rows).T.rename_axis(['dataset', 'probes']).astype(dict(people=int, images=int))
 
 # %% ../nbs/62_recognition.ipynb #9a8f7ee6
@@ -352,38 +452,63 @@ def _probe_row(s, kind, strict, fars, folds, n, seed):
     keep, same = s.kind(kind), s.same()[s.kind(kind)]
     sim, who = s.similarity[keep], s.probes['subject'].to_numpy()[keep]
     own = sim[same]
-    rank1 = np.where(own >= sim.max(1), 1/(sim >= sim.max(1, keepdims=True)).sum(1), 0)
+    rank1 = np.where(own >= sim.max(1), 1 / (sim >= sim.max(1, keepdims=True)).sum(1), 0)
     right = _fold_decisions(sim, same, who, s.people, folds, seed)
     a, b = np.broadcast_arrays(who[:, None], np.array(s.people, dtype=object)[None])
-    def named(name, value, *pairs): return {name: value, **dict(zip((f'{name}_low', f'{name}_high'), people_interval(*pairs, n=n, seed=seed)))}
+
+    def named(name, value, *pairs):
+        return {name: value, **dict(zip((f'{name}_low', f'{name}_high'), people_interval(*pairs, n=n, seed=seed)))}
+
     match = np.nan if np.isnan(strict) else (own >= strict).mean()
-    return dict(people=len(set(who)), images=len(who), **named('rank1', rank1.mean(), rank1, who, who), **_rates(sim[~same], own, fars),
-                **named('accuracy', (right[same].mean()+right[~same].mean())/2, right.ravel(), a.ravel(), b.ravel(), same.ravel()),
-                **(named('match', match, own >= strict, who, who) if match == match else dict(match=np.nan, match_low=np.nan, match_high=np.nan)))
+    return dict(
+        people=len(set(who)),
+        images=len(who),
+        **named('rank1', rank1.mean(), rank1, who, who),
+        **_rates(sim[~same], own, fars),
+        **named(
+            'accuracy',
+            (right[same].mean() + right[~same].mean()) / 2,
+            right.ravel(),
+            a.ravel(),
+            b.ravel(),
+            same.ravel(),
+        ),
+        **(
+            named('match', match, own >= strict, who, who)
+            if match == match
+            else dict(match=np.nan, match_low=np.nan, match_high=np.nan)
+        ),
+    )
+
 
 def _fold_decisions(sim, same, who, people, folds, seed):
     "Right decisions (probes, people), each at a threshold from people of other folds."
     names = np.array(sorted(people), dtype=object)
     number = dict(zip(names[np.random.default_rng(seed).permutation(len(names))], np.arange(len(names)) % folds))
-    of_probe, of_photo, right = np.array([number[p] for p in who]), np.array([number[p] for p in people]), np.zeros(sim.shape)
+    of_probe, of_photo, right = (
+        np.array([number[p] for p in who]),
+        np.array([number[p] for p in people]),
+        np.zeros(sim.shape),
+    )
     for f in np.unique(of_probe):
         there = (of_probe != f)[:, None] & (of_photo != f)[None]
-        if not (there & same).any() or not (there & ~same).any(): return np.full(sim.shape, np.nan)
+        if not (there & same).any() or not (there & ~same).any():
+            return np.full(sim.shape, np.nan)
         t = accuracy_threshold(sim[there & ~same], sim[there & same], balanced=True)
         right[of_probe == f] = (sim[of_probe == f] >= t) == same[of_probe == f]
     return right
 
 # %% ../nbs/62_recognition.ipynb #423fe13e
 def gallery_probe(
-    model, # as for embed
-    samples:pd.DataFrame, # samples table with face_path, and rows of role 'gallery'
-    split:str|None='test', # whose people; None: all
-    metric:str='cosine', # or 'l2'
-    fars:tuple=FARS, # where to give the TAR
-    folds:int=10, # of people, for the accuracy
-    n:int=1000, # resamples of people
-    seed:int=0, # of folds and resamples
-    **kwargs # for embed: layer, flip, bs, size, column, progress
-) -> pd.DataFrame: # as gallery_table; raises ValueError
+    model,  # as for embed
+    samples: pd.DataFrame,  # samples table with face_path, and rows of role 'gallery'
+    split: str | None = 'test',  # whose people; None: all
+    metric: str = 'cosine',  # or 'l2'
+    fars: tuple = FARS,  # where to give the TAR
+    folds: int = 10,  # of people, for the accuracy
+    n: int = 1000,  # resamples of people
+    seed: int = 0,  # of folds and resamples
+    **kwargs,  # for embed: layer, flip, bs, size, column, progress
+) -> pd.DataFrame:  # as gallery_table; raises ValueError
     "Recognition with one enrolment photo a person: live and attack probes apart (Sec. 4.4, Fig. 8b)."
     return gallery_table(gallery_scores(model, samples, split, metric, **kwargs), fars, folds, n, seed)

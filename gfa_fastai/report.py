@@ -24,16 +24,18 @@ __all__ = ['GUESSING', 'READING', 'DRAWN', 'PAIRS', 'MEASURES', 'DOMAINS', 'HIST
 
 # %% ../nbs/78_report.ipynb #023b2462
 def arm_label(
-    arm, # a training: dict with tpc and fda, or a row of judge
-) -> str: # 'TPC off', 'TPC on', 'TPC off, FDA', 'TPC on, FDA'
+    arm,  # a training: dict with tpc and fda, or a row of judge
+) -> str:  # 'TPC off', 'TPC on', 'TPC off, FDA', 'TPC on, FDA'
     "An arm in words, as the tables have it."
     return f'TPC {"on" if arm["tpc"] else "off"}' + (', FDA' if arm['fda'] else '')
 
 # %% ../nbs/78_report.ipynb #2a459f66
 def judge(
-    arms:list, # from list_arms
-    scores:dict, # name of an arm -> its scores
-) -> pd.DataFrame: # a row per arm, test set and convention: train, test, tpc, fda, arm (in words), seed, convention, report
+    arms: list,  # from list_arms
+    scores: dict,  # name of an arm -> its scores
+) -> (
+    pd.DataFrame
+):  # a row per arm, test set and convention: train, test, tpc, fda, arm (in words), seed, convention, report
     "Every arm on every test set at every threshold."
     rows = []
     for arm in arms:
@@ -41,218 +43,351 @@ def judge(
         source = s[s['dataset'] == arm['train']]
         for test in sorted(s['dataset'].unique()):
             reports = compare_thresholds(s[s['dataset'] == test], source)
-            rows += [dict(train=arm['train'], test=test, tpc=arm['tpc'], fda=arm['fda'], arm=arm_label(arm), seed=arm['seed'], convention=c, report=r) for c,r in reports.items()]
+            rows += [
+                dict(
+                    train=arm['train'],
+                    test=test,
+                    tpc=arm['tpc'],
+                    fda=arm['fda'],
+                    arm=arm_label(arm),
+                    seed=arm['seed'],
+                    convention=c,
+                    report=r,
+                )
+                for c, r in reports.items()
+            ]
     return pd.DataFrame(rows)
 
 # %% ../nbs/78_report.ipynb #8ab5532c
 def over_seeds(
-    reports, # reports of one arm, one for each seed
-    rate:str, # as 'hter'
-) -> str: # in percent
+    reports,  # reports of one arm, one for each seed
+    rate: str,  # as 'hter'
+) -> str:  # in percent
     "A rate with its interval over people for one seed, as mean and standard deviation over seeds for more."
-    if len(reports) == 1: return percent(*reports[0].rates.loc[rate, ['value', 'low', 'high']])
+    if len(reports) == 1:
+        return percent(*reports[0].rates.loc[rate, ['value', 'low', 'high']])
     return _mean_words([getattr(r, rate) for r in reports])
 
-def _mean_words(v): return f'{100*np.mean(v):.1f} ± {100*np.std(v, ddof=1):.1f}'
+
+def _mean_words(v):
+    return f'{100 * np.mean(v):.1f} ± {100 * np.std(v, ddof=1):.1f}'
 
 # %% ../nbs/78_report.ipynb #72be4a3a
 def headline_table(
-    judged:pd.DataFrame, # from judge
-    rate:str='hter', # which rate
-    convention:str='source-dev', # which threshold
-) -> pd.DataFrame: # strings in percent: a row per training and test set, a column per arm
+    judged: pd.DataFrame,  # from judge
+    rate: str = 'hter',  # which rate
+    convention: str = 'source-dev',  # which threshold
+) -> pd.DataFrame:  # strings in percent: a row per training and test set, a column per arm
     "A rate of all arms, as in Table 1 of the paper."
     g = judged[judged['convention'] == convention].groupby(['train', 'test', 'arm'])['report'].agg(list)
     t = g.map(lambda r: over_seeds(r, rate)).unstack('arm').fillna('-')
-    t.index = [f'{a} → {b}' + (' (intra)' if a == b else '') for a,b in t.index]
+    t.index = [f'{a} → {b}' + (' (intra)' if a == b else '') for a, b in t.index]
     return t.rename_axis('train → test').rename_axis(None, axis=1)
 
 # %% ../nbs/78_report.ipynb #a47fee5c
 GUESSING = math.log(2)  # L_anti of a network that says one half to everything, classes being equally frequent
 
+
 def what_learned(
-    arms:list, # from list_arms
-    out:Path, # run folder
-    term:str='anti', # or 'ident', of the recognition head
-) -> dict: # name of an arm -> mean of that loss over the last tenth of its steps
+    arms: list,  # from list_arms
+    out: Path,  # run folder
+    term: str = 'anti',  # or 'ident', of the recognition head
+) -> dict:  # name of an arm -> mean of that loss over the last tenth of its steps
     "How far each training got: at GUESSING the anti-spoofing head has learned nothing."
-    def last(a): t = pd.read_csv(out/'arms'/a['name']/'terms.csv')[term]; return float(t.tail(max(1, len(t)//10)).mean())
+
+    def last(a):
+        t = pd.read_csv(out / 'arms' / a['name'] / 'terms.csv')[term]
+        return float(t.tail(max(1, len(t) // 10)).mean())
+
     return {a['name']: last(a) for a in arms}
 
+
 def learning_words(
-    learned:dict, # from what_learned
-) -> str: # '' where all is well
+    learned: dict,  # from what_learned
+) -> str:  # '' where all is well
     "A warning about networks that have not learned to tell live from attack."
-    idle = {k: v for k,v in learned.items() if v > .9*GUESSING}
-    return '' if not idle else (f'**Not learned: {", ".join(f"{k} ended at L_anti {v:.3f}" for k,v in idle.items())}**, and a network that guesses is at {GUESSING:.3f}. '
-        'Rates of such a network are noise, and say nothing about TPC: train longer, or take the weaker reading of TPC (--pairs halves).')
+    idle = {k: v for k, v in learned.items() if v > 0.9 * GUESSING}
+    return (
+        ''
+        if not idle
+        else (
+            f'**Not learned: {", ".join(f"{k} ended at L_anti {v:.3f}" for k, v in idle.items())}**, and a network that guesses is at {GUESSING:.3f}. '
+            'Rates of such a network are noise, and say nothing about TPC: train longer, or take the weaker reading of TPC (--pairs halves).'
+        )
+    )
 
 # %% ../nbs/78_report.ipynb #c6c5d988
 def paired_table(
-    arms:list, # from list_arms
-    scores:dict, # name of an arm -> its scores
-    learned:dict, # from what_learned
-) -> pd.DataFrame: # what ('TPC' or 'FDA') was switched on, given ('' or the other one, on in both), train, test, seed, value, low, high, learned
+    arms: list,  # from list_arms
+    scores: dict,  # name of an arm -> its scores
+    learned: dict,  # from what_learned
+) -> pd.DataFrame:  # what ('TPC' or 'FDA') was switched on, given ('' or the other one, on in both), train, test, seed, value, low, high, learned
     "HTER with TPC (or FDA) minus HTER without, at the source-dev threshold, paired over people."
     rows, by = [], {(a['train'], a['seed'], a['tpc'], a['fda']): a['name'] for a in arms}
-    for (train,seed,tpc,fda),name in by.items():
-        pairs = [('TPC', 'FDA'*fda, (False, fda))]*tpc + [('FDA', 'TPC'*tpc, (tpc, False))]*fda
-        for what,given,without in pairs:
+    for (train, seed, tpc, fda), name in by.items():
+        pairs = [('TPC', 'FDA' * fda, (False, fda))] * tpc + [('FDA', 'TPC' * tpc, (tpc, False))] * fda
+        for what, given, without in pairs:
             other = by[train, seed, *without]
             for test in sorted(scores[name]['dataset'].unique()):
                 a, b, sa, sb = (s[s['dataset'] == d] for d in (test, train) for s in (scores[name], scores[other]))
-                rows.append(dict(what=what, given=given, train=train, test=test, seed=seed, **compare_systems(a, b, 'source', sa, sb).loc['hter'],
-                                 learned=max(learned[name], learned[other]) <= .9*GUESSING))
+                rows.append(
+                    dict(
+                        what=what,
+                        given=given,
+                        train=train,
+                        test=test,
+                        seed=seed,
+                        **compare_systems(a, b, 'source', sa, sb).loc['hter'],
+                        learned=max(learned[name], learned[other]) <= 0.9 * GUESSING,
+                    )
+                )
     return pd.DataFrame(rows)
 
 # %% ../nbs/78_report.ipynb #a84c04e9
 def difference_table(
-    paired:pd.DataFrame, # from paired_table
-    what:str='TPC', # or 'FDA'
-) -> pd.DataFrame: # strings: a row per training and test set, without and with the other of both
+    paired: pd.DataFrame,  # from paired_table
+    what: str = 'TPC',  # or 'FDA'
+) -> pd.DataFrame:  # strings: a row per training and test set, without and with the other of both
     "The differences in points of HTER, and what may be said of them."
     rows = {}
-    for (given,train,test),g in paired[paired['what'] == what].groupby(['given', 'train', 'test']):
-        v, one = 100*g['value'].to_numpy(), g.iloc[0]
+    for (given, train, test), g in paired[paired['what'] == what].groupby(['given', 'train', 'test']):
+        v, one = 100 * g['value'].to_numpy(), g.iloc[0]
         if len(v) > 1:
-            half = stats.t.ppf(.975, len(v)-1)*v.std(ddof=1)/len(v)**.5
+            half = stats.t.ppf(0.975, len(v) - 1) * v.std(ddof=1) / len(v) ** 0.5
             text, clear = f'{v.mean():+.1f} ± {v.std(ddof=1):.1f} ({len(v)} seeds)', abs(v.mean()) > half
-        elif pd.isna(one['low']): text, clear = f'{v[0]:+.1f}', None
-        else: text, clear = f'{v[0]:+.1f} [{100*one["low"]:+.1f}, {100*one["high"]:+.1f}]', not one['low'] <= 0 <= one['high']
-        says = 'no interval: too few people' if clear is None else 'not told apart' if not clear else f'lower with {what}' if v.mean() < 0 else f'higher with {what}'
-        if clear and len(v) == 1: says += ', in this one training'
-        if not g['learned'].all(): says = 'no verdict: a network has not learned'
-        rows[f'{train} → {test}' + f' (both with {given})'*bool(given)] = {f'HTER, {what} on − off (points)': re.sub(r'[+-](0\.0)\b', r'\1', text), 'HTER is': says}
+        elif pd.isna(one['low']):
+            text, clear = f'{v[0]:+.1f}', None
+        else:
+            text, clear = (
+                f'{v[0]:+.1f} [{100 * one["low"]:+.1f}, {100 * one["high"]:+.1f}]',
+                not one['low'] <= 0 <= one['high'],
+            )
+        says = (
+            'no interval: too few people'
+            if clear is None
+            else 'not told apart'
+            if not clear
+            else f'lower with {what}'
+            if v.mean() < 0
+            else f'higher with {what}'
+        )
+        if clear and len(v) == 1:
+            says += ', in this one training'
+        if not g['learned'].all():
+            says = 'no verdict: a network has not learned'
+        rows[f'{train} → {test}' + f' (both with {given})' * bool(given)] = {
+            f'HTER, {what} on − off (points)': re.sub(r'[+-](0\.0)\b', r'\1', text),
+            'HTER is': says,
+        }
     return pd.DataFrame(rows).T.rename_axis('train → test')
 
 # %% ../nbs/78_report.ipynb #f5877c22
 def conventions_table(
-    judged:pd.DataFrame, # from judge
-) -> pd.DataFrame: # strings in percent
+    judged: pd.DataFrame,  # from judge
+) -> pd.DataFrame:  # strings in percent
     "HTER at each threshold convention, EER and AUC."
     rows = []
-    for (train,test,arm),g in judged.groupby(['train', 'test', 'arm']):
+    for (train, test, arm), g in judged.groupby(['train', 'test', 'arm']):
         by = g.groupby('convention', sort=False)['report'].agg(list)
-        rows.append({'train → test': f'{train} → {test}', 'arm': arm, **{f'HTER, {c}': over_seeds(r, 'hter') for c,r in by.items()},
-                     'EER': over_seeds(by.iloc[0], 'eer'), 'AUC': over_seeds(by.iloc[0], 'auc')})
+        rows.append(
+            {
+                'train → test': f'{train} → {test}',
+                'arm': arm,
+                **{f'HTER, {c}': over_seeds(r, 'hter') for c, r in by.items()},
+                'EER': over_seeds(by.iloc[0], 'eer'),
+                'AUC': over_seeds(by.iloc[0], 'auc'),
+            }
+        )
     return pd.DataFrame(rows)
 
+
 def species_table(
-    judged:pd.DataFrame, # from judge
-) -> pd.DataFrame: # strings in percent
+    judged: pd.DataFrame,  # from judge
+) -> pd.DataFrame:  # strings in percent
     "APCER of each attack species, BPCER and ACER, at the source-dev threshold."
     rows = []
-    for (train,test,arm),g in judged[judged['convention'] == 'source-dev'].groupby(['train', 'test', 'arm']):
+    for (train, test, arm), g in judged[judged['convention'] == 'source-dev'].groupby(['train', 'test', 'arm']):
         apcer = pd.DataFrame([r.species['apcer'] for r in g['report']]).mean()
-        rows.append({'train → test': f'{train} → {test}', 'arm': arm, 'ACER': over_seeds(list(g['report']), 'acer'), 'BPCER': over_seeds(list(g['report']), 'bpcer'),
-                     **{f'APCER {k}': percent(v) for k,v in apcer.items()}})          # the species last: which there are depends on the test
+        rows.append(
+            {
+                'train → test': f'{train} → {test}',
+                'arm': arm,
+                'ACER': over_seeds(list(g['report']), 'acer'),
+                'BPCER': over_seeds(list(g['report']), 'bpcer'),
+                **{f'APCER {k}': percent(v) for k, v in apcer.items()},
+            }
+        )  # the species last: which there are depends on the test
     return pd.DataFrame(rows).fillna('-')
 
+
 def training_table(
-    arms:list, # from list_arms
-    out:Path, # run folder
-) -> pd.DataFrame: # a row per training, means over its last tenth
+    arms: list,  # from list_arms
+    out: Path,  # run folder
+) -> pd.DataFrame:  # a row per training, means over its last tenth
     "Where each training ended."
     rows = []
     for a in arms:
-        t = pd.read_csv(out/'arms'/a['name']/'terms.csv')
-        last = t.tail(max(1, len(t)//10)).mean()
-        rows.append({'training': a['name'], 'steps': len(t), 'L_anti': f'{last.anti:.3f}', 'λ1 L_id': f'{last.w_ident:.3f}', 'λ2 L_tpc': f'{last.w_tpc:.3f}',
-                     'spread of FC2': f'{last.fc2_std:.3g}', 'right subject': f'{100*last.id_accuracy:.0f} %'})
+        t = pd.read_csv(out / 'arms' / a['name'] / 'terms.csv')
+        last = t.tail(max(1, len(t) // 10)).mean()
+        rows.append(
+            {
+                'training': a['name'],
+                'steps': len(t),
+                'L_anti': f'{last.anti:.3f}',
+                'λ1 L_id': f'{last.w_ident:.3f}',
+                'λ2 L_tpc': f'{last.w_tpc:.3f}',
+                'spread of FC2': f'{last.fc2_std:.3g}',
+                'right subject': f'{100 * last.id_accuracy:.0f} %',
+            }
+        )
     return pd.DataFrame(rows)
 
 # %% ../nbs/78_report.ipynb #72964b5c
 def recognition_table(
-    arms:list, # trainings
-    measured:dict, # name of an arm -> table of gallery_probe; empty where it could not be measured
-) -> pd.DataFrame: # strings in percent: a row per training set, test set and arm
+    arms: list,  # trainings
+    measured: dict,  # name of an arm -> table of gallery_probe; empty where it could not be measured
+) -> pd.DataFrame:  # strings in percent: a row per training set, test set and arm
     "Rank-1 and verification of live and attack probes, test people against their enrolment photos."
     rows, names = [], dict(rank1='rank-1', eer='EER', **{'tar@0.01': 'TAR at FAR 1 %'})
-    both = pd.concat([measured[a['name']].reset_index().assign(train=a['train'], arm=arm_label(a)) for a in arms if a['name'] in measured] or [pd.DataFrame(dict(train=[]))])
-    for (train,test,arm),g in both.groupby(['train', 'dataset', 'arm']) if len(both) else ():
+    both = pd.concat(
+        [
+            measured[a['name']].reset_index().assign(train=a['train'], arm=arm_label(a))
+            for a in arms
+            if a['name'] in measured
+        ]
+        or [pd.DataFrame(dict(train=[]))]
+    )
+    for (train, test, arm), g in both.groupby(['train', 'dataset', 'arm']) if len(both) else ():
         row = {'train → test': f'{train} → {test}', 'arm': arm}
         for kind in ('live', 'attack'):
-            for k,name in names.items(): row[f'{name}, {kind}'] = _rate_words(g[g['probes'] == kind], k)
+            for k, name in names.items():
+                row[f'{name}, {kind}'] = _rate_words(g[g['probes'] == kind], k)
         rows.append(row)
     return pd.DataFrame(rows)
 
+
 def _rate_words(rows, k):
     "A rate of one training with its interval, of several as mean and standard deviation."
-    if len(rows) > 1: return _mean_words(rows[k])
+    if len(rows) > 1:
+        return _mean_words(rows[k])
     return percent(*rows.iloc[0].reindex([k, f'{k}_low', f'{k}_high'])) if len(rows) else "-"
 
 # %% ../nbs/78_report.ipynb #e4a147b8
 def domains_table(
-    apart:dict, # (train, test, 'as they are' or 'after FDA') -> table of feature_divergence
-) -> pd.DataFrame: # strings: a row per pair of domains, nats
+    apart: dict,  # (train, test, 'as they are' or 'after FDA') -> table of feature_divergence
+) -> pd.DataFrame:  # strings: a row per pair of domains, nats
     "Divergence of each test set from the training set, halves against halves, above its floor."
     rows = {}
-    for (train,test,how),t in apart.items():
+    for (train, test, how), t in apart.items():
         row = rows.setdefault(f'{train} → {test}', {})
-        row[how], row[f'floor, {how}'] = f'{t["ab_median"].mean():.3f}', f'{t[["aa_median", "bb_median"]].max(axis=1).mean():.3f}'
+        row[how], row[f'floor, {how}'] = (
+            f'{t["ab_median"].mean():.3f}',
+            f'{t[["aa_median", "bb_median"]].max(axis=1).mean():.3f}',
+        )
     return pd.DataFrame(rows).T.replace('nan', '-').fillna('-').rename_axis('train → test')
 
+
 def domains_figure(
-    apart:dict, # as for domains_table
-): # matplotlib figure
+    apart: dict,  # as for domains_table
+):  # matplotlib figure
     "Divergence by layer: a row of axes for each training set."
     import matplotlib.pyplot as plt
     from gfa_fastai.divergence import plot_divergence
-    pairs = {train: list(dict.fromkeys(k[1] for k in apart if k[0] == train)) for train in dict.fromkeys(k[0] for k in apart)}
+
+    pairs = {
+        train: list(dict.fromkeys(k[1] for k in apart if k[0] == train)) for train in dict.fromkeys(k[0] for k in apart)
+    }
     n = max(map(len, pairs.values()))
-    fig, axs = plt.subplots(len(pairs), n, figsize=(4.2*n, 3.2*len(pairs)), sharey=True, squeeze=False, layout='constrained')
-    for row,(train,tests) in zip(axs, pairs.items()):
-        for ax in row[len(tests):]: ax.axis('off')
-        for ax,test in zip(row, tests):
-            plot_divergence({k[2]: t for k,t in apart.items() if k[:2] == (train, test)}, ax=ax)
+    fig, axs = plt.subplots(
+        len(pairs), n, figsize=(4.2 * n, 3.2 * len(pairs)), sharey=True, squeeze=False, layout='constrained'
+    )
+    for row, (train, tests) in zip(axs, pairs.items()):
+        for ax in row[len(tests) :]:
+            ax.axis('off')
+        for ax, test in zip(row, tests):
+            plot_divergence({k[2]: t for k, t in apart.items() if k[:2] == (train, test)}, ax=ax)
             ax.set(title=f'{train} → {test}', ylabel='divergence (nats)' if ax is row[0] else '')
     return fig
 
 # %% ../nbs/78_report.ipynb #3e88945a
 def fda_table(
-    frames:pd.DataFrame, # samples table with frame_path
-    arms:list, # trainings
-    out:Path, # run folder
+    frames: pd.DataFrame,  # samples table with frame_path
+    arms: list,  # trainings
+    out: Path,  # run folder
 ) -> pd.DataFrame:
     "How each FDA came about: a row for each training set."
     from gfa_fastai.fda import FDA
+
     rows = []
     for train in dict.fromkeys(a['train'] for a in arms if a['fda']):
-        info = FDA.load(out/'fda'/f'{train}.safetensors').info
-        own = frames[(frames['dataset'] == train) & (frames['split'] == 'train') & (frames['role'] == 'probe')].drop_duplicates('frame_path')      # as fit_fda gives them
+        info = FDA.load(out / 'fda' / f'{train}.safetensors').info
+        own = frames[
+            (frames['dataset'] == train) & (frames['split'] == 'train') & (frames['role'] == 'probe')
+        ].drop_duplicates('frame_path')  # as fit_fda gives them
         t = own.iloc[int(re.search(r'image (\d+) of', info['target'])[1])]
-        rows.append({'fitted on': f'{info["images"]} frames of training people of {train}', 'target': f'{t["dataset"]}: {t["video"]}, frame {t["frame"]} ({t["label"]})',
-                     'steps': info['steps'], 'domain loss before': f'{info["domain_before"]:.3f}', 'after': f'{info["domain"]:.3f}', 'content loss': f'{info["content"]:.3f}'})
+        rows.append(
+            {
+                'fitted on': f'{info["images"]} frames of training people of {train}',
+                'target': f'{t["dataset"]}: {t["video"]}, frame {t["frame"]} ({t["label"]})',
+                'steps': info['steps'],
+                'domain loss before': f'{info["domain_before"]:.3f}',
+                'after': f'{info["domain"]:.3f}',
+                'content loss': f'{info["content"]:.3f}',
+            }
+        )
     return pd.DataFrame(rows)
 
+
 def transfer_figure(
-    frames:pd.DataFrame, # samples table with frame_path
-    arms:list, # trainings
-    out:Path, # run folder
-): # matplotlib figure
+    frames: pd.DataFrame,  # samples table with frame_path
+    arms: list,  # trainings
+    out: Path,  # run folder
+):  # matplotlib figure
     "Targets, and a live test frame of each dataset before and after FDA: a row for each training set."
     import matplotlib.pyplot as plt
     from gfa_fastai.fda import FDA
     from gfa_fastai.frames import read_image
+
     trains = list(dict.fromkeys(a['train'] for a in arms if a['fda']))
-    live = frames[(frames['split'] == 'test') & (frames['label'] == 'live') & (frames['role'] == 'probe')].groupby('dataset').head(1)
-    fig, axs = plt.subplots(len(trains), 1+len(live), figsize=(2.4*(1+len(live)), 1.5*len(trains)), squeeze=False, layout='constrained')
-    for row,train in zip(axs, trains):
-        fda = FDA.load(out/'fda'/f'{train}.safetensors')
-        row[0].imshow(fda.target); row[0].set_title(f'target of {train}', fontsize=9)
-        for ax,r in zip(row[1:], live.itertuples()):
+    live = (
+        frames[(frames['split'] == 'test') & (frames['label'] == 'live') & (frames['role'] == 'probe')]
+        .groupby('dataset')
+        .head(1)
+    )
+    fig, axs = plt.subplots(
+        len(trains),
+        1 + len(live),
+        figsize=(2.4 * (1 + len(live)), 1.5 * len(trains)),
+        squeeze=False,
+        layout='constrained',
+    )
+    for row, train in zip(axs, trains):
+        fda = FDA.load(out / 'fda' / f'{train}.safetensors')
+        row[0].imshow(fda.target)
+        row[0].set_title(f'target of {train}', fontsize=9)
+        for ax, r in zip(row[1:], live.itertuples()):
             x = read_image(r.frame_path)
-            ax.imshow(np.hstack([x, fda.transform([x])[0]])); ax.set_title(f'{r.dataset}: before, after', fontsize=9)
-    for ax in axs.flat: ax.axis('off')
+            ax.imshow(np.hstack([x, fda.transform([x])[0]]))
+            ax.set_title(f'{r.dataset}: before, after', fontsize=9)
+    for ax in axs.flat:
+        ax.axis('off')
     return fig
 
 # %% ../nbs/78_report.ipynb #eae8d334
 def _grid(judged, size=(3.3, 3.3)):
     "A figure with an axis for each training and test set: yields (axis, train, test)."
     import matplotlib.pyplot as plt
+
     trains, tests = judged['train'].unique(), judged['test'].unique()
-    fig, axs = plt.subplots(len(trains), len(tests), figsize=(size[0]*len(tests), size[1]*len(trains)), squeeze=False, layout='constrained')
-    return fig, [(axs[i, j], a, b) for i,a in enumerate(trains) for j,b in enumerate(tests)]
+    fig, axs = plt.subplots(
+        len(trains),
+        len(tests),
+        figsize=(size[0] * len(tests), size[1] * len(trains)),
+        squeeze=False,
+        layout='constrained',
+    )
+    return fig, [(axs[i, j], a, b) for i, a in enumerate(trains) for j, b in enumerate(tests)]
+
 
 def _videos(arms, scores, train, test, arm):
     "Attack and live scores of the test videos, first seed."
@@ -260,86 +395,136 @@ def _videos(arms, scores, train, test, arm):
     v = video_scores(scores[name][(scores[name]['dataset'] == test) & (scores[name]['split'] == 'test')])
     return v.loc[v['label'] == 'attack', 'score'], v.loc[v['label'] == 'live', 'score']
 
+
 def curves_figure(
-    arms:list, # from list_arms
-    scores:dict, # name of an arm -> its scores
-    judged:pd.DataFrame, # from judge
-    plot=plot_roc, # or plot_det
-): # matplotlib figure
+    arms: list,  # from list_arms
+    scores: dict,  # name of an arm -> its scores
+    judged: pd.DataFrame,  # from judge
+    plot=plot_roc,  # or plot_det
+):  # matplotlib figure
     "ROC or DET curves of all test sets, all arms in one axis."
     fig, axes = _grid(judged)
-    for ax,train,test in axes:
-        plot({arm: _videos(arms, scores, train, test, arm) for arm in sorted(judged.loc[judged['train'] == train, 'arm'].unique())}, ax=ax)
+    for ax, train, test in axes:
+        plot(
+            {
+                arm: _videos(arms, scores, train, test, arm)
+                for arm in sorted(judged.loc[judged['train'] == train, 'arm'].unique())
+            },
+            ax=ax,
+        )
         ax.set_title(f'{train} → {test}')
     return fig
 
 # %% ../nbs/78_report.ipynb #1af798bc
 def histograms_figure(
-    arms:list, # from list_arms
-    scores:dict, # name of an arm -> its scores
-    judged:pd.DataFrame, # from judge
-): # matplotlib figure
+    arms: list,  # from list_arms
+    scores: dict,  # name of an arm -> its scores
+    judged: pd.DataFrame,  # from judge
+):  # matplotlib figure
     "Scores of all test sets as log odds, with the source-dev threshold: a row for each arm."
     import matplotlib.pyplot as plt
-    def logit(p): return np.log(np.clip(p, 1e-9, 1)) - np.log(np.clip(1-np.asarray(p), 1e-9, 1))
+
+    def logit(p):
+        return np.log(np.clip(p, 1e-9, 1)) - np.log(np.clip(1 - np.asarray(p), 1e-9, 1))
+
     rows = judged[(judged['convention'] == 'source-dev') & (judged['seed'] == 0)]
     lines, tests = list(rows.groupby(['train', 'arm'], sort=False).groups), rows['test'].unique()
-    fig, axs = plt.subplots(len(lines), len(tests), figsize=(3.3*len(tests), 2.5*len(lines)), squeeze=False, layout='constrained')
-    for i,(train,arm) in enumerate(lines):
-        for j,test in enumerate(tests):
+    fig, axs = plt.subplots(
+        len(lines), len(tests), figsize=(3.3 * len(tests), 2.5 * len(lines)), squeeze=False, layout='constrained'
+    )
+    for i, (train, arm) in enumerate(lines):
+        for j, test in enumerate(tests):
             report = rows[(rows['train'] == train) & (rows['test'] == test) & (rows['arm'] == arm)]['report'].iloc[0]
             plot_scores(*map(logit, _videos(arms, scores, train, test, arm)), logit(report.threshold), ax=axs[i, j])
-            axs[i, j].set_xlabel('score (log odds of live)'); axs[i, j].set_ylim(0, 1.5*axs[i, j].get_ylim()[1])   # room for the legend
+            axs[i, j].set_xlabel('score (log odds of live)')
+            axs[i, j].set_ylim(0, 1.5 * axs[i, j].get_ylim()[1])  # room for the legend
             axs[i, j].set_title(f'{train} → {test}, {arm}\n{axs[i, j].get_title()}', fontsize=9)
     return fig
 
 # %% ../nbs/78_report.ipynb #03043fca
 def terms_figure(
-    arms:list, # from list_arms
-    out:Path, # run folder
-): # matplotlib figure
+    arms: list,  # from list_arms
+    out: Path,  # run folder
+):  # matplotlib figure
     "Weighted loss terms and the spread of FC2 during training, first seed: a row for each dataset, without and with FDA."
     import matplotlib.pyplot as plt
+
     trains = list(dict.fromkeys((a['train'], a['fda']) for a in arms))
-    fig, axs = plt.subplots(len(trains), 3, figsize=(10.5, 2.7*len(trains)), squeeze=False, layout='constrained')
+    fig, axs = plt.subplots(len(trains), 3, figsize=(10.5, 2.7 * len(trains)), squeeze=False, layout='constrained')
     names = dict(w_anti=r'$L_{anti}$', w_ident=r'$\lambda_1 L_{id}$', w_tpc=r'$\lambda_2 L_{tpc}$')
-    for row,(train,fda) in zip(axs, trains):
-        for tpc,ax in zip((False, True), row):
+    for row, (train, fda) in zip(axs, trains):
+        for tpc, ax in zip((False, True), row):
             label = arm_label(dict(tpc=tpc, fda=fda))
-            t = _smooth(out, next(a for a in arms if (a['train'], a['fda'], a['tpc'], a['seed']) == (train, fda, tpc, 0)))
-            for (k,name),c,ls in zip(names.items(), PALETTE[1:], LINES):
-                if (t[k] > 0).any(): ax.plot(t[k], color=c, ls=ls, label=name)
-            ax.set(title=f'{train}, {label}', xlabel='step', ylabel='weighted loss (nats)', yscale='log', ylim=(1e-5, 3)); ax.xaxis.get_major_locator().set_params(integer=True); ax.legend(frameon=False, fontsize=8)
+            t = _smooth(
+                out, next(a for a in arms if (a['train'], a['fda'], a['tpc'], a['seed']) == (train, fda, tpc, 0))
+            )
+            for (k, name), c, ls in zip(names.items(), PALETTE[1:], LINES):
+                if (t[k] > 0).any():
+                    ax.plot(t[k], color=c, ls=ls, label=name)
+            ax.set(
+                title=f'{train}, {label}', xlabel='step', ylabel='weighted loss (nats)', yscale='log', ylim=(1e-5, 3)
+            )
+            ax.xaxis.get_major_locator().set_params(integer=True)
+            ax.legend(frameon=False, fontsize=8)
             row[2].plot(t['fc2_std'], color=PALETTE[int(tpc)], ls=LINES[int(tpc)], label=label)
-        row[2].set(title=f'{train}, spread of FC2', xlabel='step', ylabel='standard deviation', ylim=(0, None)); row[2].xaxis.get_major_locator().set_params(integer=True); row[2].legend(frameon=False, fontsize=8)
+        row[2].set(title=f'{train}, spread of FC2', xlabel='step', ylabel='standard deviation', ylim=(0, None))
+        row[2].xaxis.get_major_locator().set_params(integer=True)
+        row[2].legend(frameon=False, fontsize=8)
     return fig
+
 
 def _smooth(out, arm):
     "Loss terms of an arm, running mean over a twentieth of the training."
-    t = pd.read_csv(out/'arms'/arm['name']/'terms.csv', index_col='step')
-    return t.rolling(max(1, len(t)//20), min_periods=1).mean()
+    t = pd.read_csv(out / 'arms' / arm['name'] / 'terms.csv', index_col='step')
+    return t.rolling(max(1, len(t) // 20), min_periods=1).mean()
 
 # %% ../nbs/78_report.ipynb #202a99ef
 def machine() -> dict:
     "What a result was made on."
     import cv2, fastai, torch, torchvision
+
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return dict(gfa_fastai=gfa_fastai.__version__, python=platform.python_version(), torch=torch.__version__, torchvision=torchvision.__version__, fastai=fastai.__version__,
-                numpy=np.__version__, opencv=cv2.__version__, system=f'{platform.system()} {platform.machine()}', cores=os.cpu_count(), threads=torch.get_num_threads(), gpu=gpu)
+    return dict(
+        gfa_fastai=gfa_fastai.__version__,
+        python=platform.python_version(),
+        torch=torch.__version__,
+        torchvision=torchvision.__version__,
+        fastai=fastai.__version__,
+        numpy=np.__version__,
+        opencv=cv2.__version__,
+        system=f'{platform.system()} {platform.machine()}',
+        cores=os.cpu_count(),
+        threads=torch.get_num_threads(),
+        gpu=gpu,
+    )
+
 
 def summary_words(
-    judged:pd.DataFrame, # from judge
-    paired:pd.DataFrame, # from paired_table
-    people:int, # in the tests
+    judged: pd.DataFrame,  # from judge
+    paired: pd.DataFrame,  # from paired_table
+    people: int,  # in the tests
 ) -> str:
     "What was compared, what came out, and whether it may be believed."
     seeds, came, fda = paired['seed'].nunique(), [], judged['fda'].any()
-    for what in ['TPC', 'FDA'][:1+fda]:
+    for what in ['TPC', 'FDA'][: 1 + fda]:
         says = difference_table(paired, what)['HTER is']
-        n = {k: int(says.str.startswith(k).sum()) for k in (f'lower with {what}', f'higher with {what}', 'not told apart', 'no interval', 'no verdict')}
-        came.append(f'{what} off against on, {len(says)} comparisons: ' + '; '.join(f'{"HTER " if what in k or "told" in k else ""}{k} in {v}' for k,v in n.items() if v) + '.')
-    return (f'The same network was trained with and without the TPC loss{", on frames as they are and on frames transferred by FDA," if fda else ""} and tested on {people} people who are not in the training. {" ".join(came)} '
-            + ('One training of each: what another seed would have given is not in these intervals.' if seeds == 1 else f'Means over {seeds} seeds.'))
+        n = {
+            k: int(says.str.startswith(k).sum())
+            for k in (f'lower with {what}', f'higher with {what}', 'not told apart', 'no interval', 'no verdict')
+        }
+        came.append(
+            f'{what} off against on, {len(says)} comparisons: '
+            + '; '.join(f'{"HTER " if what in k or "told" in k else ""}{k} in {v}' for k, v in n.items() if v)
+            + '.'
+        )
+    return (
+        f'The same network was trained with and without the TPC loss{", on frames as they are and on frames transferred by FDA," if fda else ""} and tested on {people} people who are not in the training. {" ".join(came)} '
+        + (
+            'One training of each: what another seed would have given is not in these intervals.'
+            if seeds == 1
+            else f'Means over {seeds} seeds.'
+        )
+    )
 
 # %% ../nbs/78_report.ipynb #cd61d2bb
 READING = '''- **HTER** is the mean of both errors at a threshold from elsewhere. **source-dev**: from held-out people of the training dataset, nothing of the target seen; this is the headline. **target-dev**: from the target's own development people. **test-EER**: from the test scores themselves, optimistic, shown because many papers print it. In an intra-test the first two are the same.
@@ -349,153 +534,291 @@ READING = '''- **HTER** is the mean of both errors at a threshold from elsewhere
 - **APCER** is the share of accepted attacks of one species, **BPCER** of rejected live videos, **ACER** the mean of BPCER and the worst APCER.'''
 
 # %% ../nbs/78_report.ipynb #0ed792b9
-DRAWN = (f'**The data is rendered, not photographed**: SynthPAD {SYNTHPAD_VERSION}, whose faces, media and cameras are simulated. Every network is trained on one of its domains and tested on each. '
-         'What holds here need not hold for real cameras.')
+DRAWN = (
+    f'**The data is rendered, not photographed**: SynthPAD {SYNTHPAD_VERSION}, whose faces, media and cameras are simulated. Every network is trained on one of its domains and tested on each. '
+    'What holds here need not hold for real cameras.'
+)
+
 
 def data_words(
-    settings:dict, # from run_settings
-    notes:dict, # from run_frames
+    settings: dict,  # from run_settings
+    notes: dict,  # from run_frames
 ) -> str:
     "What the data is, and what went wrong with it."
-    skipped = [f'`{name}`: {why}' for name,why in notes['skipped_images']]
+    skipped = [f'`{name}`: {why}' for name, why in notes['skipped_images']]
     from gfa_fastai.datasets import READERS
-    def how(name): return ''.join(f', {k} {v}' for k,v in settings['reader'].items() if k in inspect.signature(READERS[name]).parameters)
-    lines = [DRAWN] if settings['data'] is None else [f'Dataset `{Path(root).name}`, read as `{name}`{how(name)}.' for root,name in zip(settings['data'], settings['dataset'])]
-    if 'videos' in notes: lines.append(f'At most {settings["spread"]} frames of each video, evenly spread.')
-    lines.append(notes['summary'] + (' Faces are looked for with OpenCV\'s frontal cascade.' if notes['detected'] + notes['fallback'] else ''))
-    if skipped: lines.append('Skipped: ' + '; '.join(skipped[:5]) + (f'; and {len(skipped)-5} more' if len(skipped) > 5 else '') + '.')
+
+    def how(name):
+        return ''.join(
+            f', {k} {v}' for k, v in settings['reader'].items() if k in inspect.signature(READERS[name]).parameters
+        )
+
+    lines = (
+        [DRAWN]
+        if settings['data'] is None
+        else [
+            f'Dataset `{Path(root).name}`, read as `{name}`{how(name)}.'
+            for root, name in zip(settings['data'], settings['dataset'])
+        ]
+    )
+    if 'videos' in notes:
+        lines.append(f'At most {settings["spread"]} frames of each video, evenly spread.')
+    lines.append(
+        notes['summary']
+        + (' Faces are looked for with OpenCV\'s frontal cascade.' if notes['detected'] + notes['fallback'] else '')
+    )
+    if skipped:
+        lines.append(
+            'Skipped: ' + '; '.join(skipped[:5]) + (f'; and {len(skipped) - 5} more' if len(skipped) > 5 else '') + '.'
+        )
     return ' '.join(lines)
 
 # %% ../nbs/78_report.ipynb #c8c85b65
 PAIRS = dict(all='all ordered pairs of a batch', halves='the pairs of the two halves of a batch')
 
+
 def method_words(
-    s:dict, # from run_settings
-    info:dict, # of one training
+    s: dict,  # from run_settings
+    info: dict,  # of one training
 ) -> str:
     "Which reading of the paper was run."
-    return (f'Two-headed VGG16 at width {s["width"]:g} ({info["parameters"]/1e6:.1f} M parameters), {s["size"]}x{s["size"]} pixels, faces cut with a margin of {s["margin"]:.0%}, {"random initial weights" if s["weights"] == "random" else "trunk from the weights " + Path(s["weights"]).name}, precision {s["precision"]}. '
-            f'Adam with TensorFlow\'s constants, learning rate 3e-4, halved every 2,000 steps; {info["steps"]} steps of {s["bs"]} ({info["epochs"]} epochs), the last weights are used. '
-            f'Live training images are flipped to balance the classes, as in the paper. Loss: L_anti + 0.1 L_id + 2.5e-5 L_tpc; '
-            f'L_tpc is read as the sum over {PAIRS[s["pairs"]]}, on the {info["fc_dim"]} features of FC2 after its ReLU, at the paper\'s weight, not rescaled for the width. '
-            f'{s["seeds"]} seed{"s" if s["seeds"] > 1 else ""}.')
+    return (
+        f'Two-headed VGG16 at width {s["width"]:g} ({info["parameters"] / 1e6:.1f} M parameters), {s["size"]}x{s["size"]} pixels, faces cut with a margin of {s["margin"]:.0%}, {"random initial weights" if s["weights"] == "random" else "trunk from the weights " + Path(s["weights"]).name}, precision {s["precision"]}. '
+        f'Adam with TensorFlow\'s constants, learning rate 3e-4, halved every 2,000 steps; {info["steps"]} steps of {s["bs"]} ({info["epochs"]} epochs), the last weights are used. '
+        f'Live training images are flipped to balance the classes, as in the paper. Loss: L_anti + 0.1 L_id + 2.5e-5 L_tpc; '
+        f'L_tpc is read as the sum over {PAIRS[s["pairs"]]}, on the {info["fc_dim"]} features of FC2 after its ReLU, at the paper\'s weight, not rescaled for the width. '
+        f'{s["seeds"]} seed{"s" if s["seeds"] > 1 else ""}.'
+    )
 
 # %% ../nbs/78_report.ipynb #29382ac8
 def fda_words(
-    s:dict, # from run_settings
+    s: dict,  # from run_settings
 ) -> str:
     "What FDA is in this report."
-    return (f'Arms with FDA are trained and tested on frames transferred by the network of chapter 41 at width {s["fda"]["width"]:g}. There is one for each training set. It is fitted on frames of the training people of that set only, '
-            'and its target is one of these frames, the medoid in feature statistics: nothing of a test person or of another dataset is seen by the fit or by the choice. '
-            'The fit is made once, with seed 0, for all seeds of the training. '
-            'The loss network is the small VGG16 trunk that comes with the library, trained on people of all four domains of SynthPAD (the test people of its preset tiny among them) and not on ImageNet. '
-            f'{"" if s["fda_train"] in (None, s["train"]) else "In this preset FDA was run for training on " + ", ".join(s["fda_train"]) + " only. "}'
-            f'Frames are transferred at the {s["size"]}x{s["size"]} pixels that the network sees, and kept as PNG like those that are not transferred; faces are not transferred. '
-            'Losses are relative to the preset\'s weights, means over the last tenth of the fit; the domain loss before is that of frames as they are.')
+    return (
+        f'Arms with FDA are trained and tested on frames transferred by the network of chapter 41 at width {s["fda"]["width"]:g}. There is one for each training set. It is fitted on frames of the training people of that set only, '
+        'and its target is one of these frames, the medoid in feature statistics: nothing of a test person or of another dataset is seen by the fit or by the choice. '
+        'The fit is made once, with seed 0, for all seeds of the training. '
+        'The loss network is the small VGG16 trunk that comes with the library, trained on people of all four domains of SynthPAD (the test people of its preset tiny among them) and not on ImageNet. '
+        f'{"" if s["fda_train"] in (None, s["train"]) else "In this preset FDA was run for training on " + ", ".join(s["fda_train"]) + " only. "}'
+        f'Frames are transferred at the {s["size"]}x{s["size"]} pixels that the network sees, and kept as PNG like those that are not transferred; faces are not transferred. '
+        'Losses are relative to the preset\'s weights, means over the last tenth of the fit; the domain loss before is that of frames as they are.'
+    )
 
 # %% ../nbs/78_report.ipynb #83992dc6
 MEASURES = (
     '**Recognition**: one enrolment photo a test person, cosine of FC2 of the recognition head; the people are unknown to the training. Intervals resample people. '
-    'The EER and the TAR compare each probe with every enrolled person of its dataset, at thresholds of their own.')
+    'The EER and the TAR compare each probe with every enrolled person of its dataset, at thresholds of their own.'
+)
 
 DOMAINS = (
     '**Divergence** (Eq. 6 to 8): test frames of the training set against as many of another one, in the trunk of the network without TPC and FDA (which FDA was not fitted on; where its training began with the small trunk, FDA\'s loss network, it has moved on from there); mean over 13 layers of the median over channels, in nats, '
-    'of random halves against halves. The floor is that of two halves of one domain: what lies near it, or below, cannot be told from nothing. A dash: too few people for halves.')
+    'of random halves against halves. The floor is that of two halves of one domain: what lies near it, or below, cannot be told from nothing. A dash: too few people for halves.'
+)
+
 
 def naming_words(
-    named:dict, # from what_learned, term 'ident'
-    people:dict, # name of an arm -> number of its training people
-) -> str: # '' where all is well
+    named: dict,  # from what_learned, term 'ident'
+    people: dict,  # name of an arm -> number of its training people
+) -> str:  # '' where all is well
     "A warning where the recognition head has not learned whom it sees."
-    idle = [k for k,v in named.items() if v > .9*math.log(people[k])]
-    return '' if not idle else (f'**The recognition head of {len(idle)} of {len(named)} trainings has not learned its people**: L_id ended above nine tenths of a guess, which is the logarithm of their number. '
-        'The rates below are then those of features that were trained for something else. Train longer, or start from a trunk that knows faces (--weights small).')
+    idle = [k for k, v in named.items() if v > 0.9 * math.log(people[k])]
+    return (
+        ''
+        if not idle
+        else (
+            f'**The recognition head of {len(idle)} of {len(named)} trainings has not learned its people**: L_id ended above nine tenths of a guess, which is the logarithm of their number. '
+            'The rates below are then those of features that were trained for something else. Train longer, or start from a trunk that knows faces (--weights small).'
+        )
+    )
 
 # %% ../nbs/78_report.ipynb #0386e43f
-HISTOGRAMS = ('Log odds of the mean score of each video, the line is the source-dev threshold. A video whose frames disagree, one surely live and one surely attack, '
-              'has a mean near a half and stands at 0.')
+HISTOGRAMS = (
+    'Log odds of the mean score of each video, the line is the source-dev threshold. A video whose frames disagree, one surely live and one surely attack, '
+    'has a mean near a half and stands at 0.'
+)
+
 
 def save_figures(
-    folder:Path, # made if need be
-    figures:dict, # name -> matplotlib figure
+    folder: Path,  # made if need be
+    figures: dict,  # name -> matplotlib figure
 ):
     "Save figures as PNG and close them."
     import matplotlib.pyplot as plt
+
     folder.mkdir(exist_ok=True)
-    for name,fig in figures.items(): fig.savefig(folder/f'{name}.png', dpi=110); plt.close(fig)
+    for name, fig in figures.items():
+        fig.savefig(folder / f'{name}.png', dpi=110)
+        plt.close(fig)
+
 
 def to_html(
-    text:str, # Markdown that begins with a title
-    folder:Path, # where its pictures are
-) -> str: # one page, pictures inside
+    text: str,  # Markdown that begins with a title
+    folder: Path,  # where its pictures are
+) -> str:  # one page, pictures inside
     "Markdown to a page of its own."
     title, body = re.fullmatch(r'# (.+?)\n(.*)', text, flags=re.S).groups()
-    def inline(m): return f'src="data:image/png;base64,{base64.b64encode((folder/m[1]).read_bytes()).decode()}"'
+
+    def inline(m):
+        return f'src="data:image/png;base64,{base64.b64encode((folder / m[1]).read_bytes()).decode()}"'
+
     return re.sub(r'src="(figures/[^"]+?png)"', inline, page_html(title, body))
 
 # %% ../nbs/78_report.ipynb #6d42cc80
 def write_report(
-    out:Path, # run folder
-    settings:dict, # of the run
-    notes:dict, # about the data: see data_words
-    frames:pd.DataFrame, # samples table
-    arms:list, # trainings
-    scores:dict, # name of an arm -> its scores
-    info:list, # what each arm's model file says of its training
-    measured:dict, # name of an arm -> table of gallery_probe
-    apart:dict, # see domains_table
-    seconds:float, # this session took
-) -> Path: # of report.html
+    out: Path,  # run folder
+    settings: dict,  # of the run
+    notes: dict,  # about the data: see data_words
+    frames: pd.DataFrame,  # samples table
+    arms: list,  # trainings
+    scores: dict,  # name of an arm -> its scores
+    info: list,  # what each arm's model file says of its training
+    measured: dict,  # name of an arm -> table of gallery_probe
+    apart: dict,  # see domains_table
+    seconds: float,  # this session took
+) -> Path:  # of report.html
     "Write report.md, report.html, results.json and the figures."
     learned = what_learned(arms, out)
     judged, paired = judge(arms, scores), paired_table(arms, scores, learned)
-    figures = dict(roc=curves_figure(arms, scores, judged), det=curves_figure(arms, scores, judged, plot_det), scores=histograms_figure(arms, scores, judged), terms=terms_figure(arms, out))
-    if apart: figures['divergence'] = domains_figure(apart)
-    if settings['fda'] and not settings['data']: figures['fda'] = transfer_figure(frames, arms, out)   # (photographs of people stay out of a report)
-    save_figures(out/'figures', figures)
-    tables = dict(fda=fda_table(frames, arms, out), recognition=recognition_table(arms, measured), divergence=domains_table(apart).reset_index())
-    results = dict(settings=settings, machine=machine(), seconds=round(seconds, 1), data=notes, counts=sample_counts(frames[frames['role'] == 'probe']).to_dict('records'), trainings=info,
-                   results=[dict(r, report=r['report'].to_dict()) for r in judged.to_dict('records')], differences=paired.astype(object).where(paired.notna(), None).to_dict('records'),
-                   **{k: t.to_dict('records') for k,t in tables.items()})
-    _write(out/'results.json', json.dumps(results, indent=1, default=_plain))
-    idle = naming_words(what_learned(arms, out, 'ident'), {a['name']: len(i['people']) for a,i in zip(arms, info)})
-    text = report_text(settings, notes, frames, judged, paired, learned, info[0], training_table(arms, out), tables, list(figures), seconds, idle)
-    _write(out/'report.md', text)
-    _write(out/'report.html', to_html(text, out))
-    return out/'report.html'
+    figures = dict(
+        roc=curves_figure(arms, scores, judged),
+        det=curves_figure(arms, scores, judged, plot_det),
+        scores=histograms_figure(arms, scores, judged),
+        terms=terms_figure(arms, out),
+    )
+    if apart:
+        figures['divergence'] = domains_figure(apart)
+    if settings['fda'] and not settings['data']:
+        figures['fda'] = transfer_figure(frames, arms, out)  # (photographs of people stay out of a report)
+    save_figures(out / 'figures', figures)
+    tables = dict(
+        fda=fda_table(frames, arms, out),
+        recognition=recognition_table(arms, measured),
+        divergence=domains_table(apart).reset_index(),
+    )
+    results = dict(
+        settings=settings,
+        machine=machine(),
+        seconds=round(seconds, 1),
+        data=notes,
+        counts=sample_counts(frames[frames['role'] == 'probe']).to_dict('records'),
+        trainings=info,
+        results=[dict(r, report=r['report'].to_dict()) for r in judged.to_dict('records')],
+        differences=paired.astype(object).where(paired.notna(), None).to_dict('records'),
+        **{k: t.to_dict('records') for k, t in tables.items()},
+    )
+    _write(out / 'results.json', json.dumps(results, indent=1, default=_plain))
+    idle = naming_words(what_learned(arms, out, 'ident'), {a['name']: len(i['people']) for a, i in zip(arms, info)})
+    text = report_text(
+        settings,
+        notes,
+        frames,
+        judged,
+        paired,
+        learned,
+        info[0],
+        training_table(arms, out),
+        tables,
+        list(figures),
+        seconds,
+        idle,
+    )
+    _write(out / 'report.md', text)
+    _write(out / 'report.html', to_html(text, out))
+    return out / 'report.html'
 
-def _plain(o): return o.item() if isinstance(o, np.generic) else str(o)
+
+def _plain(o):
+    return o.item() if isinstance(o, np.generic) else str(o)
 
 # %% ../nbs/78_report.ipynb #d66ff1dd
-def report_text(settings, notes, frames, judged, paired, learned, info, training, tables, figures, seconds, idle) -> str:
+def report_text(
+    settings, notes, frames, judged, paired, learned, info, training, tables, figures, seconds, idle
+) -> str:
     "The report as Markdown; `info` of the first arm, `training` from training_table, `idle` from naming_words, `tables` and names of `figures` as in write_report."
-    def table(df, index=False): return df.to_markdown(index=index, disable_numparse=True)
-    def picture(name, alt): return [f'![{alt}](figures/{name}.png)'] if name in figures else []
+
+    def table(df, index=False):
+        return df.to_markdown(index=index, disable_numparse=True)
+
+    def picture(name, alt):
+        return [f'![{alt}](figures/{name}.png)'] if name in figures else []
+
     counts = sample_counts(frames[frames['role'] == 'probe']).astype({'split': str}).rename(columns=dict(pai='species'))
     fda, says = settings['fda'], list(dict.fromkeys(n for r in judged['report'] for n in r.notes))
-    parts = [f'# GFA-CNN, preset {settings["preset"]}: with and without TPC{" and FDA"*bool(fda)}', summary_words(judged, paired, frames.loc[(frames['split'] == 'test') & (frames['role'] == 'probe'), 'subject'].nunique()), learning_words(learned),
-             '## What was done', data_words(settings, notes), method_words(settings, info),
-             '## Half total error rate', 'HTER (%) at the source-dev threshold, per video.', table(headline_table(judged), True),
-             'What TPC changed, on the same test videos:', table(difference_table(paired), True)]
-    if fda: parts += ['What FDA changed:', table(difference_table(paired, 'FDA'), True)]
-    parts += [' '.join(says), '## Every threshold convention', 'In percent.', table(conventions_table(judged)), *picture('roc', 'ROC curves'), *picture('det', 'DET curves'),
-              '## Attack types', 'In percent, at the source-dev threshold.', table(species_table(judged)), *picture('scores', 'Score histograms'), HISTOGRAMS]
-    if fda: parts += ['## Fast domain adaptation', fda_words(settings), table(tables['fda']), *picture('fda', 'Frames before and after FDA')]
+    parts = [
+        f'# GFA-CNN, preset {settings["preset"]}: with and without TPC{" and FDA" * bool(fda)}',
+        summary_words(
+            judged, paired, frames.loc[(frames['split'] == 'test') & (frames['role'] == 'probe'), 'subject'].nunique()
+        ),
+        learning_words(learned),
+        '## What was done',
+        data_words(settings, notes),
+        method_words(settings, info),
+        '## Half total error rate',
+        'HTER (%) at the source-dev threshold, per video.',
+        table(headline_table(judged), True),
+        'What TPC changed, on the same test videos:',
+        table(difference_table(paired), True),
+    ]
+    if fda:
+        parts += ['What FDA changed:', table(difference_table(paired, 'FDA'), True)]
+    parts += [
+        ' '.join(says),
+        '## Every threshold convention',
+        'In percent.',
+        table(conventions_table(judged)),
+        *picture('roc', 'ROC curves'),
+        *picture('det', 'DET curves'),
+        '## Attack types',
+        'In percent, at the source-dev threshold.',
+        table(species_table(judged)),
+        *picture('scores', 'Score histograms'),
+        HISTOGRAMS,
+    ]
+    if fda:
+        parts += [
+            '## Fast domain adaptation',
+            fda_words(settings),
+            table(tables['fda']),
+            *picture('fda', 'Frames before and after FDA'),
+        ]
     parts += _more_text(settings, notes, tables, picture, table, idle)
-    parts += ['## Training', 'Means over the last tenth of the steps.', table(training), *picture('terms', 'Loss terms'), '## Data', table(counts), '## How to read this', READING,
-              '## What this was run on', machine_words(settings, seconds)]
+    parts += [
+        '## Training',
+        'Means over the last tenth of the steps.',
+        table(training),
+        *picture('terms', 'Loss terms'),
+        '## Data',
+        table(counts),
+        '## How to read this',
+        READING,
+        '## What this was run on',
+        machine_words(settings, seconds),
+    ]
     return '\n\n'.join(filter(None, parts)) + '\n'
+
 
 def _more_text(settings, notes, tables, picture, table, idle):
     "Recognition and divergence, or why they are not there."
     parts = ['## Recognition', MEASURES, idle, table(tables['recognition'])] if len(tables['recognition']) else []
-    if len(tables['divergence']): parts += ['## Distance of the domains', DOMAINS, table(tables['divergence']), *picture('divergence', 'Divergence by layer')]
-    left = [f'{k}: {why}' for k,why in notes.get('not_measured', {}).items()] + ['fast domain adaptation: switched off']*(not settings['fda'])
+    if len(tables['divergence']):
+        parts += [
+            '## Distance of the domains',
+            DOMAINS,
+            table(tables['divergence']),
+            *picture('divergence', 'Divergence by layer'),
+        ]
+    left = [f'{k}: {why}' for k, why in notes.get('not_measured', {}).items()] + [
+        'fast domain adaptation: switched off'
+    ] * (not settings['fda'])
     return parts + (['Not in this report. ' + '; '.join(left) + '.'] if left else [])
+
 
 def machine_words(settings, seconds):
     "Versions, hardware and time."
     m = machine()
     versions = ', '.join(f'{k} {m[k]}' for k in ('python', 'torch', 'fastai', 'numpy', 'opencv'))
-    return (f'gfa_fastai {gfa_fastai.__version__} (code {settings["code"]}); {m["gpu"] or "no GPU"}, {m["cores"]} cores, {m["threads"]} threads; {versions}; {m["system"]}. '
-            f'This session took {seconds/60:.1f} minutes; trainings that an earlier session finished are not in that.')
+    return (
+        f'gfa_fastai {gfa_fastai.__version__} (code {settings["code"]}); {m["gpu"] or "no GPU"}, {m["cores"]} cores, {m["threads"]} threads; {versions}; {m["system"]}. '
+        f'This session took {seconds / 60:.1f} minutes; trainings that an earlier session finished are not in that.'
+    )

@@ -9,7 +9,15 @@ from pathlib import Path
 import numpy as np, pandas as pd
 import gfa_fastai
 from .datasets import READERS
-from .evaluation import SCORE_COLUMNS, _write, find_threshold, load_scores, save_scores, score_samples, validate_scores
+from gfa_fastai.evaluation import (
+    SCORE_COLUMNS,
+    _write,
+    find_threshold,
+    load_scores,
+    save_scores,
+    score_samples,
+    validate_scores,
+)
 from .frames import _check_skipped, extract_frames, frames_summary
 from .report import judge, paired_table, what_learned, write_report
 from .samples import _named, check_classes, save_samples, split_by_subject, validate_samples, writable_folder
@@ -23,66 +31,154 @@ __all__ = ['PRESETS', 'run_settings', 'data_sources', 'code_hash', 'has_begun', 
 
 # %% ../nbs/80_reproduce.ipynb #e8bd4961
 PRESETS = dict(
-    tiny    =dict(size=48,  width=.125, bs=16, steps=30,   seeds=1, spread=2,  weights='random', pairs='all',    fda=dict(width=.125, steps=5),  fda_train=['webcam', 'phone'], train=['webcam', 'phone'], domains=['webcam', 'phone']),
-    quick   =dict(size=64,  width=.25,  bs=32, steps=400,  seeds=1, spread=4,  weights='small',  pairs='halves', fda=dict(width=.25, steps=120), fda_train=['webcam'], train=['webcam', 'phone'], domains=[*DOMAIN_NAMES]),
-    standard=dict(size=64,  width=.25,  bs=32, steps=2000, seeds=5, spread=10, weights='small',  pairs='halves', fda=dict(width=.5, steps=1000), fda_train=['webcam', 'phone'], train=['webcam', 'phone'], domains=[*DOMAIN_NAMES]),
-    full    =dict(size=224, width=1.,   bs=32, steps=1000, seeds=1, spread=25, weights='random', pairs='all',    fda=dict(width=1., steps=1000), fda_train=['webcam', 'phone'], train=['webcam', 'phone'], domains=[*DOMAIN_NAMES]))
+    tiny=dict(
+        size=48,
+        width=0.125,
+        bs=16,
+        steps=30,
+        seeds=1,
+        spread=2,
+        weights='random',
+        pairs='all',
+        fda=dict(width=0.125, steps=5),
+        fda_train=['webcam', 'phone'],
+        train=['webcam', 'phone'],
+        domains=['webcam', 'phone'],
+    ),
+    quick=dict(
+        size=64,
+        width=0.25,
+        bs=32,
+        steps=400,
+        seeds=1,
+        spread=4,
+        weights='small',
+        pairs='halves',
+        fda=dict(width=0.25, steps=120),
+        fda_train=['webcam'],
+        train=['webcam', 'phone'],
+        domains=[*DOMAIN_NAMES],
+    ),
+    standard=dict(
+        size=64,
+        width=0.25,
+        bs=32,
+        steps=2000,
+        seeds=5,
+        spread=10,
+        weights='small',
+        pairs='halves',
+        fda=dict(width=0.5, steps=1000),
+        fda_train=['webcam', 'phone'],
+        train=['webcam', 'phone'],
+        domains=[*DOMAIN_NAMES],
+    ),
+    full=dict(
+        size=224,
+        width=1.0,
+        bs=32,
+        steps=1000,
+        seeds=1,
+        spread=25,
+        weights='random',
+        pairs='all',
+        fda=dict(width=1.0, steps=1000),
+        fda_train=['webcam', 'phone'],
+        train=['webcam', 'phone'],
+        domains=[*DOMAIN_NAMES],
+    ),
+)
 
 # %% ../nbs/80_reproduce.ipynb #d328aa8f
 def run_settings(
-    preset:str='quick', # a key of PRESETS
-    data=None, # root of a dataset, or a list of several; None: SynthPAD
-    dataset='folder', # a key of READERS (chapter 30): how `data` is read; a list where the roots are of several kinds
-    test_subjects=None, # names of the people for testing; None: as the dataset says, or drawn
-    dev_subjects=None, # names of the people for development (thresholds)
-    steps:int=None, # training steps of each network, rounded up to whole epochs; None: the preset's
-    bs:int=None, # batch size; None: the preset's
-    seeds:int=None, # trainings of each arm; None: the preset's
-    spread:int=None, # frames taken from each video; None: the preset's
-    precision:str='fp32', # 'fp32', 'bf16' or 'fp16'
-    max_bad:float=.01, # share of the images that may be unusable
-    fda:bool=True, # with arms of FDA, too; False: half of the trainings
-    weights=None, # first weights of the trunk: 'random', 'small', 'imagenet' or a file (chapter 40); None: the preset's
-    pairs:str=None, # reading of TPC: 'all' ordered pairs of a batch, or its 'halves', a far weaker pull; None: the preset's
-    **reader # further arguments of the reader, as video_pattern or protocol
-) -> dict: # plain values only; raises ValueError or FileNotFoundError
+    preset: str = 'quick',  # a key of PRESETS
+    data=None,  # root of a dataset, or a list of several; None: SynthPAD
+    dataset='folder',  # a key of READERS (chapter 30): how `data` is read; a list where the roots are of several kinds
+    test_subjects=None,  # names of the people for testing; None: as the dataset says, or drawn
+    dev_subjects=None,  # names of the people for development (thresholds)
+    steps: int = None,  # training steps of each network, rounded up to whole epochs; None: the preset's
+    bs: int = None,  # batch size; None: the preset's
+    seeds: int = None,  # trainings of each arm; None: the preset's
+    spread: int = None,  # frames taken from each video; None: the preset's
+    precision: str = 'fp32',  # 'fp32', 'bf16' or 'fp16'
+    max_bad: float = 0.01,  # share of the images that may be unusable
+    fda: bool = True,  # with arms of FDA, too; False: half of the trainings
+    weights=None,  # first weights of the trunk: 'random', 'small', 'imagenet' or a file (chapter 40); None: the preset's
+    pairs: str = None,  # reading of TPC: 'all' ordered pairs of a batch, or its 'halves', a far weaker pull; None: the preset's
+    **reader,  # further arguments of the reader, as video_pattern or protocol
+) -> dict:  # plain values only; raises ValueError or FileNotFoundError
     "Everything that decides what comes out of a run."
-    if preset not in PRESETS: raise ValueError(f'preset {preset!r} is not known, choose one of {", ".join(PRESETS)}')
-    if pairs not in (None, 'all', 'halves'): raise ValueError(f'pairs {pairs!r} is not known, choose all or halves')
-    if weights not in (None, 'random', 'small', 'imagenet') and not Path(weights).is_file(): raise FileNotFoundError(f'no weights at {weights}: give random, small, imagenet, or the path of a file')
+    if preset not in PRESETS:
+        raise ValueError(f'preset {preset!r} is not known, choose one of {", ".join(PRESETS)}')
+    if pairs not in (None, 'all', 'halves'):
+        raise ValueError(f'pairs {pairs!r} is not known, choose all or halves')
+    if weights not in (None, 'random', 'small', 'imagenet') and not Path(weights).is_file():
+        raise FileNotFoundError(f'no weights at {weights}: give random, small, imagenet, or the path of a file')
     sources = data_sources([] if data is None else data, dataset, reader)
-    if data is not None and not sources: raise ValueError('no folder of data: the list is empty')
-    for root,_ in sources:
-        if not Path(root).is_dir(): raise FileNotFoundError(f'no folder at {root}: check the path of the data')
-    if data is None and (test_subjects or dev_subjects): raise ValueError('test and dev subjects are chosen for your own data only: give its folder, too')
-    if data is None and (reader or dataset not in ('folder', ['folder'])): raise ValueError(f'{", ".join(reader) or "dataset " + (dataset if isinstance(dataset, str) else " and ".join(dataset))} is said, and no folder of data: give its folder, too (--data)')
-    s = dict(PRESETS[preset], preset=preset, synthpad=None if data else SYNTHPAD_VERSION, data=[str(Path(root).resolve()) for root,_ in sources] or None, dataset=[name for _,name in sources], precision=precision, margin=.3, max_bad=max_bad,
-             test_subjects=test_subjects, dev_subjects=dev_subjects, reader=reader, code=code_hash())
-    for k,v in dict(steps=steps, bs=bs, seeds=seeds, spread=spread).items():
-        if v is not None and v < 1: raise ValueError(f'{k} is {v}: give 1 or more')
-        if v is not None: s[k] = int(v)
-    s.update({k: str(v) for k,v in dict(weights=weights, pairs=pairs).items() if v is not None})
-    if data: s.update(train=None, domains=None, fda_train=None)
-    if not fda: s.update(fda=None, fda_train=[])
+    if data is not None and not sources:
+        raise ValueError('no folder of data: the list is empty')
+    for root, _ in sources:
+        if not Path(root).is_dir():
+            raise FileNotFoundError(f'no folder at {root}: check the path of the data')
+    if data is None and (test_subjects or dev_subjects):
+        raise ValueError('test and dev subjects are chosen for your own data only: give its folder, too')
+    if data is None and (reader or dataset not in ('folder', ['folder'])):
+        raise ValueError(
+            f'{", ".join(reader) or "dataset " + (dataset if isinstance(dataset, str) else " and ".join(dataset))} is said, and no folder of data: give its folder, too (--data)'
+        )
+    s = dict(
+        PRESETS[preset],
+        preset=preset,
+        synthpad=None if data else SYNTHPAD_VERSION,
+        data=[str(Path(root).resolve()) for root, _ in sources] or None,
+        dataset=[name for _, name in sources],
+        precision=precision,
+        margin=0.3,
+        max_bad=max_bad,
+        test_subjects=test_subjects,
+        dev_subjects=dev_subjects,
+        reader=reader,
+        code=code_hash(),
+    )
+    for k, v in dict(steps=steps, bs=bs, seeds=seeds, spread=spread).items():
+        if v is not None and v < 1:
+            raise ValueError(f'{k} is {v}: give 1 or more')
+        if v is not None:
+            s[k] = int(v)
+    s.update({k: str(v) for k, v in dict(weights=weights, pairs=pairs).items() if v is not None})
+    if data:
+        s.update(train=None, domains=None, fda_train=None)
+    if not fda:
+        s.update(fda=None, fda_train=[])
     return json.loads(json.dumps(s))
 
 # %% ../nbs/80_reproduce.ipynb #d328aa90
-def _takes(dataset): return list(inspect.signature(READERS[dataset]).parameters)[1:]
+def _takes(dataset):
+    return list(inspect.signature(READERS[dataset]).parameters)[1:]
+
 
 def data_sources(
-    data, # root of a dataset, or a list of roots
-    dataset, # a key of READERS, or a list of them
-    reader=(), # names of further arguments
-) -> list: # of (root, key of READERS); raises ValueError
+    data,  # root of a dataset, or a list of roots
+    dataset,  # a key of READERS, or a list of them
+    reader=(),  # names of further arguments
+) -> list:  # of (root, key of READERS); raises ValueError
     "Which root is read by which reader, and whether somebody takes each of the arguments."
     roots, names = ([x] if isinstance(x, (str, os.PathLike)) else list(x) for x in (data, dataset))
-    if unknown := [n for n in names if n not in READERS]: raise ValueError(f'dataset {unknown[0]!r} is not known, choose one of {", ".join(READERS)}')
+    if unknown := [n for n in names if n not in READERS]:
+        raise ValueError(f'dataset {unknown[0]!r} is not known, choose one of {", ".join(READERS)}')
     if wrong := [k for k in reader if not any(k in _takes(n) for n in names)]:
         takes = '; '.join(n + ' takes ' + ', '.join(_takes(n)) for n in dict.fromkeys(names))
-        raise ValueError(f'dataset {" and ".join(dict.fromkeys(names))} takes no {" and no ".join(wrong)}: leave it out ({takes})')
-    if len(names) == 1: names = names*len(roots)
-    if len(names) != len(roots) and roots: raise ValueError(f'{len(roots)} folders of data, and {len(names)} datasets say how they are read ({", ".join(names)}): give as many, or one for all')
+        raise ValueError(
+            f'dataset {" and ".join(dict.fromkeys(names))} takes no {" and no ".join(wrong)}: leave it out ({takes})'
+        )
+    if len(names) == 1:
+        names = names * len(roots)
+    if len(names) != len(roots) and roots:
+        raise ValueError(
+            f'{len(roots)} folders of data, and {len(names)} datasets say how they are read ({", ".join(names)}): give as many, or one for all'
+        )
     return list(zip(roots, names))
+
 
 def code_hash() -> str:
     "Hash of this library's modules: results of other code are other results."
@@ -91,406 +187,601 @@ def code_hash() -> str:
 
 # %% ../nbs/80_reproduce.ipynb #44ffd5d9
 def has_begun(
-    out:Path, # run folder
+    out: Path,  # run folder
 ) -> bool:
     "Whether a training has left anything that depends on the settings."
-    return any(any(out.glob(p)) for p in ('arms/*/*.pt', 'arms/*/*.safetensors', '*.pt', '*.safetensors', 'scores/*.csv'))
+    return any(
+        any(out.glob(p)) for p in ('arms/*/*.pt', 'arms/*/*.safetensors', '*.pt', '*.safetensors', 'scores/*.csv')
+    )
 
 # %% ../nbs/80_reproduce.ipynb #9c4e1200
 def open_run(
-    out, # folder; made if need be
-    settings:dict, # from run_settings
-) -> Path: # raises ValueError or OSError where it cannot be used
+    out,  # folder; made if need be
+    settings: dict,  # from run_settings
+) -> Path:  # raises ValueError or OSError where it cannot be used
     "Make a run folder, or enter one that has the same settings."
     out = writable_folder(out)
-    file = out/'run.json'
+    file = out / 'run.json'
     if not file.exists():
-        for p in out.glob('.*.part'): p.unlink()
-        if other := [p.name for p in out.iterdir() if not p.name.startswith('.')]: raise ValueError(f'{out} is no run folder and not empty ({other[0]}): choose a new one with --out.')
+        for p in out.glob('.*.part'):
+            p.unlink()
+        if other := [p.name for p in out.iterdir() if not p.name.startswith('.')]:
+            raise ValueError(f'{out} is no run folder and not empty ({other[0]}): choose a new one with --out.')
         _write(file, json.dumps(settings, indent=1))
-    if not has_begun(out): _write(file, json.dumps(settings, indent=1))
+    if not has_begun(out):
+        _write(file, json.dumps(settings, indent=1))
     known = json.loads(file.read_text(encoding='utf-8'))
     if differ := sorted(k for k in known.keys() | settings.keys() if known.get(k) != settings.get(k)):
-        raise ValueError(f'{out} holds a run of other settings: ' + ', '.join(f'{k} was {known.get(k)!r}, is {settings.get(k)!r}' for k in differ[:4]) +
-                         '. Choose another folder with --out, or remove that one.')
+        raise ValueError(
+            f'{out} holds a run of other settings: '
+            + ', '.join(f'{k} was {known.get(k)!r}, is {settings.get(k)!r}' for k in differ[:4])
+            + '. Choose another folder with --out, or remove that one.'
+        )
     return out
 
 # %% ../nbs/80_reproduce.ipynb #0d40a088
 def read_data(
-    data, # root of a dataset, or a list of roots
-    dataset='folder', # a key of READERS, or a list of them, one for each root
-    **reader # further arguments; each goes to the readers that take it
-) -> pd.DataFrame: # samples table; a folder gives its name to the dataset; raises ValueError
+    data,  # root of a dataset, or a list of roots
+    dataset='folder',  # a key of READERS, or a list of them, one for each root
+    **reader,  # further arguments; each goes to the readers that take it
+) -> pd.DataFrame:  # samples table; a folder gives its name to the dataset; raises ValueError
     "Read a dataset, or several into one table."
     tables = []
-    for root,name in data_sources(data, dataset, reader):
-        own = {k: v for k,v in reader.items() if k in _takes(name)}
-        if name == 'folder': own = dict(dataset=Path(root).resolve().name) | own
+    for root, name in data_sources(data, dataset, reader):
+        own = {k: v for k, v in reader.items() if k in _takes(name)}
+        if name == 'folder':
+            own = dict(dataset=Path(root).resolve().name) | own
         tables.append(READERS[name](root, **own))
     called = [t['dataset'].iloc[0] for t in tables]
-    if twice := [n for n in called if called.count(n) > 1]: raise ValueError(f'two datasets are called {twice[0]}: give each once, or rename a folder that is read as folder')
+    if twice := [n for n in called if called.count(n) > 1]:
+        raise ValueError(
+            f'two datasets are called {twice[0]}: give each once, or rename a folder that is read as folder'
+        )
     return tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
 
 # %% ../nbs/80_reproduce.ipynb #60be1261
 def with_splits(
-    df:pd.DataFrame, # samples table, of one dataset or of several
-    test_subjects=None, # names of the people for testing; None: as the dataset says, or drawn
-    dev_subjects=None, # names of the people for development; None: as the dataset says, or drawn
-) -> pd.DataFrame: # samples table; raises ValueError, too where one person would be in two splits
+    df: pd.DataFrame,  # samples table, of one dataset or of several
+    test_subjects=None,  # names of the people for testing; None: as the dataset says, or drawn
+    dev_subjects=None,  # names of the people for development; None: as the dataset says, or drawn
+) -> pd.DataFrame:  # samples table; raises ValueError, too where one person would be in two splits
     "People for training, for thresholds and for tests in each dataset: its own where it has them, drawn by a seed where not."
     everybody = sorted(df['subject'].unique())
-    named = [_named(v or None, everybody, k) or set() for k,v in (('test_subjects', test_subjects), ('dev_subjects', dev_subjects))]
+    named = [
+        _named(v or None, everybody, k) or set()
+        for k, v in (('test_subjects', test_subjects), ('dev_subjects', dev_subjects))
+    ]
     groups, dealt, parts = dict(tuple(df.groupby('dataset', sort=False))), {}, {}
-    for name in sorted(groups, key=lambda n: 'test' not in set(groups[n]['split'])):       # those that bring a test set first
-        try: parts[name] = _split(groups[name], *named, dealt)
-        except ValueError as e: raise ValueError(f'dataset {name}: {e}' if len(groups) > 1 else str(e)) from None
+    for name in sorted(
+        groups, key=lambda n: 'test' not in set(groups[n]['split'])
+    ):  # those that bring a test set first
+        try:
+            parts[name] = _split(groups[name], *named, dealt)
+        except ValueError as e:
+            raise ValueError(f'dataset {name}: {e}' if len(groups) > 1 else str(e)) from None
         dealt |= dict(zip(parts[name]['subject'], parts[name]['split']))
-    if len(parts) == 1: return parts[name]
-    try: return validate_samples(pd.concat([parts[n] for n in groups], ignore_index=True))
-    except ValueError as e: raise ValueError(f'{e} Or name people for all datasets, in test_subjects and in dev_subjects (--test-subjects, --dev-subjects).') from None
+    if len(parts) == 1:
+        return parts[name]
+    try:
+        return validate_samples(pd.concat([parts[n] for n in groups], ignore_index=True))
+    except ValueError as e:
+        raise ValueError(
+            f'{e} Or name people for all datasets, in test_subjects and in dev_subjects (--test-subjects, --dev-subjects).'
+        ) from None
+
 
 def _split(d, test, dev, dealt):
     "One dataset: people who are named, its own test set, people who are dealt already, and the rest by a seed."
     people, own = set(d['subject']), set(d.loc[d['split'] == 'test', 'subject'])
     test, dev = test & people, dev & people
-    if not (test or dev) and {'dev', 'test'} <= set(d['split']): return check_classes(d)
-    test = test or own-dev
+    if not (test or dev) and {'dev', 'test'} <= set(d['split']):
+        return check_classes(d)
+    test = test or own - dev
     if people & dealt.keys():
         rng = np.random.default_rng(0)
+
         def topped(split, share, taken):
-            have, fresh = {p for p in people-taken if dealt.get(p) == split}, sorted(people-dealt.keys()-taken)
-            have |= set(rng.permutation(fresh)[:max(0, max(1, round(share*len(people)))-len(have))].tolist())
-            if not have: raise ValueError(f'nobody is left for {split}, since its people have their places in another dataset. Name people for all datasets, in test_subjects and in dev_subjects (--test-subjects, --dev-subjects).')
+            have, fresh = {p for p in people - taken if dealt.get(p) == split}, sorted(people - dealt.keys() - taken)
+            have |= set(rng.permutation(fresh)[: max(0, max(1, round(share * len(people))) - len(have))].tolist())
+            if not have:
+                raise ValueError(
+                    f'nobody is left for {split}, since its people have their places in another dataset. Name people for all datasets, in test_subjects and in dev_subjects (--test-subjects, --dev-subjects).'
+                )
             return have
-        test = test or topped('test', .3, dev)
-        dev = dev or topped('dev', .2, test)
+
+        test = test or topped('test', 0.3, dev)
+        dev = dev or topped('dev', 0.2, test)
     return split_by_subject(d, test_subjects=test or None, dev_subjects=dev or None)
 
 # %% ../nbs/80_reproduce.ipynb #875c21d2
 def run_samples(
-    settings:dict, # from run_settings
-    out:Path, # run folder
-    progress:bool=True, # show a bar
-) -> pd.DataFrame: # samples table with splits
+    settings: dict,  # from run_settings
+    out: Path,  # run folder
+    progress: bool = True,  # show a bar
+) -> pd.DataFrame:  # samples table with splits
     "The samples of a run."
-    if settings['data'] is None: return make_synthpad(out/'data', settings['preset'], domains=settings['domains'], progress=progress)
-    return with_splits(read_data(settings['data'], settings['dataset'], **settings['reader']), settings['test_subjects'], settings['dev_subjects'])
+    if settings['data'] is None:
+        return make_synthpad(out / 'data', settings['preset'], domains=settings['domains'], progress=progress)
+    return with_splits(
+        read_data(settings['data'], settings['dataset'], **settings['reader']),
+        settings['test_subjects'],
+        settings['dev_subjects'],
+    )
 
 # %% ../nbs/80_reproduce.ipynb #f5fa76d8
 def run_frames(
-    settings:dict, # from run_settings
-    out:Path, # run folder
-    progress:bool=True, # show a bar
-) -> tuple[pd.DataFrame, dict]: # samples table with frame_path and face_path; what was found on the way
+    settings: dict,  # from run_settings
+    out: Path,  # run folder
+    progress: bool = True,  # show a bar
+) -> tuple[pd.DataFrame, dict]:  # samples table with frame_path and face_path; what was found on the way
     "Samples, frames and faces of a run; ValueError where the data has changed since the run began."
     df = run_samples(settings, out, progress)
-    new, old, home = out/'samples.new.csv', out/'samples.csv', f'{out.resolve()}{os.sep}'
-    save_samples(df.drop(columns='depth', errors='ignore').assign(path=[os.path.abspath(p).removeprefix(home) for p in df['path']]), new)   # (a run folder may be moved)
+    new, old, home = out / 'samples.new.csv', out / 'samples.csv', f'{out.resolve()}{os.sep}'
+    save_samples(
+        df.drop(columns='depth', errors='ignore').assign(
+            path=[os.path.abspath(p).removeprefix(home) for p in df['path']]
+        ),
+        new,
+    )  # (a run folder may be moved)
     changed = old.exists() and has_begun(out) and old.read_bytes() != new.read_bytes()
     (new.unlink() if changed else new.replace(old))
-    if changed: raise ValueError(f'the data has changed since the training in {out} began. Choose another folder with --out.')
-    frames = extract_frames(df, out/'cache', settings['size'], settings['margin'], settings['max_bad'], progress, spread=settings['spread'])
-    for name,d in df.groupby('dataset', sort=False):
+    if changed:
+        raise ValueError(f'the data has changed since the training in {out} began. Choose another folder with --out.')
+    frames = extract_frames(
+        df,
+        out / 'cache',
+        settings['size'],
+        settings['margin'],
+        settings['max_bad'],
+        progress,
+        spread=settings['spread'],
+    )
+    for name, d in df.groupby('dataset', sort=False):
         paths = set(d['path'])
-        _check_skipped([s for s in frames.attrs['skipped'] if s[0] in paths], len(paths), settings['max_bad'], f'files of {name}')
+        _check_skipped(
+            [s for s in frames.attrs['skipped'] if s[0] in paths], len(paths), settings['max_bad'], f'files of {name}'
+        )
         check_classes(frames[frames['dataset'] == name])
-    notes = dict(frames.attrs['counts'], summary=frames_summary(frames), skipped_images=[[os.path.basename(p), why] for p,why in frames.attrs['skipped']])
+    notes = dict(
+        frames.attrs['counts'],
+        summary=frames_summary(frames),
+        skipped_images=[[os.path.basename(p), why] for p, why in frames.attrs['skipped']],
+    )
     return frames, notes
 
 # %% ../nbs/80_reproduce.ipynb #c04d4112
 def list_arms(
-    frames:pd.DataFrame, # samples table
-    settings:dict, # from run_settings
-) -> list: # of dicts: name, train (dataset), tpc, fda, seed
+    frames: pd.DataFrame,  # samples table
+    settings: dict,  # from run_settings
+) -> list:  # of dicts: name, train (dataset), tpc, fda, seed
     "The trainings of a run."
-    def name(train, tpc, fda, seed): return f'{train}-tpc_{"on" if tpc else "off"}{"-fda" if fda else ""}-seed{seed}'
-    return [dict(name=name(train, tpc, fda, seed), train=train, tpc=tpc, fda=fda, seed=seed)
-            for seed in range(settings['seeds']) for train in settings['train'] or sorted(frames['dataset'].unique())
-            for fda in ([False, True] if settings['fda_train'] is None or train in settings['fda_train'] else [False]) for tpc in (False, True)]
+
+    def name(train, tpc, fda, seed):
+        return f'{train}-tpc_{"on" if tpc else "off"}{"-fda" if fda else ""}-seed{seed}'
+
+    return [
+        dict(name=name(train, tpc, fda, seed), train=train, tpc=tpc, fda=fda, seed=seed)
+        for seed in range(settings['seeds'])
+        for train in settings['train'] or sorted(frames['dataset'].unique())
+        for fda in ([False, True] if settings['fda_train'] is None or train in settings['fda_train'] else [False])
+        for tpc in (False, True)
+    ]
 
 # %% ../nbs/80_reproduce.ipynb #20b39edd
 def arm_learner(
-    arm:dict, # from list_arms
-    frames:pd.DataFrame, # samples table with frame_path and face_path
-    settings:dict, # from run_settings
-    cbs=None, # further callbacks
+    arm: dict,  # from list_arms
+    frames: pd.DataFrame,  # samples table with frame_path and face_path
+    settings: dict,  # from run_settings
+    cbs=None,  # further callbacks
 ):
     "The Learner of an arm."
     from gfa_fastai.data import gfa_dataloaders
     from gfa_fastai.learner import gfa_learner
+
     own = frames[(frames['dataset'] == arm['train']) & (frames['role'] == 'probe')]
     dls = gfa_dataloaders(own, bs=settings['bs'])
-    return gfa_learner(dls, tpc=arm['tpc'], pairs=settings['pairs'], weights=None if settings['weights'] == 'random' else settings['weights'], width=settings['width'], pool=int(np.clip(settings['size']//32, 1, 7)), precision=settings['precision'], seed=arm['seed'], cbs=cbs)
+    return gfa_learner(
+        dls,
+        tpc=arm['tpc'],
+        pairs=settings['pairs'],
+        weights=None if settings['weights'] == 'random' else settings['weights'],
+        width=settings['width'],
+        pool=int(np.clip(settings['size'] // 32, 1, 7)),
+        precision=settings['precision'],
+        seed=arm['seed'],
+        cbs=cbs,
+    )
 
 # %% ../nbs/80_reproduce.ipynb #6f683236
 def train_arm(
-    arm:dict, # from list_arms
-    frames:pd.DataFrame, # samples table with frame_path and face_path
-    folder:Path, # where checkpoint, model and loss terms go
-    settings:dict, # from run_settings
-    bar=None, # tqdm bar over steps
-    adapter=None, # the FDA that the frames went through, kept in the model's file
-) -> Path: # of model.safetensors: weights, configuration, people, thresholds, all in one file
+    arm: dict,  # from list_arms
+    frames: pd.DataFrame,  # samples table with frame_path and face_path
+    folder: Path,  # where checkpoint, model and loss terms go
+    settings: dict,  # from run_settings
+    bar=None,  # tqdm bar over steps
+    adapter=None,  # the FDA that the frames went through, kept in the model's file
+) -> Path:  # of model.safetensors: weights, configuration, people, thresholds, all in one file
     "Train an arm, or go on with it."
     from gfa_fastai.authenticate import dev_thresholds
     from gfa_fastai.distributed import on_first
     from gfa_fastai.learner import Callback, fit_resumable, terms_table
     from gfa_fastai.model import save_model
+
     first = 0 if bar is None else bar.n
+
     class Bar(Callback):
         def after_batch(self):  # (the terms of a run that goes on are those since its start)
-            if self.training and bar is not None: bar.update(first+len(self.learn.terms)-bar.n); bar.set_postfix_str(f'loss {self.loss.item():.3f}', refresh=False)
+            if self.training and bar is not None:
+                bar.update(first + len(self.learn.terms) - bar.n)
+                bar.set_postfix_str(f'loss {self.loss.item():.3f}', refresh=False)
+
     learn, start = arm_learner(arm, frames, settings, cbs=Bar()), time.time()
-    n_epoch = math.ceil(settings['steps']/len(learn.dls.train))
-    if bar is not None: bar.total += n_epoch*len(learn.dls.train) - settings['steps']
+    n_epoch = math.ceil(settings['steps'] / len(learn.dls.train))
+    if bar is not None:
+        bar.total += n_epoch * len(learn.dls.train) - settings['steps']
     with learn.distrib_ctx(), learn.no_bar(), learn.no_logging():
-        processes, epochs = learn.processes, fit_resumable(learn, n_epoch, folder/'checkpoint.pt', seed=arm['seed'])
+        processes, epochs = learn.processes, fit_resumable(learn, n_epoch, folder / 'checkpoint.pt', seed=arm['seed'])
     own = frames[frames['dataset'] == arm['train']]
+
     def finish():
         folder.mkdir(parents=True, exist_ok=True)
-        terms_table(learn).to_csv(folder/'terms.csv')
+        terms_table(learn).to_csv(folder / 'terms.csv')
         dev = score_samples(learn, own[own['split'] == 'dev'], progress=False)
-        info = dict(arm, processes=processes, epochs=n_epoch, steps=len(learn.terms), dev_eer=[e[-1] for e in epochs], device=str(learn.dls.device), seconds=round(time.time()-start, 1),
-                    parameters=sum(p.numel() for p in learn.model.parameters()), fc_dim=learn.model.config['fc_dim'], size=settings['size'], margin=settings['margin'], spread=settings['spread'],
-                    threshold=find_threshold(dev, 'dev')[0], thresholds=dev_thresholds(learn.model.eval(), own), people=list(learn.dls.vocab))
-        path = save_model(learn.model, folder/'model.safetensors', with_adapter=adapter, **info)
-        (folder/'checkpoint.pt').unlink(missing_ok=True)
+        info = dict(
+            arm,
+            processes=processes,
+            epochs=n_epoch,
+            steps=len(learn.terms),
+            dev_eer=[e[-1] for e in epochs],
+            device=str(learn.dls.device),
+            seconds=round(time.time() - start, 1),
+            parameters=sum(p.numel() for p in learn.model.parameters()),
+            fc_dim=learn.model.config['fc_dim'],
+            size=settings['size'],
+            margin=settings['margin'],
+            spread=settings['spread'],
+            threshold=find_threshold(dev, 'dev')[0],
+            thresholds=dev_thresholds(learn.model.eval(), own),
+            people=list(learn.dls.vocab),
+        )
+        path = save_model(learn.model, folder / 'model.safetensors', with_adapter=adapter, **info)
+        (folder / 'checkpoint.pt').unlink(missing_ok=True)
         return path
+
     return on_first(finish)
 
 # %% ../nbs/80_reproduce.ipynb #cb1b19f5
 def fit_fda(
-    train:str, # name of the training set
-    frames:pd.DataFrame, # samples table with frame_path
-    out:Path, # run folder
-    settings:dict, # from run_settings
-    progress:bool=True, # show a bar
-): # FDA of chapter 41, kept in out/fda
+    train: str,  # name of the training set
+    frames: pd.DataFrame,  # samples table with frame_path
+    out: Path,  # run folder
+    settings: dict,  # from run_settings
+    progress: bool = True,  # show a bar
+):  # FDA of chapter 41, kept in out/fda
     "FDA of a training set: fitted on the frames of its training people, and its target is one of them."
     from gfa_fastai.adapt import make_adapter
+
     own = frames[(frames['dataset'] == train) & (frames['split'] == 'train') & (frames['role'] == 'probe')]
-    return make_adapter('fda', None, own['frame_path'].drop_duplicates().tolist(), file=out/'fda'/f'{train}.safetensors', size=settings['size'], progress=progress, **settings['fda'])
+    return make_adapter(
+        'fda',
+        None,
+        own['frame_path'].drop_duplicates().tolist(),
+        file=out / 'fda' / f'{train}.safetensors',
+        size=settings['size'],
+        progress=progress,
+        **settings['fda'],
+    )
 
 # %% ../nbs/80_reproduce.ipynb #6578d333
 def transfer_frames(
-    fda, # from fit_fda
-    frames:pd.DataFrame, # samples table with frame_path and face_path, of all datasets
-    out:Path, # run folder
-    settings:dict, # from run_settings
-    progress:bool=True, # show bars
-) -> pd.DataFrame: # probes with new frame_path; faces, and enrolment photos, as they were
+    fda,  # from fit_fda
+    frames: pd.DataFrame,  # samples table with frame_path and face_path, of all datasets
+    out: Path,  # run folder
+    settings: dict,  # from run_settings
+    progress: bool = True,  # show bars
+) -> pd.DataFrame:  # probes with new frame_path; faces, and enrolment photos, as they were
     "The frames of all datasets with the look of the training set's target."
     probe = frames['role'] == 'probe'
-    return pd.concat([fda.transform(frames[probe].reset_index(drop=True), out/'cache'/'fda', bs=32, max_bad=settings['max_bad'], progress=progress), frames[~probe]], ignore_index=True)
+    return pd.concat(
+        [
+            fda.transform(
+                frames[probe].reset_index(drop=True),
+                out / 'cache' / 'fda',
+                bs=32,
+                max_bad=settings['max_bad'],
+                progress=progress,
+            ),
+            frames[~probe],
+        ],
+        ignore_index=True,
+    )
 
 # %% ../nbs/80_reproduce.ipynb #38aeb759
 def run_arm(
-    arm:dict, # from list_arms
-    frames:pd.DataFrame, # samples table with frame_path and face_path
-    out:Path, # run folder
-    settings:dict, # from run_settings
-    bar=None, # tqdm bar over steps
-) -> pd.DataFrame: # scores of the development and test people of every dataset
+    arm: dict,  # from list_arms
+    frames: pd.DataFrame,  # samples table with frame_path and face_path
+    out: Path,  # run folder
+    settings: dict,  # from run_settings
+    bar=None,  # tqdm bar over steps
+) -> pd.DataFrame:  # scores of the development and test people of every dataset
     "Scores of an arm; what the run folder has already is not made again."
     from gfa_fastai.learner import default_device
     from gfa_fastai.model import load_model
-    path, model = out/'scores'/f'{arm["name"]}.csv', out/'arms'/arm['name']/'model.safetensors'
-    if path.exists(): return load_scores(path)
+
+    path, model = out / 'scores' / f'{arm["name"]}.csv', out / 'arms' / arm['name'] / 'model.safetensors'
+    if path.exists():
+        return load_scores(path)
     shown = bar is not None and not bar.disable
     adapter = fit_fda(arm['train'], frames, out, settings, shown) if arm['fda'] else None
-    if adapter: frames = transfer_frames(adapter, frames, out, settings, shown)
-    if not model.exists(): train_arm(arm, frames, model.parent, settings, bar, adapter); gc.collect()    # a Learner refers to itself: its weights and Adam's means go now, before the next
-    save_scores(score_samples(load_model(model)[0].to(default_device()), frames[frames['split'] != 'train'], progress=False), path)
+    if adapter:
+        frames = transfer_frames(adapter, frames, out, settings, shown)
+    if not model.exists():
+        train_arm(arm, frames, model.parent, settings, bar, adapter)
+        gc.collect()  # a Learner refers to itself: its weights and Adam's means go now, before the next
+    save_scores(
+        score_samples(load_model(model)[0].to(default_device()), frames[frames['split'] != 'train'], progress=False),
+        path,
+    )
     return load_scores(path)
 
 # %% ../nbs/80_reproduce.ipynb #a33b809e
 def _kept(path, make):
     "A table that lies in the run folder, or is made now and kept."
-    if not path.exists(): _write(path, make().to_csv(index=False))
+    if not path.exists():
+        _write(path, make().to_csv(index=False))
     return pd.read_csv(path, dtype=dict(dataset=str, probes=str, train=str, test=str))
 
 # %% ../nbs/80_reproduce.ipynb #ae8a3ff7
 def gallery_rows(
-    frames:pd.DataFrame, # samples table
-) -> pd.DataFrame: # its test people, with enrolment photos; raises ValueError where there are none to be had
+    frames: pd.DataFrame,  # samples table
+) -> pd.DataFrame:  # its test people, with enrolment photos; raises ValueError where there are none to be had
     "Probes and gallery for measuring recognition."
     from gfa_fastai.recognition import _check_gallery, pick_gallery
+
     def enrolled(name, d):
-        try: return d if 'gallery' in set(d['role']) else pick_gallery(d.reset_index(drop=True))
-        except ValueError as e: raise ValueError(f'dataset {name}: {e}') from None
+        try:
+            return d if 'gallery' in set(d['role']) else pick_gallery(d.reset_index(drop=True))
+        except ValueError as e:
+            raise ValueError(f'dataset {name}: {e}') from None
+
     test = frames[frames['split'] == 'test']
     test = pd.concat([enrolled(*g) for g in test.groupby('dataset', sort=False)], ignore_index=True)
     _check_gallery(test)
     return test
 
+
 def arm_recognition(
-    arm:dict, # from list_arms
-    rows:pd.DataFrame, # from gallery_rows, with face_path
-    out:Path, # run folder
-) -> pd.DataFrame: # as gallery_probe, for the test people of every dataset
+    arm: dict,  # from list_arms
+    rows: pd.DataFrame,  # from gallery_rows, with face_path
+    out: Path,  # run folder
+) -> pd.DataFrame:  # as gallery_probe, for the test people of every dataset
     "How well the recognition head of an arm knows test people."
     from gfa_fastai.learner import default_device
     from gfa_fastai.model import load_model
     from gfa_fastai.recognition import gallery_probe
-    def measure(): return gallery_probe(load_model(out/'arms'/arm['name']/'model.safetensors')[0].to(default_device()), rows).reset_index()
-    return _kept(out/'measures'/f'recognition-{arm["name"]}.csv', measure)
+
+    def measure():
+        return gallery_probe(
+            load_model(out / 'arms' / arm['name'] / 'model.safetensors')[0].to(default_device()), rows
+        ).reset_index()
+
+    return _kept(out / 'measures' / f'recognition-{arm["name"]}.csv', measure)
 
 # %% ../nbs/80_reproduce.ipynb #18cada4b
 def domains_apart(
-    train:str, # name of the training set
-    arms:list, # from list_arms
-    frames:pd.DataFrame, # samples table with frame_path
-    out:Path, # run folder
-    settings:dict, # from run_settings
-) -> dict: # (train, test, 'as they are' or 'after FDA') -> table of feature_divergence
+    train: str,  # name of the training set
+    arms: list,  # from list_arms
+    frames: pd.DataFrame,  # samples table with frame_path
+    out: Path,  # run folder
+    settings: dict,  # from run_settings
+) -> dict:  # (train, test, 'as they are' or 'after FDA') -> table of feature_divergence
     "Divergence of all test sets from that of the training set, in the network without TPC and FDA, first seed."
     from gfa_fastai.divergence import feature_divergence
     from gfa_fastai.model import load_model
+
     plain = next(a for a in arms if (a['train'], a['tpc'], a['fda'], a['seed']) == (train, False, False, 0))
-    def test_rows(df): return df[(df['split'] == 'test') & (df['role'] == 'probe')].drop_duplicates(['dataset', 'frame_path'])
+
+    def test_rows(df):
+        return df[(df['split'] == 'test') & (df['role'] == 'probe')].drop_duplicates(['dataset', 'frame_path'])
+
     kinds = {'as they are': lambda: test_rows(frames)}
     if any(a['fda'] and a['train'] == train for a in arms):
-        kinds['after FDA'] = functools.cache(lambda: test_rows(transfer_frames(fit_fda(train, frames, out, settings, False), frames, out, settings, False)))
+        kinds['after FDA'] = functools.cache(
+            lambda: test_rows(
+                transfer_frames(fit_fda(train, frames, out, settings, False), frames, out, settings, False)
+            )
+        )
+
     def measure(rows, test):
         a, b = (rows[rows['dataset'] == d] for d in (train, test))
-        n = min(len(a), len(b), 2000)                # as many of the one as of the other, or the floors do not hold
+        n = min(len(a), len(b), 2000)  # as many of the one as of the other, or the floors do not hold
         a, b = (d.sample(n, random_state=0).sort_index() for d in (a, b))
-        return feature_divergence(load_model(out/'arms'/plain['name']/'model.safetensors')[0], a, b, column='frame_path').reset_index()
+        return feature_divergence(
+            load_model(out / 'arms' / plain['name'] / 'model.safetensors')[0], a, b, column='frame_path'
+        ).reset_index()
+
     tests = sorted(set(frames['dataset']) - {train})
-    return {(train, test, how): _kept(out/'measures'/f'divergence-{train}-{test}-{how.replace(" ", "_")}.csv', lambda: measure(rows(), test)).set_index('layer')
-            for test in tests for how,rows in kinds.items()}
+    return {
+        (train, test, how): _kept(
+            out / 'measures' / f'divergence-{train}-{test}-{how.replace(" ", "_")}.csv', lambda: measure(rows(), test)
+        ).set_index('layer')
+        for test in tests
+        for how, rows in kinds.items()
+    }
 
 # %% ../nbs/80_reproduce.ipynb #ad733cc7
 def take_measures(
-    arms:list, # from list_arms
-    frames:pd.DataFrame, # samples table with frame_path and face_path
-    out:Path, # run folder
-    settings:dict, # from run_settings
-    progress:bool=True, # show a bar
-) -> tuple[dict, dict, dict]: # recognition by arm, divergence (see domains_table), and why what is missing is missing
+    arms: list,  # from list_arms
+    frames: pd.DataFrame,  # samples table with frame_path and face_path
+    out: Path,  # run folder
+    settings: dict,  # from run_settings
+    progress: bool = True,  # show a bar
+) -> tuple[dict, dict, dict]:  # recognition by arm, divergence (see domains_table), and why what is missing is missing
     "Recognition of all arms and divergence of all pairs of domains; what the run folder has already is not measured again."
     from tqdm import tqdm
+
     measured, apart, missing = {}, {}, {}
-    try: rows = gallery_rows(frames)
-    except ValueError as e: missing['recognition'] = str(e)
-    else: measured = {a['name']: arm_recognition(a, rows, out) for a in tqdm(arms, desc='recognition', disable=not progress)}
-    if frames['dataset'].nunique() < 2: missing['divergence'] = 'there is one dataset'
-    for train in tqdm(list(dict.fromkeys(a['train'] for a in arms)), desc='divergence', disable=not progress): apart |= domains_apart(train, arms, frames, out, settings)
+    try:
+        rows = gallery_rows(frames)
+    except ValueError as e:
+        missing['recognition'] = str(e)
+    else:
+        measured = {
+            a['name']: arm_recognition(a, rows, out) for a in tqdm(arms, desc='recognition', disable=not progress)
+        }
+    if frames['dataset'].nunique() < 2:
+        missing['divergence'] = 'there is one dataset'
+    for train in tqdm(list(dict.fromkeys(a['train'] for a in arms)), desc='divergence', disable=not progress):
+        apart |= domains_apart(train, arms, frames, out, settings)
     return measured, apart, missing
 
 # %% ../nbs/80_reproduce.ipynb #5748bf6c
 def reproduce(
-    preset:str='quick', # a key of PRESETS
-    out='runs/quick', # run folder
-    progress:bool=True, # show bars
-    **kwargs # for run_settings: data, dataset, test_subjects, dev_subjects, steps, bs, seeds, spread, precision, fda
-) -> dict: # judged, paired, learned, scores, report (its path); raises ValueError or FileNotFoundError
+    preset: str = 'quick',  # a key of PRESETS
+    out='runs/quick',  # run folder
+    progress: bool = True,  # show bars
+    **kwargs,  # for run_settings: data, dataset, test_subjects, dev_subjects, steps, bs, seeds, spread, precision, fda
+) -> dict:  # judged, paired, learned, scores, report (its path); raises ValueError or FileNotFoundError
     "The main job: from images to a report. Started again in the same folder, it goes on where it was."
     from gfa_fastai.data import gfa_dataloaders
     from gfa_fastai.model import load_model
     from tqdm import tqdm
+
     start, settings = time.time(), run_settings(preset, **kwargs)
-    if int(os.environ.get('WORLD_SIZE', 1)) > 1: raise ValueError('gfa_reproduce is one process, and here are several: start it without accelerate launch. One long training takes several: gfa_train.')
+    if int(os.environ.get('WORLD_SIZE', 1)) > 1:
+        raise ValueError(
+            'gfa_reproduce is one process, and here are several: start it without accelerate launch. One long training takes several: gfa_train.'
+        )
     out = open_run(out, settings)
     frames, notes = run_frames(settings, out, progress)
     arms, scores = list_arms(frames, settings), {}
-    for train in dict.fromkeys(a['train'] for a in arms):            # what cannot be trained on is said now
-        try: gfa_dataloaders(frames[(frames['dataset'] == train) & (frames['role'] == 'probe')], bs=settings['bs'])
-        except ValueError as e: raise ValueError(f'dataset {train}: {e}') from None
-    with tqdm(total=len(arms)*settings['steps'], unit='step', disable=not progress) as bar:
-        for i,arm in enumerate(arms):
-            bar.set_description(f'{i+1}/{len(arms)} {arm["name"]}'); before = bar.n
+    for train in dict.fromkeys(a['train'] for a in arms):  # what cannot be trained on is said now
+        try:
+            gfa_dataloaders(frames[(frames['dataset'] == train) & (frames['role'] == 'probe')], bs=settings['bs'])
+        except ValueError as e:
+            raise ValueError(f'dataset {train}: {e}') from None
+    with tqdm(total=len(arms) * settings['steps'], unit='step', disable=not progress) as bar:
+        for i, arm in enumerate(arms):
+            bar.set_description(f'{i + 1}/{len(arms)} {arm["name"]}')
+            before = bar.n
             scores[arm['name']] = run_arm(arm, frames, out, settings, bar)
-            if bar.n == before: bar.update(settings['steps'])         # it was there already
+            if bar.n == before:
+                bar.update(settings['steps'])  # it was there already
     measured, apart, notes['not_measured'] = take_measures(arms, frames, out, settings, progress)
-    info = [load_model(out/'arms'/a['name']/'model.safetensors')[1] for a in arms]
-    report = write_report(out, settings, notes, frames, arms, scores, info, measured, apart, time.time()-start)
+    info = [load_model(out / 'arms' / a['name'] / 'model.safetensors')[1] for a in arms]
+    report = write_report(out, settings, notes, frames, arms, scores, info, measured, apart, time.time() - start)
     learned = what_learned(arms, out)
-    return dict(judged=judge(arms, scores), paired=paired_table(arms, scores, learned), learned=learned, scores=scores, report=report)
+    return dict(
+        judged=judge(arms, scores),
+        paired=paired_table(arms, scores, learned),
+        learned=learned,
+        scores=scores,
+        report=report,
+    )
 
 # %% ../nbs/80_reproduce.ipynb #0b13eacb
 def train_model(
-    out, # run folder
-    tpc:bool=True, # with the TPC loss
-    seed:int=0, # of first weights and order of batches
-    **kwargs # for run_settings
-) -> Path: # of model.safetensors; scores.csv and terms.csv lie beside it
+    out,  # run folder
+    tpc: bool = True,  # with the TPC loss
+    seed: int = 0,  # of first weights and order of batches
+    **kwargs,  # for run_settings
+) -> Path:  # of model.safetensors; scores.csv and terms.csv lie beside it
     "Train one network, in as many processes as `accelerate launch` starts; started again in the same folder, it goes on where it was."
     from gfa_fastai.distributed import on_first, start_processes
     from gfa_fastai.learner import rank_distrib
     from gfa_fastai.model import load_model
     from tqdm import tqdm
+
     start_processes()
     settings = on_first(lambda: run_settings(**kwargs, fda=False) | dict(tpc=tpc, seed=seed))
     out = on_first(open_run, out, settings)
     frames, _ = on_first(run_frames, settings, out)
     names = sorted(frames['dataset'].unique())
-    if len(names) > 1: raise ValueError(f'these are {len(names)} datasets ({", ".join(names)}): a network is trained on one, choose it')
-    path = out/'model.safetensors'
+    if len(names) > 1:
+        raise ValueError(
+            f'these are {len(names)} datasets ({", ".join(names)}): a network is trained on one, choose it'
+        )
+    path = out / 'model.safetensors'
     if not on_first(path.exists):
-        with tqdm(total=settings['steps'], unit='step', desc=names[0], disable=rank_distrib() > 0) as bar: train_arm(dict(name=names[0], train=names[0], tpc=tpc, fda=False, seed=seed), frames, out, settings, bar)
-    on_first(lambda: save_scores(score_samples(load_model(path)[0], frames[frames['split'] != 'train']), out/'scores.csv'))
+        with tqdm(total=settings['steps'], unit='step', desc=names[0], disable=rank_distrib() > 0) as bar:
+            train_arm(dict(name=names[0], train=names[0], tpc=tpc, fda=False, seed=seed), frames, out, settings, bar)
+    on_first(
+        lambda: save_scores(score_samples(load_model(path)[0], frames[frames['split'] != 'train']), out / 'scores.csv')
+    )
     return path
 
 # %% ../nbs/80_reproduce.ipynb #5a4d0002
 def own_shard(
-    shard=None, # '2/4', the second of four; None: what accelerate launch or torchrun says in the environment
-) -> tuple: # (number from 0, of how many); raises ValueError
+    shard=None,  # '2/4', the second of four; None: what accelerate launch or torchrun says in the environment
+) -> tuple:  # (number from 0, of how many); raises ValueError
     "Which share of the work is this process's."
-    if shard is None: return int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
+    if shard is None:
+        return int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
     k, _, n = str(shard).partition('/')
-    if not (k.isdecimal() and n.isdecimal() and 1 <= int(k) <= int(n)): raise ValueError(f'shard {shard!r} is no share: give 1/4, 2/4, 3/4 and 4/4 to four processes')
-    return int(k)-1, int(n)
+    if not (k.isdecimal() and n.isdecimal() and 1 <= int(k) <= int(n)):
+        raise ValueError(f'shard {shard!r} is no share: give 1/4, 2/4, 3/4 and 4/4 to four processes')
+    return int(k) - 1, int(n)
+
 
 def cut_pieces(
-    df:pd.DataFrame, # samples table
-    rows:int=200, # in a piece, or a few more
-) -> list: # of tables, one after the other; a recording is in one of them
+    df: pd.DataFrame,  # samples table
+    rows: int = 200,  # in a piece, or a few more
+) -> list:  # of tables, one after the other; a recording is in one of them
     "A table in pieces of whole recordings."
     video = df.groupby(['dataset', 'split', 'subject', 'video'], sort=False, dropna=False).ngroup().to_numpy()
     order = np.argsort(video, kind='stable')
-    start = np.flatnonzero(np.diff(video[order], prepend=-1))               # where a recording begins
+    start = np.flatnonzero(np.diff(video[order], prepend=-1))  # where a recording begins
     cuts = [start[np.searchsorted(start, i)] for i in range(rows, len(df), rows) if i <= start[-1]]
     return [df.iloc[o].reset_index(drop=True) for o in np.split(order, np.unique(cuts))]
 
 # %% ../nbs/80_reproduce.ipynb #5a4d0005
 def _parts_folder(out, model, df, frames_of):
     "Where the pieces of a scoring lie, by all that decides what is in them."
-    def stamp(path): return ((s := os.stat(path)).st_size, s.st_mtime_ns) if os.path.exists(path) else None
+
+    def stamp(path):
+        return ((s := os.stat(path)).st_size, s.st_mtime_ns) if os.path.exists(path) else None
+
     key = hashlib.sha1(Path(model).read_bytes() if Path(model).is_file() else str(model).encode())
     table = df.drop(columns='depth', errors='ignore').astype(str).to_csv(index=False)
-    for part in (code_hash(), frames_of, [stamp(p) for p in df['path'].unique()], table): key.update(str(part).encode())
+    for part in (code_hash(), frames_of, [stamp(p) for p in df['path'].unique()], table):
+        key.update(str(part).encode())
     return Path(out).with_name(f'.{Path(out).name}-{key.hexdigest()[:12]}.parts')
+
 
 def _own_device():
     "The device of this process: a GPU for each where there are several of both."
     import torch
     from gfa_fastai.learner import default_device
-    if torch.cuda.is_available() and 'LOCAL_RANK' in os.environ: torch.cuda.set_device(int(os.environ['LOCAL_RANK']) % torch.cuda.device_count())
+
+    if torch.cuda.is_available() and 'LOCAL_RANK' in os.environ:
+        torch.cuda.set_device(int(os.environ['LOCAL_RANK']) % torch.cuda.device_count())
     return default_device()
 
 # %% ../nbs/80_reproduce.ipynb #5a4d0006
 def score_pieces(
-    net, # GFACNN
-    model, # its file: an FDA may be in it
-    pieces:list, # from cut_pieces
-    own:tuple, # from own_shard
-    parts:Path, # folder of pieces
-    cache:Path, # folder of frames
-    max_bad:float, # share of all files that may be unusable
-    progress:bool, # show bars
-    size:int, # of frames, in pixels
-    margin:float, # of face crops
-    spread:int=None, # frames taken from each video
+    net,  # GFACNN
+    model,  # its file: an FDA may be in it
+    pieces: list,  # from cut_pieces
+    own: tuple,  # from own_shard
+    parts: Path,  # folder of pieces
+    cache: Path,  # folder of frames
+    max_bad: float,  # share of all files that may be unusable
+    progress: bool,  # show bars
+    size: int,  # of frames, in pixels
+    margin: float,  # of face crops
+    spread: int = None,  # frames taken from each video
 ):
     "Score the pieces of a share that are not there yet."
     from gfa_fastai.model import load_model_adapter
     from tqdm import tqdm
-    todo = [i for i in range(own[0], len(pieces), own[1]) if not (parts/f'{i}.json').exists()]
-    if not todo: return
+
+    todo = [i for i in range(own[0], len(pieces), own[1]) if not (parts / f'{i}.json').exists()]
+    if not todo:
+        return
     rows = pd.concat([pieces[i].assign(piece=i) for i in todo], ignore_index=True)
-    frames = extract_frames(rows, cache, size, margin, 1., progress, spread=spread)
-    if adapter := load_model_adapter(model): frames = adapter.transform(frames, cache/'fda', bs=32, max_bad=1., progress=progress)
+    frames = extract_frames(rows, cache, size, margin, 1.0, progress, spread=spread)
+    if adapter := load_model_adapter(model):
+        frames = adapter.transform(frames, cache / 'fda', bs=32, max_bad=1.0, progress=progress)
     skipped = frames.attrs['skipped']
     _check_skipped(skipped, len({p for piece in pieces for p in piece['path']}), max_bad, 'files')
     net = net.to(_own_device())
@@ -498,21 +789,23 @@ def score_pieces(
         mine = frames[frames['piece'] == i].reset_index(drop=True)
         scores = score_samples(net, mine, progress=False) if len(mine) else pd.DataFrame(columns=SCORE_COLUMNS)
         lost = [s for s in skipped if s[0] in set(pieces[i]['path'])]
-        _write(parts/f'{i}.json', json.dumps(dict(scores=scores.to_dict('list'), skipped=lost)))
+        _write(parts / f'{i}.json', json.dumps(dict(scores=scores.to_dict('list'), skipped=lost)))
 
 # %% ../nbs/80_reproduce.ipynb #5a4d0007
 def merge_pieces(
-    parts:Path, # folder of pieces
-    n:int, # how many there have to be
-    out, # CSV file to write
-    max_bad:float, # share of the files that may be unusable
-    files:int, # how many there are in all
-) -> pd.DataFrame | None: # scores table, None where pieces are missing; raises ValueError
+    parts: Path,  # folder of pieces
+    n: int,  # how many there have to be
+    out,  # CSV file to write
+    max_bad: float,  # share of the files that may be unusable
+    files: int,  # how many there are in all
+) -> pd.DataFrame | None:  # scores table, None where pieces are missing; raises ValueError
     "Write the scores where all pieces are there."
-    try: found = [json.loads((parts/f'{i}.json').read_text(encoding='utf-8')) for i in range(n)]
+    try:
+        found = [json.loads((parts / f'{i}.json').read_text(encoding='utf-8')) for i in range(n)]
     except FileNotFoundError:
-        if parts.exists() or not Path(out).exists(): return None
-        scores = load_scores(out)                                            # another process was faster
+        if parts.exists() or not Path(out).exists():
+            return None
+        scores = load_scores(out)  # another process was faster
         scores.attrs['skipped'] = []
         return scores
     skipped = [tuple(s) for f in found for s in f['skipped']]
@@ -520,40 +813,55 @@ def merge_pieces(
     scores = validate_scores(pd.concat([t for f in found if len(t := pd.DataFrame(f['scores']))], ignore_index=True))
     save_scores(scores, out)
     done = parts.with_name(f'{parts.name}.{os.getpid()}.done')
-    try: parts.rename(done)                                                  # gone at one stroke
-    except OSError: pass
+    try:
+        parts.rename(done)  # gone at one stroke
+    except OSError:
+        pass
     shutil.rmtree(done, ignore_errors=True)
     scores.attrs['skipped'] = skipped
     return scores
 
 # %% ../nbs/80_reproduce.ipynb #643b4c11
 def score_folder(
-    model, # model.safetensors, from train_model or a run's arms/
-    data, # root of a dataset
-    out, # CSV file to write
-    cache=None, # folder for decoded frames; None: beside the CSV file
-    dataset:str='folder', # a key of READERS
-    test_subjects=None, # names: only these are test people
-    dev_subjects=None, # names: these are development people
-    max_bad:float=.01, # share of the images that may be unusable
-    spread:int=None, # frames taken from each video; None: as many as for the model's training
-    progress:bool=True, # show bars
-    shard=None, # '2/4': the second of four shares, each a process that somebody starts; None: all, or the share that `accelerate launch` or torchrun says
-    **reader # further arguments of the reader
-) -> pd.DataFrame | None: # scores table, None as long as other shares are missing; `attrs`: `skipped` images, `known` names of training people among the test people; raises ValueError or FileNotFoundError
+    model,  # model.safetensors, from train_model or a run's arms/
+    data,  # root of a dataset
+    out,  # CSV file to write
+    cache=None,  # folder for decoded frames; None: beside the CSV file
+    dataset: str = 'folder',  # a key of READERS
+    test_subjects=None,  # names: only these are test people
+    dev_subjects=None,  # names: these are development people
+    max_bad: float = 0.01,  # share of the images that may be unusable
+    spread: int = None,  # frames taken from each video; None: as many as for the model's training
+    progress: bool = True,  # show bars
+    shard=None,  # '2/4': the second of four shares, each a process that somebody starts; None: all, or the share that `accelerate launch` or torchrun says
+    **reader,  # further arguments of the reader
+) -> (
+    pd.DataFrame | None
+):  # scores table, None as long as other shares are missing; `attrs`: `skipped` images, `known` names of training people among the test people; raises ValueError or FileNotFoundError
     "Score a folder of images or videos with a saved model; what a killed process has finished is not made again."
     from gfa_fastai.model import load_model
+
     own = own_shard(shard)
     net, meta = load_model(model)
-    if missing := {'size', 'margin'} - meta.keys(): raise ValueError(f'{model}: it does not say {" and ".join(sorted(missing))} of its images. Give a model that gfa_train or gfa_reproduce wrote.')
+    if missing := {'size', 'margin'} - meta.keys():
+        raise ValueError(
+            f'{model}: it does not say {" and ".join(sorted(missing))} of its images. Give a model that gfa_train or gfa_reproduce wrote.'
+        )
     df = read_data(data, dataset, **reader)
     people = sorted(df['subject'].unique())
     test, dev = _named(test_subjects, people, 'test_subjects'), _named(dev_subjects, people, 'dev_subjects')
     if test or dev or set(df['split']) == {'train'}:
-        df['split'] = np.select([df['subject'].isin(dev or ()), df['subject'].isin(test or people)], ['dev', 'test'], 'train')
+        df['split'] = np.select(
+            [df['subject'].isin(dev or ()), df['subject'].isin(test or people)], ['dev', 'test'], 'train'
+        )
     frames_of = dict(size=meta['size'], margin=meta['margin'], spread=spread or meta.get('spread'))
     pieces, parts = cut_pieces(df), _parts_folder(out, model, df, frames_of)
-    score_pieces(net, model, pieces, own, parts, Path(cache or Path(out).parent/'cache'), max_bad, progress, **frames_of)
+    score_pieces(
+        net, model, pieces, own, parts, Path(cache or Path(out).parent / 'cache'), max_bad, progress, **frames_of
+    )
     scores = merge_pieces(parts, len(pieces), out, max_bad, df['path'].nunique())
-    if scores is not None: scores.attrs['known'] = sorted(set(scores.loc[scores['split'] == 'test', 'subject']) & set(meta.get('people', ())))
+    if scores is not None:
+        scores.attrs['known'] = sorted(
+            set(scores.loc[scores['split'] == 'test', 'subject']) & set(meta.get('people', ()))
+        )
     return scores

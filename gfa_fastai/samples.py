@@ -20,15 +20,21 @@ COLUMNS = ['dataset', 'split', 'subject', 'label', 'pai', 'video', 'frame', 'pat
 # %% ../nbs/11_samples.ipynb #fefebc58
 def _text(value) -> str:
     "A name as text; a missing one is empty. A whole number that pandas made a float of is written as one."
-    if pd.api.types.is_scalar(value) and pd.isna(value): return ''
+    if pd.api.types.is_scalar(value) and pd.isna(value):
+        return ''
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
 
 def _box(value):
     "A box as four floats, or None for a missing one; text has blanks between the numbers."
-    if isinstance(value, str): value = value.split() or None
-    if value is None or (pd.api.types.is_scalar(value) and pd.isna(value)): return None
-    try: box = tuple(float(v) for v in value)
-    except (TypeError, ValueError): box = ()
+    if isinstance(value, str):
+        value = value.split() or None
+    if value is None or (pd.api.types.is_scalar(value) and pd.isna(value)):
+        return None
+    try:
+        box = tuple(float(v) for v in value)
+    except (TypeError, ValueError):
+        box = ()
     if len(box) != 4 or not np.isfinite(box).all() or min(box[2:]) <= 0:
         raise ValueError(f'box {value!r} is not x, y, width, height in pixels with a size above 0')
     return box
@@ -39,33 +45,57 @@ def _first(df, bad) -> str:
     rows = np.flatnonzero(np.asarray(bad))
     return f'{len(rows)} of {len(df)} rows, the first is row {rows[0]} ({df["path"].iloc[rows[0]]})'
 
+
 def _boxes(df):
     "All boxes; raises ValueError for a row whose box is none."
     boxes = []
-    for i,b in enumerate(df['box']):
-        try: boxes.append(_box(b))
-        except ValueError as e: raise ValueError(f'samples: {e}: row {i} ({df["path"].iloc[i]}). Correct it, or leave it empty: the face is looked for then.') from None
+    for i, b in enumerate(df['box']):
+        try:
+            boxes.append(_box(b))
+        except ValueError as e:
+            raise ValueError(
+                f'samples: {e}: row {i} ({df["path"].iloc[i]}). Correct it, or leave it empty: the face is looked for then.'
+            ) from None
     return pd.Series(boxes, index=df.index, dtype=object)
+
 
 def _one_of(df, column, allowed):
     "Raise if `column` has a value that is not in `allowed`."
     bad = ~df[column].isin(allowed)
-    if bad.any(): raise ValueError(f'samples: column {column!r} has {df.loc[bad, column].iloc[0]!r}, which is none of {", ".join(map(repr, allowed))}: '
-                                   f'{_first(df, bad)}. Rename the values, or drop these rows.')
+    if bad.any():
+        raise ValueError(
+            f'samples: column {column!r} has {df.loc[bad, column].iloc[0]!r}, which is none of {", ".join(map(repr, allowed))}: '
+            f'{_first(df, bad)}. Rename the values, or drop these rows.'
+        )
 
 # %% ../nbs/11_samples.ipynb #99e93e80
 def _clean(df):
     "A copy with defaults for what may be left out, and names in one spelling."
     df = df.reset_index(drop=True).copy()
-    for c,default in dict(pai='', frame=0, box=None, role='probe').items():
-        if c not in df: df[c] = pd.Series([default]*len(df), dtype=object if default is None else None)
-    for c in ('dataset', 'split', 'subject', 'label', 'pai', 'role', 'video', 'path', *(['flip'] if 'flip' in df else [])):
+    for c, default in dict(pai='', frame=0, box=None, role='probe').items():
+        if c not in df:
+            df[c] = pd.Series([default] * len(df), dtype=object if default is None else None)
+    for c in (
+        'dataset',
+        'split',
+        'subject',
+        'label',
+        'pai',
+        'role',
+        'video',
+        'path',
+        *(['flip'] if 'flip' in df else []),
+    ):
         df[c] = pd.Series([_text(v) for v in df[c]], index=df.index, dtype=str)
-        if c not in ('video', 'path'): df[c] = df[c].str.normalize('NFC').str.strip()
+        if c not in ('video', 'path'):
+            df[c] = df[c].str.normalize('NFC').str.strip()
     df['role'] = df['role'].replace('', 'probe')
     frame = pd.to_numeric(df['frame'].astype(object).replace('', 0).fillna(0), errors='coerce')
     bad = ~(frame % 1 == 0)
-    if bad.any(): raise ValueError(f'samples: column \'frame\' has {df.loc[bad, "frame"].iloc[0]!r}, which is no whole number: {_first(df, bad)}.')
+    if bad.any():
+        raise ValueError(
+            f'samples: column \'frame\' has {df.loc[bad, "frame"].iloc[0]!r}, which is no whole number: {_first(df, bad)}.'
+        )
     return df.assign(frame=frame.astype('int64'))
 
 # %% ../nbs/11_samples.ipynb #481c1919
@@ -73,140 +103,211 @@ def _check_subjects(df):
     "Raise if a person is in two splits, or a recording belongs to two people or two classes."
     splits = df.groupby('subject')['split'].unique()
     shared = splits[splits.str.len() > 1]
-    if len(shared): raise ValueError(f'samples: {len(shared)} subject(s) are in more than one split: ' +
-        '; '.join(f'{s} is in {" and ".join(sorted(v))}' for s,v in shared.head(5).items()) +
-        '. A test on people of the training set measures memory. Use split_by_subject, or, if these are different people who share a name, prefix the names.')
+    if len(shared):
+        raise ValueError(
+            f'samples: {len(shared)} subject(s) are in more than one split: '
+            + '; '.join(f'{s} is in {" and ".join(sorted(v))}' for s, v in shared.head(5).items())
+            + '. A test on people of the training set measures memory. Use split_by_subject, or, if these are different people who share a name, prefix the names.'
+        )
     for column in ('subject', 'label'):
         n = df.groupby(['dataset', 'video'])[column].nunique()
-        if (n > 1).any(): raise ValueError(f'samples: video {n.index[n > 1][0][1]!r} has more than one {column}: give each recording a name of its own.')
+        if (n > 1).any():
+            raise ValueError(
+                f'samples: video {n.index[n > 1][0][1]!r} has more than one {column}: give each recording a name of its own.'
+            )
 
 # %% ../nbs/11_samples.ipynb #fe62540c
 def validate_samples(
-    df:pd.DataFrame, # one row per image; see the columns above
-) -> pd.DataFrame: # a checked copy, with defaults for `pai`, `frame`, `box` and `role`; raises ValueError
+    df: pd.DataFrame,  # one row per image; see the columns above
+) -> pd.DataFrame:  # a checked copy, with defaults for `pai`, `frame`, `box` and `role`; raises ValueError
     "Check a samples table and fill in what may be left out."
-    if not isinstance(df, pd.DataFrame): raise ValueError(f'samples: expected a pandas DataFrame, got {type(df).__name__}. Readers such as read_folder make one.')
+    if not isinstance(df, pd.DataFrame):
+        raise ValueError(
+            f'samples: expected a pandas DataFrame, got {type(df).__name__}. Readers such as read_folder make one.'
+        )
     missing = [c for c in REQUIRED if c not in df]
-    if missing: raise ValueError(f'samples: column(s) {", ".join(missing)} missing; there are {", ".join(map(str, df.columns))}. Add or rename them.')
-    if not len(df): raise ValueError('samples: the table is empty. Check the folder or the filter that it came from.')
+    if missing:
+        raise ValueError(
+            f'samples: column(s) {", ".join(missing)} missing; there are {", ".join(map(str, df.columns))}. Add or rename them.'
+        )
+    if not len(df):
+        raise ValueError('samples: the table is empty. Check the folder or the filter that it came from.')
     df = _clean(df)
     for c in REQUIRED:
-        if (df[c] == '').any(): raise ValueError(f'samples: column {c!r} has no value in {_first(df, df[c] == "")}. Fill it in, or drop these rows.')
-    _one_of(df, 'split', SPLITS); _one_of(df, 'label', LABELS); _one_of(df, 'role', ROLES)
-    if 'flip' in df: _one_of(df, 'flip', FLIPS)
+        if (df[c] == '').any():
+            raise ValueError(
+                f'samples: column {c!r} has no value in {_first(df, df[c] == "")}. Fill it in, or drop these rows.'
+            )
+    _one_of(df, 'split', SPLITS)
+    _one_of(df, 'label', LABELS)
+    _one_of(df, 'role', ROLES)
+    if 'flip' in df:
+        _one_of(df, 'flip', FLIPS)
     df['box'] = _boxes(df)
     live = df['label'] == 'live'
-    if (live & (df['pai'] != '')).any(): raise ValueError(f'samples: a live row names an attack instrument (pai): {_first(df, live & (df["pai"] != ""))}. Leave pai empty there.')
+    if (live & (df['pai'] != '')).any():
+        raise ValueError(
+            f'samples: a live row names an attack instrument (pai): {_first(df, live & (df["pai"] != ""))}. Leave pai empty there.'
+        )
     df.loc[~live & (df['pai'] == ''), 'pai'] = 'unspecified'
     key = [c for c in ('path', 'frame', 'flip') if c in df]
-    if df.duplicated(key).any(): raise ValueError(f'samples: the same image stands in several rows: {_first(df, df.duplicated(key))}. Drop the duplicates.')
+    if df.duplicated(key).any():
+        raise ValueError(
+            f'samples: the same image stands in several rows: {_first(df, df.duplicated(key))}. Drop the duplicates.'
+        )
     _check_subjects(df)
     return df[[*COLUMNS, *(c for c in df if c not in COLUMNS)]]
 
 # %% ../nbs/11_samples.ipynb #9d9a0152
 def split_by_subject(
-    df:pd.DataFrame, # samples table; its `split` column is replaced
-    dev:float=.2, # share of the people for development (thresholds), where `dev_subjects` does not name them
-    test:float=.3, # share of the people for testing, where `test_subjects` does not name them
-    seed:int=0, # the same seed deals the same people
-    dev_subjects=None, # names, or None to draw
-    test_subjects=None, # names, or None to draw
-) -> pd.DataFrame: # a validated copy; raises ValueError where a split would lack a class
+    df: pd.DataFrame,  # samples table; its `split` column is replaced
+    dev: float = 0.2,  # share of the people for development (thresholds), where `dev_subjects` does not name them
+    test: float = 0.3,  # share of the people for testing, where `test_subjects` does not name them
+    seed: int = 0,  # the same seed deals the same people
+    dev_subjects=None,  # names, or None to draw
+    test_subjects=None,  # names, or None to draw
+) -> pd.DataFrame:  # a validated copy; raises ValueError where a split would lack a class
     "Deal whole people out to train, dev and test."
     df = validate_samples(df.assign(split='train') if isinstance(df, pd.DataFrame) else df)
     people, rng = sorted(df['subject'].unique()), np.random.default_rng(seed)
-    if len(people) < 3: raise ValueError(f'split: {len(people)} subject(s) ({", ".join(people)}); train, dev and test need one each, so at least 3 people.')
+    if len(people) < 3:
+        raise ValueError(
+            f'split: {len(people)} subject(s) ({", ".join(people)}); train, dev and test need one each, so at least 3 people.'
+        )
     test_subjects = _named(test_subjects, people, 'test_subjects')
     dev_subjects = _named(dev_subjects, people, 'dev_subjects')
-    if both := set(test_subjects or ()) & set(dev_subjects or ()): raise ValueError(f'split: {", ".join(sorted(both))} cannot be in dev and in test. Name each in one of the two.')
+    if both := set(test_subjects or ()) & set(dev_subjects or ()):
+        raise ValueError(f'split: {", ".join(sorted(both))} cannot be in dev and in test. Name each in one of the two.')
+
     def draw(what, share, taken):
-        if not 0 < share < 1: raise ValueError(f'split: {what} is {share}; it is a share of the people, between 0 and 1.')
-        return set(rng.permutation([p for p in people if p not in taken])[:max(1, round(share*len(people)))].tolist())
-    if test_subjects is None: test_subjects = draw('test', test, dev_subjects or ())
-    if dev_subjects is None: dev_subjects = draw('dev', dev, test_subjects)
-    df['split'] = np.select([df['subject'].isin(test_subjects), df['subject'].isin(dev_subjects)], ['test', 'dev'], 'train')
+        if not 0 < share < 1:
+            raise ValueError(f'split: {what} is {share}; it is a share of the people, between 0 and 1.')
+        return set(
+            rng.permutation([p for p in people if p not in taken])[: max(1, round(share * len(people)))].tolist()
+        )
+
+    if test_subjects is None:
+        test_subjects = draw('test', test, dev_subjects or ())
+    if dev_subjects is None:
+        dev_subjects = draw('dev', dev, test_subjects)
+    df['split'] = np.select(
+        [df['subject'].isin(test_subjects), df['subject'].isin(dev_subjects)], ['test', 'dev'], 'train'
+    )
     if nobody := [s for s in SPLITS if not (df['split'] == s).any()]:
-        raise ValueError(f'split: nobody is left for {" and ".join(nobody)}: of {len(people)} people, {len(test_subjects)} are for test and {len(dev_subjects)} for dev. Name fewer people, or lower the shares.')
+        raise ValueError(
+            f'split: nobody is left for {" and ".join(nobody)}: of {len(people)} people, {len(test_subjects)} are for test and {len(dev_subjects)} for dev. Name fewer people, or lower the shares.'
+        )
     return check_classes(df)
 
 # %% ../nbs/11_samples.ipynb #121ed901
 def _named(names, people, what):
     "The set of `names`, or None; raises ValueError for a name that nobody has."
-    if names is None: return None
+    if names is None:
+        return None
     names = {unicodedata.normalize('NFC', _text(n)).strip() for n in ([names] if np.isscalar(names) else names)}
     if unknown := sorted(names - set(people)):
-        known = ', '.join(people[:20]) + (f' and {len(people)-20} more' if len(people) > 20 else '')
-        raise ValueError(f'split: {what} names {", ".join(unknown)}, but the subjects are {known}. They are compared as text.')
+        known = ', '.join(people[:20]) + (f' and {len(people) - 20} more' if len(people) > 20 else '')
+        raise ValueError(
+            f'split: {what} names {", ".join(unknown)}, but the subjects are {known}. They are compared as text.'
+        )
     return names
 
+
 def check_classes(
-    df:pd.DataFrame, # samples table with its splits
-    splits=SPLITS, # the splits that are needed
-) -> pd.DataFrame: # `df` itself; raises ValueError
+    df: pd.DataFrame,  # samples table with its splits
+    splits=SPLITS,  # the splits that are needed
+) -> pd.DataFrame:  # `df` itself; raises ValueError
     "Check that every split has live and attack rows: neither training nor an error rate exists without both."
     for s in splits:
         part = df[df['split'] == s]
         for label in LABELS:
             if not (part['label'] == label).any():
-                raise ValueError(f'samples: split {s!r} has no {label} rows ({len(part)} rows of {part["subject"].nunique()} subject(s) in it, '
-                                 f'{(df["label"] == label).sum()} {label} rows in the whole table). Training and error rates need both classes: '
-                                 f'add {label} images, or deal the people out otherwise (another seed, or by name).')
+                raise ValueError(
+                    f'samples: split {s!r} has no {label} rows ({len(part)} rows of {part["subject"].nunique()} subject(s) in it, '
+                    f'{(df["label"] == label).sum()} {label} rows in the whole table). Training and error rates need both classes: '
+                    f'add {label} images, or deal the people out otherwise (another seed, or by name).'
+                )
     return df
 
 # %% ../nbs/11_samples.ipynb #9626ffff
 def sample_counts(
-    df:pd.DataFrame, # samples table
-) -> pd.DataFrame: # one row per dataset, split, label and PAI: images, videos, subjects
+    df: pd.DataFrame,  # samples table
+) -> pd.DataFrame:  # one row per dataset, split, label and PAI: images, videos, subjects
     "Count images, videos and subjects."
-    g = df.assign(split=pd.Categorical(df['split'], SPLITS)).groupby(['dataset', 'split', 'label', 'pai'], observed=True, sort=True)
+    g = df.assign(split=pd.Categorical(df['split'], SPLITS)).groupby(
+        ['dataset', 'split', 'label', 'pai'], observed=True, sort=True
+    )
     return g.agg(images=('path', 'size'), videos=('video', 'nunique'), subjects=('subject', 'nunique')).reset_index()
 
 # %% ../nbs/11_samples.ipynb #9585ef30
 def balance_flips(
-    df:pd.DataFrame, # samples table
-    copies:int|str='auto', # 1: none; 2: the paper's doubling (h); 3: its tripling (h and v); 'auto': attacks per live row, rounded, at most 3
-    classes:str='live', # 'live' as the paper has it, or 'both': the control arm
-) -> pd.DataFrame: # the table with flipped training rows added and a column `flip` ('', 'h' or 'v')
+    df: pd.DataFrame,  # samples table
+    copies: int
+    | str = 'auto',  # 1: none; 2: the paper's doubling (h); 3: its tripling (h and v); 'auto': attacks per live row, rounded, at most 3
+    classes: str = 'live',  # 'live' as the paper has it, or 'both': the control arm
+) -> pd.DataFrame:  # the table with flipped training rows added and a column `flip` ('', 'h' or 'v')
     "Add flipped copies of training rows, as the paper balances its classes (Sec. 4.1)."
-    if copies not in ('auto', 1, 2, 3): raise ValueError(f"balance_flips: copies is {copies!r}; known are 1, 2, 3 and 'auto'.")
-    if classes not in ('live', 'both'): raise ValueError(f"balance_flips: classes is {classes!r}; known are 'live' and 'both'.")
-    if 'flip' in df: df = df[df['flip'].fillna('') == '']  # flipped before: start anew
+    if copies not in ('auto', 1, 2, 3):
+        raise ValueError(f"balance_flips: copies is {copies!r}; known are 1, 2, 3 and 'auto'.")
+    if classes not in ('live', 'both'):
+        raise ValueError(f"balance_flips: classes is {classes!r}; known are 'live' and 'both'.")
+    if 'flip' in df:
+        df = df[df['flip'].fillna('') == '']  # flipped before: start anew
     df = df.assign(flip='')
     train = df[df['split'] == 'train']
     live = train['label'] == 'live'
-    if copies == 'auto': copies = int(np.clip(round((~live).sum() / max(1, live.sum())), 1, 3))
+    if copies == 'auto':
+        copies = int(np.clip(round((~live).sum() / max(1, live.sum())), 1, 3))
     chosen = train[live] if classes == 'live' else train
-    return pd.concat([df, *(chosen.assign(flip=f) for f in ('h', 'v')[:int(copies)-1])], ignore_index=True)
+    return pd.concat([df, *(chosen.assign(flip=f) for f in ('h', 'v')[: int(copies) - 1])], ignore_index=True)
 
 # %% ../nbs/11_samples.ipynb #d9a0e690
 def writable_folder(
-    path, # folder; made if need be
-) -> Path: # the same; raises OSError
+    path,  # folder; made if need be
+) -> Path:  # the same; raises OSError
     "Make a folder and try to write into it."
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path): pass
+        with tempfile.TemporaryFile(dir=path):
+            pass
     except OSError as e:
-        raise OSError(f'cannot write to the folder {path} ({e.strerror}). Choose another folder, or change its permissions or what is in its way.') from None
+        raise OSError(
+            f'cannot write to the folder {path} ({e.strerror}). Choose another folder, or change its permissions or what is in its way.'
+        ) from None
     return path
 
+
 def save_samples(
-    df:pd.DataFrame, # samples table
-    path, # a .csv file; its folder is made if need be
+    df: pd.DataFrame,  # samples table
+    path,  # a .csv file; its folder is made if need be
 ):
     "Write a samples table as CSV, to a temporary name first; raises OSError."
     path = Path(path)
-    tmp = writable_folder(path.parent)/f'{path.name}.{os.getpid()}.tmp'
-    box = df['box'].map(lambda b: ' '.join(repr(float(v)) for v in b) if isinstance(b, (tuple, list, np.ndarray)) else '')
+    tmp = writable_folder(path.parent) / f'{path.name}.{os.getpid()}.tmp'
+    box = df['box'].map(
+        lambda b: ' '.join(repr(float(v)) for v in b) if isinstance(b, (tuple, list, np.ndarray)) else ''
+    )
     df.assign(box=box).to_csv(tmp, index=False, errors='surrogateescape')
     tmp.replace(path)
 
+
 def load_samples(
-    path, # a .csv file as save_samples writes it
-) -> pd.DataFrame: # validated; raises ValueError or FileNotFoundError
+    path,  # a .csv file as save_samples writes it
+) -> pd.DataFrame:  # validated; raises ValueError or FileNotFoundError
     "Read a samples table from CSV."
     path = Path(path)
-    if not path.is_file(): raise FileNotFoundError(f'no samples table at {path}. Give a CSV file with the columns {", ".join(REQUIRED)}.')
-    try: return validate_samples(pd.read_csv(path, dtype={c: str for c in COLUMNS}, keep_default_na=False, na_values=[''], encoding_errors='surrogateescape'))
-    except ValueError as e: raise ValueError(f'{path} is no samples table: {e}') from None
+    if not path.is_file():
+        raise FileNotFoundError(f'no samples table at {path}. Give a CSV file with the columns {", ".join(REQUIRED)}.')
+    try:
+        return validate_samples(
+            pd.read_csv(
+                path,
+                dtype={c: str for c in COLUMNS},
+                keep_default_na=False,
+                na_values=[''],
+                encoding_errors='surrogateescape',
+            )
+        )
+    except ValueError as e:
+        raise ValueError(f'{path} is no samples table: {e}') from None

@@ -15,159 +15,210 @@ __all__ = ['REGULARISERS', 'count_pairs', 'tpc_loss', 'paper_scale', 'TPCLoss', 
 # %% ../nbs/43_tpc.ipynb #b4718a94
 _PAIRS, _REDUCTIONS = ('all', 'halves', 'random'), ('sum', 'mean', 'none')
 
+
 def _rows(x, who):
     "`x` as a plain (N, D) tensor of float32 or float64, with its graph."
-    if not isinstance(x, Tensor): raise ValueError(f'{who}: expected a tensor (N, D), a row per image, got {type(x).__name__}')
+    if not isinstance(x, Tensor):
+        raise ValueError(f'{who}: expected a tensor (N, D), a row per image, got {type(x).__name__}')
     x = x.as_subclass(Tensor)
-    if x.ndim != 2: raise ValueError(f'{who}: expected a matrix (N, D), a row per image, got shape {tuple(x.shape)}: use .flatten(1)')
-    if not x.is_floating_point(): raise ValueError(f'{who}: expected floats, got {x.dtype}: pass x.float()')
+    if x.ndim != 2:
+        raise ValueError(
+            f'{who}: expected a matrix (N, D), a row per image, got shape {tuple(x.shape)}: use .flatten(1)'
+        )
+    if not x.is_floating_point():
+        raise ValueError(f'{who}: expected floats, got {x.dtype}: pass x.float()')
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
 
 def _known(what, value, choices):
     "A `ValueError` where `value` is none of `choices`."
-    if value not in choices: raise ValueError(f'tpc: {what}={value!r} is not known, choose one of {", ".join(map(repr, choices))}')
+    if value not in choices:
+        raise ValueError(f'tpc: {what}={value!r} is not known, choose one of {", ".join(map(repr, choices))}')
 
-def _full_precision(x): return torch.autocast(x.device.type, enabled=False)
+
+def _full_precision(x):
+    return torch.autocast(x.device.type, enabled=False)
+
 
 def _draw(x, n_pairs, generator):
     "Both ends of `n_pairs` ordered pairs i != j of the rows of `x`, uniform, with replacement."
     device = 'cpu' if generator is None else generator.device
     i = torch.randint(len(x), (n_pairs,), generator=generator, device=device)
-    j = torch.randint(len(x)-1, (n_pairs,), generator=generator, device=device)
-    i, j = i.to(x.device), (j + (j >= i)).to(x.device)         # j steps over i
+    j = torch.randint(len(x) - 1, (n_pairs,), generator=generator, device=device)
+    i, j = i.to(x.device), (j + (j >= i)).to(x.device)  # j steps over i
     return x[i], x[j]
 
 # %% ../nbs/43_tpc.ipynb #5f0ca86d
 def count_pairs(
-    n:int, # rows in the batch
-    pairs:str='all', # 'all': every ordered pair; 'halves': first half against second; 'random': `n_pairs` drawn
-    n_pairs:int|None=None, # how many to draw, for 'random' only
-) -> int: # how many pairs are added up
+    n: int,  # rows in the batch
+    pairs: str = 'all',  # 'all': every ordered pair; 'halves': first half against second; 'random': `n_pairs` drawn
+    n_pairs: int | None = None,  # how many to draw, for 'random' only
+) -> int:  # how many pairs are added up
     "Number of pairs in Eq. 2 (Sec. 3.2) under a reading; `ValueError` for what is no reading."
     _known('pairs', pairs, _PAIRS)
     if pairs == 'random' and (not isinstance(n_pairs, int) or n_pairs < 1):
-        raise ValueError(f"tpc: pairs='random' needs n_pairs, the number of pairs to draw (a whole number above 0), got {n_pairs!r}")
-    if pairs != 'random' and n_pairs is not None: raise ValueError(f"tpc: n_pairs={n_pairs} goes with pairs='random' only, not with {pairs!r}")
-    if n < 2: return 0
-    return dict(all=n*(n-1), halves=n//2, random=n_pairs)[pairs]
+        raise ValueError(
+            f"tpc: pairs='random' needs n_pairs, the number of pairs to draw (a whole number above 0), got {n_pairs!r}"
+        )
+    if pairs != 'random' and n_pairs is not None:
+        raise ValueError(f"tpc: n_pairs={n_pairs} goes with pairs='random' only, not with {pairs!r}")
+    if n < 2:
+        return 0
+    return dict(all=n * (n - 1), halves=n // 2, random=n_pairs)[pairs]
 
 # %% ../nbs/43_tpc.ipynb #81ff2159
 def tpc_loss(
-    feats:Tensor, # (N, D) FC2 features of the anti-spoofing head, one row per image
-    pairs:str='all', # 'all': every ordered pair i != j; 'halves': row i with row i + N//2 (N odd: the last row is left out); 'random'
-    reduction:str='sum', # 'sum' or 'mean' over pairs; 'none': (N,) shares of the rows, whose mean is the 'sum'
-    n_pairs:int|None=None, # for 'random': how many ordered pairs i != j to draw, with replacement
-    generator:torch.Generator|None=None, # for 'random': where the draws come from
-) -> Tensor: # scalar, or (N,) for 'none'; float32 at least, autocast or not; 0 for fewer than two rows
+    feats: Tensor,  # (N, D) FC2 features of the anti-spoofing head, one row per image
+    pairs: str = 'all',  # 'all': every ordered pair i != j; 'halves': row i with row i + N//2 (N odd: the last row is left out); 'random'
+    reduction: str = 'sum',  # 'sum' or 'mean' over pairs; 'none': (N,) shares of the rows, whose mean is the 'sum'
+    n_pairs: int | None = None,  # for 'random': how many ordered pairs i != j to draw, with replacement
+    generator: torch.Generator | None = None,  # for 'random': where the draws come from
+) -> Tensor:  # scalar, or (N,) for 'none'; float32 at least, autocast or not; 0 for fewer than two rows
     "Total Pairwise Confusion, Eq. 2 (Sec. 3.2), in time and memory linear in N. Bad input: `ValueError`."
     x = _rows(feats, 'tpc_loss')
     n, count = len(x), count_pairs(len(x), pairs, n_pairs)
     _known('reduction', reduction, _REDUCTIONS)
-    if reduction == 'none' and pairs == 'random': raise ValueError("tpc: reduction='none' needs pairs='all' or 'halves': random pairs have no rows of their own")
+    if reduction == 'none' and pairs == 'random':
+        raise ValueError("tpc: reduction='none' needs pairs='all' or 'halves': random pairs have no rows of their own")
     with _full_precision(x):
-        if not count: return 0*(x.sum(1) if reduction == 'none' else x.sum())
-        if pairs == 'all': a, b, weight = x, x.mean(0).expand_as(x), 2*n
-        elif pairs == 'halves': a, b, weight = x[:n//2], x[n//2:n//2*2], 1
-        else: a, b, weight = *_draw(x, n_pairs, generator), 1
-        if reduction != 'none': return F.mse_loss(a, b, reduction='sum')*(weight if reduction == 'sum' else weight/count)
-        rows = weight*F.mse_loss(a, b, reduction='none').sum(1)
-        return n*rows if pairs == 'all' else F.pad(rows.repeat(2), (0, n%2))*n/2
+        if not count:
+            return 0 * (x.sum(1) if reduction == 'none' else x.sum())
+        if pairs == 'all':
+            a, b, weight = x, x.mean(0).expand_as(x), 2 * n
+        elif pairs == 'halves':
+            a, b, weight = x[: n // 2], x[n // 2 : n // 2 * 2], 1
+        else:
+            a, b, weight = *_draw(x, n_pairs, generator), 1
+        if reduction != 'none':
+            return F.mse_loss(a, b, reduction='sum') * (weight if reduction == 'sum' else weight / count)
+        rows = weight * F.mse_loss(a, b, reduction='none').sum(1)
+        return n * rows if pairs == 'all' else F.pad(rows.repeat(2), (0, n % 2)) * n / 2
 
 # %% ../nbs/43_tpc.ipynb #c289fcae
 def paper_scale(
-    n:int, # rows in the batch
-    dim:int, # D, features per row
-    pairs:str='all', # reading of Eq. 2, as in `tpc_loss`
-    reduction:str='sum', # 'sum' or 'mean' ('none' averages to the sum)
-    n_pairs:int|None=None, # for pairs='random'
-) -> float: # factor for the loss (or for lambda_2)
+    n: int,  # rows in the batch
+    dim: int,  # D, features per row
+    pairs: str = 'all',  # reading of Eq. 2, as in `tpc_loss`
+    reduction: str = 'sum',  # 'sum' or 'mean' ('none' averages to the sum)
+    n_pairs: int | None = None,  # for pairs='random'
+) -> float:  # factor for the loss (or for lambda_2)
     "What to multiply `tpc_loss` by to get the pull of all ordered pairs, added up, at N = 32 and D = 4096 (Sec. 3.2, 4.1)."
     _known('reduction', reduction, _REDUCTIONS)
-    if not (count := count_pairs(n, pairs, n_pairs)): raise ValueError(f'paper_scale: n={n} rows make no pair, give 2 or more')
-    if dim < 1: raise ValueError(f'paper_scale: dim={dim}, give the number of features per row')
-    return 32*31*4096/((1 if reduction == 'mean' else count)*dim)
+    if not (count := count_pairs(n, pairs, n_pairs)):
+        raise ValueError(f'paper_scale: n={n} rows make no pair, give 2 or more')
+    if dim < 1:
+        raise ValueError(f'paper_scale: dim={dim}, give the number of features per row')
+    return 32 * 31 * 4096 / ((1 if reduction == 'mean' else count) * dim)
 
 # %% ../nbs/43_tpc.ipynb #75036f9c
 class TPCLoss(nn.Module):
     "`tpc_loss` with a reading of its own; `scale='paper'` gives any batch size, width and reading the paper's pull (`paper_scale`)."
-    def __init__(self,
-        pairs:str='all', # 'all' | 'halves' | 'random'
-        reduction:str='sum', # 'sum' | 'mean' | 'none'
-        n_pairs:int|None=None, # for 'random'
-        scale:str|float|None=None, # None: as it comes; 'paper': times `paper_scale`; a number: times that
-        generator:torch.Generator|None=None, # for 'random'
+
+    def __init__(
+        self,
+        pairs: str = 'all',  # 'all' | 'halves' | 'random'
+        reduction: str = 'sum',  # 'sum' | 'mean' | 'none'
+        n_pairs: int | None = None,  # for 'random'
+        scale: str | float | None = None,  # None: as it comes; 'paper': times `paper_scale`; a number: times that
+        generator: torch.Generator | None = None,  # for 'random'
     ):
         super().__init__()
-        if isinstance(scale, str) and scale != 'paper': raise ValueError(f"TPCLoss: scale={scale!r} is not known, give None, 'paper' or a number")
-        self.pairs, self.reduction, self.n_pairs, self.scale, self.generator = pairs, reduction, n_pairs, scale, generator
+        if isinstance(scale, str) and scale != 'paper':
+            raise ValueError(f"TPCLoss: scale={scale!r} is not known, give None, 'paper' or a number")
+        self.pairs, self.reduction, self.n_pairs, self.scale, self.generator = (
+            pairs,
+            reduction,
+            n_pairs,
+            scale,
+            generator,
+        )
         tpc_loss(torch.zeros(2, 1), pairs, reduction, n_pairs)  # a bad reading fails here, not in the first batch
 
-    def factor(self, n:int, dim:int) -> float:
+    def factor(self, n: int, dim: int) -> float:
         "What the loss of an (n, dim) batch is multiplied by."
-        if self.scale != 'paper': return 1. if self.scale is None else self.scale
-        return paper_scale(n, dim, self.pairs, self.reduction, self.n_pairs) if n > 1 else 1.
+        if self.scale != 'paper':
+            return 1.0 if self.scale is None else self.scale
+        return paper_scale(n, dim, self.pairs, self.reduction, self.n_pairs) if n > 1 else 1.0
 
-    def forward(self, feats:Tensor) -> Tensor:
-        return tpc_loss(feats, self.pairs, self.reduction, self.n_pairs, self.generator)*self.factor(*feats.shape)
+    def forward(self, feats: Tensor) -> Tensor:
+        return tpc_loss(feats, self.pairs, self.reduction, self.n_pairs, self.generator) * self.factor(*feats.shape)
 
-    def extra_repr(self): return f'pairs={self.pairs!r}, reduction={self.reduction!r}, n_pairs={self.n_pairs}, scale={self.scale!r}'
+    def extra_repr(self):
+        return f'pairs={self.pairs!r}, reduction={self.reduction!r}, n_pairs={self.n_pairs}, scale={self.scale!r}'
+
 
 def feature_std(
-    feats:Tensor, # (N, D) features
-) -> Tensor: # scalar: root of the mean variance over features, no gradient; nan for fewer than two rows
+    feats: Tensor,  # (N, D) features
+) -> Tensor:  # scalar: root of the mean variance over features, no gradient; nan for fewer than two rows
     "Typical standard deviation s of a feature over the batch, the collapse monitor: `tpc_loss` of all pairs is 2 N (N-1) D s^2."
     x = _rows(feats, 'feature_std').detach()
     return x.var(0).mean().sqrt() if len(x) > 1 else x.new_tensor(float('nan'))
 
 # %% ../nbs/43_tpc.ipynb #4f4f63c3
 def pairwise_confusion(
-    logits:Tensor, # (N, C) logits, one row per image
-    squared:bool=False, # False: norm, as in the authors' code; True: its square, as in their paper
-    labels:Tensor|None=None, # (N,) classes: count pairs of different classes only, as in their paper
-    softmax:bool=True, # False: `logits` are probabilities already
-) -> Tensor: # scalar: sum over pairs (i, i + N//2), divided by N; N odd: the last row is left out
+    logits: Tensor,  # (N, C) logits, one row per image
+    squared: bool = False,  # False: norm, as in the authors' code; True: its square, as in their paper
+    labels: Tensor | None = None,  # (N,) classes: count pairs of different classes only, as in their paper
+    softmax: bool = True,  # False: `logits` are probabilities already
+) -> Tensor:  # scalar: sum over pairs (i, i + N//2), divided by N; N odd: the last row is left out
     "Pairwise Confusion (Dubey et al. 2018): distance of the class probabilities of paired images. Bad input: `ValueError`."
     x = _rows(logits, 'pairwise_confusion')
-    n, h = len(x), len(x)//2
-    if labels is not None: labels = torch.as_tensor(labels, device=x.device).as_subclass(Tensor)
-    if labels is not None and labels.shape != (n,): raise ValueError(f'pairwise_confusion: labels has shape {tuple(labels.shape)}, expected ({n},): one per row')
+    n, h = len(x), len(x) // 2
+    if labels is not None:
+        labels = torch.as_tensor(labels, device=x.device).as_subclass(Tensor)
+    if labels is not None and labels.shape != (n,):
+        raise ValueError(f'pairwise_confusion: labels has shape {tuple(labels.shape)}, expected ({n},): one per row')
     with _full_precision(x):
         p = x.softmax(1) if softmax else x
-        d = p[:h] - p[h:2*h]
+        d = p[:h] - p[h : 2 * h]
         d = d.pow(2).sum(1) if squared else torch.linalg.vector_norm(d, dim=1)
-        if labels is not None: d = d*(labels[:h] != labels[h:2*h]).to(d)
-        return d.sum()/max(n, 1)
+        if labels is not None:
+            d = d * (labels[:h] != labels[h : 2 * h]).to(d)
+        return d.sum() / max(n, 1)
+
 
 def entropic_confusion(
-    logits:Tensor, # (N, C) logits, one row per image
-    softmax:bool=True, # False: `logits` are probabilities already
-) -> Tensor: # scalar in nats, between -log C (unsure everywhere) and 0
+    logits: Tensor,  # (N, C) logits, one row per image
+    softmax: bool = True,  # False: `logits` are probabilities already
+) -> Tensor:  # scalar in nats, between -log C (unsure everywhere) and 0
     "Entropic Confusion (Dubey et al.): the negative entropy of the class probabilities, mean over rows. Bad input: `ValueError`."
     x = _rows(logits, 'entropic_confusion')
     with _full_precision(x):
         logp = x.log_softmax(1) if softmax else x.clamp_min(torch.finfo(x.dtype).tiny).log()
-        return ((logp.exp() if softmax else x)*logp).sum()/max(len(x), 1)
+        return ((logp.exp() if softmax else x) * logp).sum() / max(len(x), 1)
 
 # %% ../nbs/43_tpc.ipynb #dd70a114
 def mmd_loss(
-    feats:Tensor, # (N, D) features, one row per image
-    domains:Tensor, # (N,) the group of each row; more than two groups: mean over pairs of groups; fewer: 0
-    bandwidths:tuple=(.25, .5, 1., 2., 4.), # squared kernel widths, in units of the batch's mean squared distance
-) -> Tensor: # scalar, 0 or more
+    feats: Tensor,  # (N, D) features, one row per image
+    domains: Tensor,  # (N,) the group of each row; more than two groups: mean over pairs of groups; fewer: 0
+    bandwidths: tuple = (
+        0.25,
+        0.5,
+        1.0,
+        2.0,
+        4.0,
+    ),  # squared kernel widths, in units of the batch's mean squared distance
+) -> Tensor:  # scalar, 0 or more
     "Squared maximum mean discrepancy between groups of rows, Gaussian kernels, V-statistic (as in Li et al.). Bad input: `ValueError`."
     x = _rows(feats, 'mmd_loss')
     domains = torch.as_tensor(domains, device=x.device).as_subclass(Tensor)
-    if domains.shape != (len(x),): raise ValueError(f'mmd_loss: domains has shape {tuple(domains.shape)}, expected ({len(x)},): one per row')
+    if domains.shape != (len(x),):
+        raise ValueError(f'mmd_loss: domains has shape {tuple(domains.shape)}, expected ({len(x)},): one per row')
     with _full_precision(x):
-        mine = (domains[:,None] == domains.unique()).to(x)      # (N, groups)
+        mine = (domains[:, None] == domains.unique()).to(x)  # (N, groups)
         a, b = torch.triu_indices(mine.shape[1], mine.shape[1], 1, device=x.device)
-        if not len(a): return 0*x.sum()
-        w = mine/mine.sum(0); w = w[:,a] - w[:,b]               # (N, pairs of groups)
+        if not len(a):
+            return 0 * x.sum()
+        w = mine / mine.sum(0)
+        w = w[:, a] - w[:, b]  # (N, pairs of groups)
         x = x - x.mean(0)
         sq = x.pow(2).sum(1)
-        d2 = (sq[:,None] + sq - 2*x@x.T).clamp_min(0)
+        d2 = (sq[:, None] + sq - 2 * x @ x.T).clamp_min(0)
         unit = d2.detach().mean().clamp_min(torch.finfo(x.dtype).tiny)
-        kernel = sum(torch.exp(-d2/(2*s*unit)) for s in bandwidths)/len(bandwidths)
-        return (w*(kernel@w)).sum(0).mean()
+        kernel = sum(torch.exp(-d2 / (2 * s * unit)) for s in bandwidths) / len(bandwidths)
+        return (w * (kernel @ w)).sum(0).mean()
 
-REGULARISERS = dict(tpc=tpc_loss, pc=pairwise_confusion, entropic=entropic_confusion, mmd=mmd_loss)  # name -> loss(rows, **kw)
+
+REGULARISERS = dict(
+    tpc=tpc_loss, pc=pairwise_confusion, entropic=entropic_confusion, mmd=mmd_loss
+)  # name -> loss(rows, **kw)

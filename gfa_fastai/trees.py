@@ -15,133 +15,183 @@ __all__ = ['IMAGES', 'VIDEOS', 'walk_files', 'sub_folder', 'find_root', 'match_n
 IMAGES = {'.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp'}
 VIDEOS = {'.avi', '.mov', '.mp4', '.m4v', '.mkv', '.webm'}
 
-def _is_junk(path): return path.name.startswith('.') or path.name in ('__MACOSX', '@eaDir')
+
+def _is_junk(path):
+    return path.name.startswith('.') or path.name in ('__MACOSX', '@eaDir')
+
 
 def walk_files(
-    folder:Path, # where to begin
-    suffixes, # such as IMAGES, in lower case
-    above=None, # (the folders that we are in)
+    folder: Path,  # where to begin
+    suffixes,  # such as IMAGES, in lower case
+    above=None,  # (the folders that we are in)
 ):
     "Files with one of the suffixes below `folder`, sorted."
     real = os.path.realpath(folder)
-    if above is None: above = {str(p) for p in Path(real).parents}
-    if real in above: return
+    if above is None:
+        above = {str(p) for p in Path(real).parents}
+    if real in above:
+        return
     for p in sorted(folder.iterdir()):
-        if _is_junk(p): continue
-        if p.is_dir(): yield from walk_files(p, suffixes, above | {real})
-        elif p.suffix.lower() in suffixes and (p.is_file() or p.is_symlink()): yield p
+        if _is_junk(p):
+            continue
+        if p.is_dir():
+            yield from walk_files(p, suffixes, above | {real})
+        elif p.suffix.lower() in suffixes and (p.is_file() or p.is_symlink()):
+            yield p
 
 # %% ../nbs/29_trees.ipynb #c07da77b
 def sub_folder(
-    folder:Path, # where to look
-    path:str, # as 'Train/live'
-) -> Path|None:
+    folder: Path,  # where to look
+    path: str,  # as 'Train/live'
+) -> Path | None:
     "A folder by its path, in whatever case its letters are; None where there is none."
     for part in path.split('/'):
-        try: names = {p.name: p for p in folder.iterdir() if p.is_dir()}
-        except (NotADirectoryError, FileNotFoundError): return None
-        folder = names.get(part) or next((p for n,p in sorted(names.items()) if n.lower() == part.lower()), None)
-        if folder is None: return None
+        try:
+            names = {p.name: p for p in folder.iterdir() if p.is_dir()}
+        except (NotADirectoryError, FileNotFoundError):
+            return None
+        folder = names.get(part) or next((p for n, p in sorted(names.items()) if n.lower() == part.lower()), None)
+        if folder is None:
+            return None
     return folder
 
 # %% ../nbs/29_trees.ipynb #f5f9e34f
-def _folders(folder): return [p for p in sorted(folder.iterdir()) if p.is_dir() and not _is_junk(p)]
+def _folders(folder):
+    return [p for p in sorted(folder.iterdir()) if p.is_dir() and not _is_junk(p)]
+
 
 def find_root(
-    root, # the folder that the user gave
-    parts:list, # sub-folders that the root has, as ['train', 'test']
-    name:str, # of the dataset, for messages
-) -> Path: # `root`, or the one folder up to two levels below it; raises FileNotFoundError or ValueError
+    root,  # the folder that the user gave
+    parts: list,  # sub-folders that the root has, as ['train', 'test']
+    name: str,  # of the dataset, for messages
+) -> Path:  # `root`, or the one folder up to two levels below it; raises FileNotFoundError or ValueError
     "The root of a dataset."
     root = Path(root)
-    if not root.is_dir(): raise FileNotFoundError(f'{name}: no folder at {root}. Check the path.')
-    def fits(folder): return all(sub_folder(folder, p) for p in parts)
+    if not root.is_dir():
+        raise FileNotFoundError(f'{name}: no folder at {root}. Check the path.')
+
+    def fits(folder):
+        return all(sub_folder(folder, p) for p in parts)
+
     level = [root]
     for _ in range(3):
         found = [f for f in level if fits(f)]
-        if len(found) == 1: return found[0]
-        if found: raise ValueError(f'{name}: {root} holds it {len(found)} times, in {found[0]} and {found[1]}. Give one of them.')
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise ValueError(
+                f'{name}: {root} holds it {len(found)} times, in {found[0]} and {found[1]}. Give one of them.'
+            )
         level = [p for f in level for p in _folders(f)]
     for f in list(root.resolve().parents)[:3]:
-        if fits(f): raise FileNotFoundError(f'{name}: {root} is a part of it. Its root is {f}: give that.')
+        if fits(f):
+            raise FileNotFoundError(f'{name}: {root} is a part of it. Its root is {f}: give that.')
     seen = ', '.join(p.name for p in _folders(root)[:8]) or 'no folders'
-    raise FileNotFoundError(f'{name}: neither {root} nor a folder up to two levels below has the sub-folders {", ".join(parts)}. '
-                            f'In it there are: {seen}. Give the folder that has them.')
+    raise FileNotFoundError(
+        f'{name}: neither {root} nor a folder up to two levels below has the sub-folders {", ".join(parts)}. '
+        f'In it there are: {seen}. Give the folder that has them.'
+    )
 
 # %% ../nbs/29_trees.ipynb #4a77452f
 def match_name(
-    pattern:str, # regular expression
-    stem:str, # what has to match as a whole, in either case
-    expected:str, # for the message
-) -> tuple: # its groups; raises ValueError
+    pattern: str,  # regular expression
+    stem: str,  # what has to match as a whole, in either case
+    expected: str,  # for the message
+) -> tuple:  # its groups; raises ValueError
     "The groups of a pattern."
-    if m := re.fullmatch(pattern, stem, re.I): return m.groups()
+    if m := re.fullmatch(pattern, stem, re.I):
+        return m.groups()
     raise ValueError(f'expected {expected}')
 
+
 def scan_videos(
-    folder:Path, # where to look
-    parse, # path below `folder` without its ending -> (key, columns), or None for what is no part of the dataset; raises ValueError
-    name:str, # of the dataset, for messages
-) -> dict: # key -> columns, with `path`; raises ValueError
+    folder: Path,  # where to look
+    parse,  # path below `folder` without its ending -> (key, columns), or None for what is no part of the dataset; raises ValueError
+    name: str,  # of the dataset, for messages
+) -> dict:  # key -> columns, with `path`; raises ValueError
     "All videos below a folder, by key."
     found, bad = {}, []
     for p in walk_files(folder, VIDEOS):
-        try: one = parse(p.relative_to(folder).with_suffix('').as_posix())
-        except ValueError as e: bad.append((p, e)); continue
-        if one is None: continue
+        try:
+            one = parse(p.relative_to(folder).with_suffix('').as_posix())
+        except ValueError as e:
+            bad.append((p, e))
+            continue
+        if one is None:
+            continue
         key, row = one
-        if key in found: raise ValueError(f'{name}: {found[key]["path"]} and {p} are the same recording. Keep one of them.')
+        if key in found:
+            raise ValueError(f'{name}: {found[key]["path"]} and {p} are the same recording. Keep one of them.')
         found[key] = dict(row, path=p)
-    if bad: raise ValueError(f'{name}: {len(bad)} file name(s) cannot be read, the first is {bad[0][0]}: {bad[0][1]}. Rename it, or move it out of the dataset.')
+    if bad:
+        raise ValueError(
+            f'{name}: {len(bad)} file name(s) cannot be read, the first is {bad[0][0]}: {bad[0][1]}. Rename it, or move it out of the dataset.'
+        )
     return found
 
 # %% ../nbs/29_trees.ipynb #12daec47
 def read_lines(
-    path, # a text file
-) -> list: # (number, text) of each line that holds something; raises FileNotFoundError
+    path,  # a text file
+) -> list:  # (number, text) of each line that holds something; raises FileNotFoundError
     "The lines of a list, with their numbers."
     path = Path(path)
-    if not path.is_file(): raise FileNotFoundError(f'no file at {path}. It belongs to the dataset: restore it.')
+    if not path.is_file():
+        raise FileNotFoundError(f'no file at {path}. It belongs to the dataset: restore it.')
     text = path.read_text(encoding='utf-8-sig', errors='surrogateescape')
-    return [(i, line.strip()) for i,line in enumerate(text.splitlines(), 1) if line.strip()]
+    return [(i, line.strip()) for i, line in enumerate(text.splitlines(), 1) if line.strip()]
+
 
 def read_list(
-    path, # a text file
-) -> list: # as read_lines; raises FileNotFoundError, and ValueError where it holds nothing
+    path,  # a text file
+) -> list:  # as read_lines; raises FileNotFoundError, and ValueError where it holds nothing
     "The lines of a list that has to name something."
     lines = read_lines(path)
-    if not lines: raise ValueError(f'{path} lists nothing. It belongs to the dataset: restore it.')
+    if not lines:
+        raise ValueError(f'{path} lists nothing. It belongs to the dataset: restore it.')
     return lines
 
+
 def find_list(
-    folder:Path, # where lists are
-    name:str, # as 'Protocol_1/Train.txt'
-) -> Path: # raises FileNotFoundError
+    folder: Path,  # where lists are
+    name: str,  # as 'Protocol_1/Train.txt'
+) -> Path:  # raises FileNotFoundError
     "A list by its name, in a folder or below it."
-    if (folder/name).is_file(): return folder/name
-    if found := sorted(folder.rglob(name)): return found[0]
+    if (folder / name).is_file():
+        return folder / name
+    if found := sorted(folder.rglob(name)):
+        return found[0]
     raise FileNotFoundError(f'no list {name} in {folder}, nor below it. It belongs to the dataset: restore it.')
+
 
 def note_line(wanted, key, path, number):
     "Note where `key` is listed; raises ValueError where it was before."
-    if key in wanted: raise ValueError(f'{path}, line {number}: {key} is listed twice (before: {wanted[key]}). Remove one of the lines.')
+    if key in wanted:
+        raise ValueError(
+            f'{path}, line {number}: {key} is listed twice (before: {wanted[key]}). Remove one of the lines.'
+        )
     wanted[key] = f'{path.name}, line {number}'
 
 # %% ../nbs/29_trees.ipynb #c2b5adc1
 def choose_listed(
-    found:dict, # from scan_videos
-    wanted:dict, # key -> where it is listed
-    name:str, # of the dataset, for messages
-    allow_missing:bool=False, # leave out what is missing, with a warning
-    spare=frozenset(), # keys that may be there without being listed
-) -> list: # columns of the listed videos, in the order of the list; raises FileNotFoundError
+    found: dict,  # from scan_videos
+    wanted: dict,  # key -> where it is listed
+    name: str,  # of the dataset, for messages
+    allow_missing: bool = False,  # leave out what is missing, with a warning
+    spare=frozenset(),  # keys that may be there without being listed
+) -> list:  # columns of the listed videos, in the order of the list; raises FileNotFoundError
     "The listed videos."
     missing = [k for k in wanted if k not in found]
     extra = [k for k in found if k not in wanted and k not in spare]
     if missing:
         text = f'{name}: {len(missing)} of {len(wanted)} listed videos are not there, the first is {missing[0]} ({wanted[missing[0]]})'
         if not allow_missing or len(missing) == len(wanted):
-            raise FileNotFoundError(f'{text}. Restore them' + ('.' if allow_missing else ', or leave them out with allow_missing=True.'))
+            raise FileNotFoundError(
+                f'{text}. Restore them' + ('.' if allow_missing else ', or leave them out with allow_missing=True.')
+            )
         warnings.warn(f'{text}; they are left out.', stacklevel=3)
-    if extra: warnings.warn(f'{name}: {len(extra)} videos are there but not listed, the first is {found[extra[0]]["path"]}; they are left out.', stacklevel=3)
+    if extra:
+        warnings.warn(
+            f'{name}: {len(extra)} videos are there but not listed, the first is {found[extra[0]]["path"]}; they are left out.',
+            stacklevel=3,
+        )
     return [found[k] for k in wanted if k in found]

@@ -16,33 +16,41 @@ __all__ = ['VGG16_BLOCKS', 'LAYER_NAMES', 'IMAGENET_MEAN', 'IMAGENET_STD', 'VGGF
            'read_weights', 'find_weights', 'vgg16_trunk']
 
 # %% ../nbs/40_vgg.ipynb #11f51fd3
-VGG16_BLOCKS = ((64,64), (128,128), (256,256,256), (512,512,512), (512,512,512))  # channels of each convolution, block by block
+VGG16_BLOCKS = (
+    (64, 64),
+    (128, 128),
+    (256, 256, 256),
+    (512, 512, 512),
+    (512, 512, 512),
+)  # channels of each convolution, block by block
 
 # %% ../nbs/40_vgg.ipynb #4a0ab4af
 def _layer_names(blocks=VGG16_BLOCKS) -> dict[str, int]:
     "Index in the trunk of every layer, by its name in the VGG paper."
     names = []
-    for b,convs in enumerate(blocks, 1):
-        for c in range(1, len(convs)+1): names += [f'conv{b}_{c}', f'relu{b}_{c}']
+    for b, convs in enumerate(blocks, 1):
+        for c in range(1, len(convs) + 1):
+            names += [f'conv{b}_{c}', f'relu{b}_{c}']
         names.append(f'pool{b}')
-    return {name: i for i,name in enumerate(names)}
+    return {name: i for i, name in enumerate(names)}
+
 
 LAYER_NAMES = _layer_names()  # 'conv1_1': 0, 'relu1_1': 1, ..., 'pool5': 30
 
 # %% ../nbs/40_vgg.ipynb #5d9d89f7
-def _conv_layers(width:float, blocks=VGG16_BLOCKS) -> list:
+def _conv_layers(width: float, blocks=VGG16_BLOCKS) -> list:
     "The layers of the trunk in their order: 3x3 convolutions with ReLUs, and a pooling that ends each block."
     layers, n_in = [], 3
     for convs in blocks:
         for c in convs:
-            n_out = max(1, round(c*width))
+            n_out = max(1, round(c * width))
             layers += [nn.Conv2d(n_in, n_out, 3, padding=1), nn.ReLU()]
             n_in = n_out
         layers.append(nn.MaxPool2d(2))
     return layers
 
 # %% ../nbs/40_vgg.ipynb #7b89c407
-def init_conv(layer:nn.Module):
+def init_conv(layer: nn.Module):
     "He initialisation of one convolution, as torchvision does it: normal, by fan-out, zero bias. For `Module.apply`."
     if isinstance(layer, nn.Conv2d):
         nn.init.kaiming_normal_(layer.weight, mode='fan_out', nonlinearity='relu')
@@ -50,289 +58,442 @@ def init_conv(layer:nn.Module):
 
 # %% ../nbs/40_vgg.ipynb #6a44bc52
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in 0..1
-VGGFACE_MEAN,  VGGFACE_STD  = (129.186/255, 104.762/255, 93.594/255), (1/255, 1/255, 1/255)
-CAFFE_MEAN,    CAFFE_STD    = (123.68/255, 116.779/255, 103.939/255), (1/255, 1/255, 1/255)  # ImageNet weights that come from Caffe
+VGGFACE_MEAN, VGGFACE_STD = (129.186 / 255, 104.762 / 255, 93.594 / 255), (1 / 255, 1 / 255, 1 / 255)
+CAFFE_MEAN, CAFFE_STD = (
+    (123.68 / 255, 116.779 / 255, 103.939 / 255),
+    (1 / 255, 1 / 255, 1 / 255),
+)  # ImageNet weights that come from Caffe
 
 # %% ../nbs/40_vgg.ipynb #9d322f5a
 _FC = {'fc6': 0, 'fc7': 3, 'fc8': 6}
 
+
 def torchvision_names(
-    state:dict, # name -> tensor, as some file of VGG16 weights calls them
+    state: dict,  # name -> tensor, as some file of VGG16 weights calls them
 ) -> dict:
     "The same tensors under torchvision's names, `features.N.weight` and `classifier.N.weight`."
+
     def rename(key):
-        stem, dot, kind = key.removeprefix('module.').rpartition('.')   # (`module.` is DataParallel's)
-        if stem.isdigit():        stem = f'features.{stem}'
-        elif stem in LAYER_NAMES: stem = f'features.{LAYER_NAMES[stem]}'
-        elif stem in _FC:         stem = f'classifier.{_FC[stem]}'
-        else:                     stem = re.sub(r'^trunk\.', 'features.', stem)
-        return stem+dot+kind
-    return {rename(k): v for k,v in state.items()}
+        stem, dot, kind = key.removeprefix('module.').rpartition('.')  # (`module.` is DataParallel's)
+        if stem.isdigit():
+            stem = f'features.{stem}'
+        elif stem in LAYER_NAMES:
+            stem = f'features.{LAYER_NAMES[stem]}'
+        elif stem in _FC:
+            stem = f'classifier.{_FC[stem]}'
+        else:
+            stem = re.sub(r'^trunk\.', 'features.', stem)
+        return stem + dot + kind
+
+    return {rename(k): v for k, v in state.items()}
 
 # %% ../nbs/40_vgg.ipynb #adb96dfc
 def weights_scale(
-    state:dict, # name -> tensor, in any naming of `torchvision_names`
-) -> tuple|None: # mean and std of RGB in 0..1, three numbers each; None where the file does not tell
+    state: dict,  # name -> tensor, in any naming of `torchvision_names`
+) -> tuple | None:  # mean and std of RGB in 0..1, three numbers each; None where the file does not tell
     "The scale of the input that weights want: said by the file (`mean`, `std`), or known from their names and number of outputs."
-    state = {k.removeprefix('module.'): v for k,v in state.items()}
+    state = {k.removeprefix('module.'): v for k, v in state.items()}
     if all(isinstance(state.get(k), Tensor) and state[k].numel() == 3 for k in ('mean', 'std')):
         return tuple(tuple(state[k].flatten().tolist()) for k in ('mean', 'std'))
     last = [state[k] for k in ('fc8.weight', 'classifier.6.weight') if k in state]
     outputs = last[0].shape[0] if last else None
-    if outputs == 2622 or ('conv1_1.weight' in state and outputs != 1000): return VGGFACE_MEAN, VGGFACE_STD
+    if outputs == 2622 or ('conv1_1.weight' in state and outputs != 1000):
+        return VGGFACE_MEAN, VGGFACE_STD
     return None
 
 # %% ../nbs/40_vgg.ipynb #680e0b8f
 def load_trunk(
-    trunk:nn.Module, # what `vgg16_trunk` returns
-    state:dict, # name -> tensor, in any naming that `torchvision_names` knows; what is not of the trunk is ignored
-    source:str='state dict', # where the tensors come from, for error messages
-) -> nn.Module: # the same trunk
+    trunk: nn.Module,  # what `vgg16_trunk` returns
+    state: dict,  # name -> tensor, in any naming that `torchvision_names` knows; what is not of the trunk is ignored
+    source: str = 'state dict',  # where the tensors come from, for error messages
+) -> nn.Module:  # the same trunk
     "Put weights into a trunk; every tensor must be there and have the right shape, or ValueError says which is wrong."
-    found = {k.removeprefix('features.'): v for k,v in torchvision_names(state).items() if k.startswith('features.')}
-    for key,want in trunk.state_dict().items():
-        if key not in found: raise ValueError(f"{source}: no tensor '{key}' (nor 'features.{key}'): these are not the weights "
-                                              "of a VGG16 without batch norm; check what the file holds")
+    found = {k.removeprefix('features.'): v for k, v in torchvision_names(state).items() if k.startswith('features.')}
+    for key, want in trunk.state_dict().items():
+        if key not in found:
+            raise ValueError(
+                f"{source}: no tensor '{key}' (nor 'features.{key}'): these are not the weights "
+                "of a VGG16 without batch norm; check what the file holds"
+            )
         if (got := found[key].shape) != want.shape:
-            raise ValueError(f"{source}: '{key}' has shape {tuple(got)} where the trunk has {tuple(want.shape)}: "
-                             f"build the trunk at the width of the weights, width={found['0.weight'].shape[0]/64:g}")
+            raise ValueError(
+                f"{source}: '{key}' has shape {tuple(got)} where the trunk has {tuple(want.shape)}: "
+                f"build the trunk at the width of the weights, width={found['0.weight'].shape[0] / 64:g}"
+            )
     trunk.load_state_dict({k: found[k] for k in trunk.state_dict()})
     return trunk
 
 # %% ../nbs/40_vgg.ipynb #f3ae9c1c
 def fc_from_keras(
-    kernel, # (k, k, C, F) of a k x k convolution, or (k*k*C, F) of a Dense layer behind Flatten
-    channels:int, # C
-): # (F, C*k*k), as a PyTorch Linear behind flatten(1) wants it; raises ValueError
+    kernel,  # (k, k, C, F) of a k x k convolution, or (k*k*C, F) of a Dense layer behind Flatten
+    channels: int,  # C
+):  # (F, C*k*k), as a PyTorch Linear behind flatten(1) wants it; raises ValueError
     "A fully connected layer on Keras' features, for PyTorch's."
-    k = round((kernel.shape[0]/channels)**.5) if kernel.ndim == 2 else kernel.shape[0]
-    if kernel.size != k*k*channels*kernel.shape[-1]: raise ValueError(f'a layer of shape {kernel.shape} does not follow {channels} channels of k x k positions')
-    return kernel.reshape(k, k, channels, -1).transpose(3, 2, 0, 1).reshape(-1, channels*k*k)
+    k = round((kernel.shape[0] / channels) ** 0.5) if kernel.ndim == 2 else kernel.shape[0]
+    if kernel.size != k * k * channels * kernel.shape[-1]:
+        raise ValueError(f'a layer of shape {kernel.shape} does not follow {channels} channels of k x k positions')
+    return kernel.reshape(k, k, channels, -1).transpose(3, 2, 0, 1).reshape(-1, channels * k * k)
 
 # %% ../nbs/40_vgg.ipynb #42634a91
 def _h5_arrays(group, path=()):
     "Every array of an HDF5 group with the names that lead to it; ValueError for what is not in the file itself."
     import h5py
-    if len(path) > 20: raise ValueError('it is nested too deeply')
+
+    if len(path) > 20:
+        raise ValueError('it is nested too deeply')
     for name in group:
-        if not isinstance(group.get(name, getlink=True), h5py.HardLink): raise ValueError(f'{name!r} is a link to another place, which is not followed')
+        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            raise ValueError(f'{name!r} is a link to another place, which is not followed')
         item, where = group[name], (*path, name)
-        if isinstance(item, h5py.Group): yield from _h5_arrays(item, where)
-        elif item.external or item.is_virtual: raise ValueError(f'{name!r} lies in another file, which is not read')
-        elif item.ndim: yield where, item[()]
+        if isinstance(item, h5py.Group):
+            yield from _h5_arrays(item, where)
+        elif item.external or item.is_virtual:
+            raise ValueError(f'{name!r} lies in another file, which is not read')
+        elif item.ndim:
+            yield where, item[()]
+
 
 def _keras_layers(file) -> list:
     "(name, kernel, bias) of each layer of a Keras file, in the order of the network."
     skip, layers = ('model_weights', 'layers', 'top_level_model_weights'), {}
-    arrays = [([n for n in where if n not in skip], a) for where,a in _h5_arrays(file)]
-    arrays = [(where, a) for where,a in arrays if a.dtype.kind == 'f' and not where[0].startswith('optimizer')]
-    nested = len({where[0] for where,_ in arrays}) == 1                            # one model inside another
-    for where,array in arrays: layers.setdefault(where[nested], []).append(array)
-    order = [n.decode() if isinstance(n, bytes) else str(n) for n in file.get('model_weights', file).attrs.get('layer_names', [])]
-    def place(name): return order.index(name) if name in order else -1, int((re.findall(r'_(\d+)$', name) or ['0'])[0]), name
+    arrays = [([n for n in where if n not in skip], a) for where, a in _h5_arrays(file)]
+    arrays = [(where, a) for where, a in arrays if a.dtype.kind == 'f' and not where[0].startswith('optimizer')]
+    nested = len({where[0] for where, _ in arrays}) == 1  # one model inside another
+    for where, array in arrays:
+        layers.setdefault(where[nested], []).append(array)
+    order = [
+        n.decode() if isinstance(n, bytes) else str(n)
+        for n in file.get('model_weights', file).attrs.get('layer_names', [])
+    ]
+
+    def place(name):
+        return order.index(name) if name in order else -1, int((re.findall(r'_(\d+)$', name) or ['0'])[0]), name
+
     out = []
     for name in sorted(layers, key=place):
         kernels, biases = ([a for a in layers[name] if (a.ndim == 1) == flat] for flat in (False, True))
-        if len(kernels) != 1 or len(biases) != 1 or kernels[0].shape[-1] != len(biases[0]): raise ValueError(f'layer {name!r} is not one kernel (..., in, out) and one bias (out)')
+        if len(kernels) != 1 or len(biases) != 1 or kernels[0].shape[-1] != len(biases[0]):
+            raise ValueError(f'layer {name!r} is not one kernel (..., in, out) and one bias (out)')
         out.append((name, kernels[0], biases[0]))
     return out
 
 # %% ../nbs/40_vgg.ipynb #4cfa0ebf
 _KERAS_FC = dict(fc1='fc6', fc2='fc7', predictions='fc8')
 
+
 def _paper_name(name):
     "conv1_1 for block1_conv1, fc6 for fc1: the VGG paper's name of a layer, or None."
     name = _KERAS_FC.get(name, re.sub(r'^block(\d)_conv(\d)$', r'conv\1_\2', name))
     return name if name in LAYER_NAMES or name in _FC else None
 
+
 def _read_keras(path) -> dict:
     "The state dict of a Keras .h5 file."
-    try: import h5py
-    except ImportError: raise ImportError(f'{path} is a Keras file (HDF5), and reading it needs h5py: pip install h5py') from None
     try:
-        with h5py.File(path, 'r') as file: layers = _keras_layers(file)
-    except OSError as e: raise ValueError(f'it is not a whole HDF5 file ({str(e).splitlines()[0]})') from None
-    def by_name(part): return sorted(part, key=lambda l: _paper_name(l[0])) if all(_paper_name(n) for n,*_ in part) else part
-    first = [l for l in layers if l[1].ndim == 4 and l[1].shape[:2] == (3, 3) and (_paper_name(l[0]) or 'conv').startswith('conv')]
+        import h5py
+    except ImportError:
+        raise ImportError(f'{path} is a Keras file (HDF5), and reading it needs h5py: pip install h5py') from None
+    try:
+        with h5py.File(path, 'r') as file:
+            layers = _keras_layers(file)
+    except OSError as e:
+        raise ValueError(f'it is not a whole HDF5 file ({str(e).splitlines()[0]})') from None
+
+    def by_name(part):
+        return sorted(part, key=lambda l: _paper_name(l[0])) if all(_paper_name(n) for n, *_ in part) else part
+
+    first = [
+        l
+        for l in layers
+        if l[1].ndim == 4 and l[1].shape[:2] == (3, 3) and (_paper_name(l[0]) or 'conv').startswith('conv')
+    ]
     convs = by_name(first[:13])
-    if len(convs) != 13: raise ValueError(f'it has {len(convs)} convolutions of 3x3 in Keras\' order (row, column, in, out), VGG16 has 13')
+    if len(convs) != 13:
+        raise ValueError(
+            f'it has {len(convs)} convolutions of 3x3 in Keras\' order (row, column, in, out), VGG16 has 13'
+        )
     fcs = by_name([l for l in layers if not any(l is c for c in convs)])
     dense = bool(fcs) and fcs[0][1].ndim == 2
-    channels = [convs[-1][1].shape[-1] if i == 0 and dense else k.shape[-2] for i,(_,k,_) in enumerate(fcs)]
+    channels = [convs[-1][1].shape[-1] if i == 0 and dense else k.shape[-2] for i, (_, k, _) in enumerate(fcs)]
     imagenet = convs[0][0].startswith('block') or bool(fcs) and len(fcs[-1][2]) == 1000
     caffe = dense and bool(_paper_name(convs[0][0]))
     if not (imagenet or caffe) and (dense or not fcs):
-        warnings.warn(f'{path} does not tell whether it wants RGB or BGR, and is taken as RGB. If it wants BGR (keras_vggface): turn the first layer around, state["features.0.weight"].flip(1)')
-    return _assemble([(k.transpose(3, 2, 0, 1), b) for _,k,b in convs], [(fc_from_keras(k, c), b) for (_,k,b),c in zip(fcs, channels)], imagenet or caffe, imagenet)
+        warnings.warn(
+            f'{path} does not tell whether it wants RGB or BGR, and is taken as RGB. If it wants BGR (keras_vggface): turn the first layer around, state["features.0.weight"].flip(1)'
+        )
+    return _assemble(
+        [(k.transpose(3, 2, 0, 1), b) for _, k, b in convs],
+        [(fc_from_keras(k, c), b) for (_, k, b), c in zip(fcs, channels)],
+        imagenet or caffe,
+        imagenet,
+    )
 
 # %% ../nbs/40_vgg.ipynb #a1b09175
 def _assemble(convs, fcs, bgr, imagenet) -> dict:
     "A state dict from (weight, bias) of the convolutions and of the FC layers, with the scale of the input; for RGB."
-    places = [i for n,i in LAYER_NAMES.items() if n.startswith('conv')]
-    if len(convs) != len(places): raise ValueError(f'it has {len(convs)} convolutions of 3x3, VGG16 has {len(places)}')
-    if len(fcs) > 3: raise ValueError(f'it has {len(fcs)} fully connected layers, VGG16 has 3')
+    places = [i for n, i in LAYER_NAMES.items() if n.startswith('conv')]
+    if len(convs) != len(places):
+        raise ValueError(f'it has {len(convs)} convolutions of 3x3, VGG16 has {len(places)}')
+    if len(fcs) > 3:
+        raise ValueError(f'it has {len(fcs)} fully connected layers, VGG16 has 3')
     state = {}
-    for stem,(w,b) in zip([f'features.{i}' for i in places] + [f'classifier.{i}' for i in _FC.values()], [*convs, *fcs]):
-        for kind,a in dict(weight=w, bias=b).items(): state[f'{stem}.{kind}'] = torch.from_numpy(np.array(a, dtype=np.float32))
-    if bgr: state['features.0.weight'] = state['features.0.weight'].flip(1).contiguous()
-    for name,v in zip(('mean', 'std'), (CAFFE_MEAN, CAFFE_STD) if imagenet else (VGGFACE_MEAN, VGGFACE_STD)): state[name] = torch.tensor(v).view(1, 3, 1, 1)
+    for stem, (w, b) in zip(
+        [f'features.{i}' for i in places] + [f'classifier.{i}' for i in _FC.values()], [*convs, *fcs]
+    ):
+        for kind, a in dict(weight=w, bias=b).items():
+            state[f'{stem}.{kind}'] = torch.from_numpy(np.array(a, dtype=np.float32))
+    if bgr:
+        state['features.0.weight'] = state['features.0.weight'].flip(1).contiguous()
+    for name, v in zip(('mean', 'std'), (CAFFE_MEAN, CAFFE_STD) if imagenet else (VGGFACE_MEAN, VGGFACE_STD)):
+        state[name] = torch.tensor(v).view(1, 3, 1, 1)
     return state
 
-def _imagenet_state(width:float) -> dict:
+
+def _imagenet_state(width: float) -> dict:
     "torchvision's ImageNet weights of VGG16, downloaded once and then kept by torch."
     from torchvision.models import VGG16_Weights
-    if width != 1: raise ValueError(f"weights='imagenet' fit width 1 only, got width={width}: leave width out, or start from weights=None")
+
+    if width != 1:
+        raise ValueError(
+            f"weights='imagenet' fit width 1 only, got width={width}: leave width out, or start from weights=None"
+        )
     url = VGG16_Weights.IMAGENET1K_V1.url
-    try: return VGG16_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True, weights_only=True)
+    try:
+        return VGG16_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True, weights_only=True)
     except OSError as e:
-        raise ConnectionError(f"could not download {url} ({e}): connect once, or fetch that file elsewhere and pass its path, "
-                              f"weights='{url.split('/')[-1]}'; weights=None starts from random ones") from None
+        raise ConnectionError(
+            f"could not download {url} ({e}): connect once, or fetch that file elsewhere and pass its path, "
+            f"weights='{url.split('/')[-1]}'; weights=None starts from random ones"
+        ) from None
+
 
 def _small_file() -> Path:
     "Where the shipped small trunk lies."
-    path = Path(str(files('gfa_fastai')/'weights'/'small_trunk.safetensors'))
-    if not path.is_file(): raise FileNotFoundError(f'this release has no small trunk (gfa_fastai/weights/{path.name} is absent): '
-                                                   "take weights=None, weights='imagenet', or the path of a file")
+    path = Path(str(files('gfa_fastai') / 'weights' / 'small_trunk.safetensors'))
+    if not path.is_file():
+        raise FileNotFoundError(
+            f'this release has no small trunk (gfa_fastai/weights/{path.name} is absent): '
+            "take weights=None, weights='imagenet', or the path of a file"
+        )
     return path
+
 
 def _from_lua(state):
     "A state dict of VGG-Face that was converted from Torch7 layer by layer (`0.weight` to `38.1.weight`), and still wants BGR."
-    def pair(k): return tuple(state[f'{k}.{kind}'].float().numpy() for kind in ('weight', 'bias'))
-    places = [i for n,i in LAYER_NAMES.items() if n.startswith('conv')]
-    return _assemble([pair(i) for i in places], [pair(k) for k in ('32.1', '35.1', '38.1') if f'{k}.weight' in state], bgr=True, imagenet=False)
+
+    def pair(k):
+        return tuple(state[f'{k}.{kind}'].float().numpy() for kind in ('weight', 'bias'))
+
+    places = [i for n, i in LAYER_NAMES.items() if n.startswith('conv')]
+    return _assemble(
+        [pair(i) for i in places],
+        [pair(k) for k in ('32.1', '35.1', '38.1') if f'{k}.weight' in state],
+        bgr=True,
+        imagenet=False,
+    )
 
 # %% ../nbs/40_vgg.ipynb #af990f9c
 def read_t7(
-    path, # a Torch7 file, in its binary format with 64-bit longs
-): # its object: tables as dicts, objects of classes as dicts with their 'class', tensors as numpy arrays; raises ValueError
+    path,  # a Torch7 file, in its binary format with 64-bit longs
+):  # its object: tables as dicts, objects of classes as dicts with their 'class', tensors as numpy arrays; raises ValueError
     "Read a Torch7 file without running anything in it."
     data, at, seen = np.memmap(path, np.uint8, 'r'), 0, {}
+
     def take(kind, n=1):
         nonlocal at
-        size = n*np.dtype(kind).itemsize
-        if not 0 <= n <= len(data) or at+size > len(data): raise ValueError('it ends too early, or is no Torch7 file')
+        size = n * np.dtype(kind).itemsize
+        if not 0 <= n <= len(data) or at + size > len(data):
+            raise ValueError('it ends too early, or is no Torch7 file')
         at += size
-        return data[at-size:at].view(kind)
-    def one(kind): return take(kind)[0].item()
-    def text(): return take('u1', one('<i4')).tobytes().decode('latin-1')
+        return data[at - size : at].view(kind)
+
+    def one(kind):
+        return take(kind)[0].item()
+
+    def text():
+        return take('u1', one('<i4')).tobytes().decode('latin-1')
+
     def item():
         kind = one('<i4')
-        if kind == 0: return None
-        if kind in (1, 5): return one('<f8') if kind == 1 else bool(one('<i4'))
-        if kind == 2: return text()
-        if kind in (6, 7, 8): raise ValueError('it holds a program (a Lua function), which is not read')
-        if kind not in (3, 4): raise ValueError(f'it is no Torch7 file, or of another machine: object of kind {kind}')
-        if (ref := one('<i4')) in seen: return seen[ref]
+        if kind == 0:
+            return None
+        if kind in (1, 5):
+            return one('<f8') if kind == 1 else bool(one('<i4'))
+        if kind == 2:
+            return text()
+        if kind in (6, 7, 8):
+            raise ValueError('it holds a program (a Lua function), which is not read')
+        if kind not in (3, 4):
+            raise ValueError(f'it is no Torch7 file, or of another machine: object of kind {kind}')
+        if (ref := one('<i4')) in seen:
+            return seen[ref]
         return table(seen.setdefault(ref, {})) if kind == 3 else thing(ref)
+
     def table(out):
         for _ in range(one('<i4')):
             key, value = item(), item()
-            if isinstance(key, (str, float)): out[key] = value
+            if isinstance(key, (str, float)):
+                out[key] = value
         return out
+
     def thing(ref):
         name = text()
-        if name.startswith('V '): name = text()
+        if name.startswith('V '):
+            name = text()
         if m := re.fullmatch(r'torch\.(\w+)(Tensor|Storage)', name):
-            if m[1] not in _T7_TYPES: raise ValueError(f'it holds a {name}, which is not read')
+            if m[1] not in _T7_TYPES:
+                raise ValueError(f'it holds a {name}, which is not read')
             seen[ref] = _t7_tensor(take, one, item) if m[2] == 'Tensor' else take(_T7_TYPES[m[1]], one('<i8'))
             return seen[ref]
         out = seen[ref] = {'class': name}
         out.update(value if isinstance(value := item(), dict) else {'value': value})
         return out
+
     return item()
 
 # %% ../nbs/40_vgg.ipynb #dc43117b
-_T7_TYPES = dict(Float='<f4', Double='<f8', Byte='u1', Char='i1', Short='<i2', Int='<i4', Long='<i8', Cuda='<f4', CudaDouble='<f8')
+_T7_TYPES = dict(
+    Float='<f4', Double='<f8', Byte='u1', Char='i1', Short='<i2', Int='<i4', Long='<i8', Cuda='<f4', CudaDouble='<f8'
+)
+
 
 def _t7_tensor(take, one, item):
     "A tensor as an array: sizes, strides and offset into a storage, all of them checked."
     n = one('<i4')
     sizes, strides = take('<i8', n).tolist(), take('<i8', n).tolist()
-    offset, storage = one('<i8')-1, item()
-    if storage is None or n == 0: return np.zeros(0, np.float32)
-    if math.prod(sizes) == 0: return np.zeros(0, np.float32)
-    last = offset + sum((a-1)*b for a,b in zip(sizes, strides))
-    if n > 8 or min(sizes+strides) < 0 or offset < 0 or not isinstance(storage, np.ndarray) or math.prod(sizes) > len(storage) or last >= len(storage):
+    offset, storage = one('<i8') - 1, item()
+    if storage is None or n == 0:
+        return np.zeros(0, np.float32)
+    if math.prod(sizes) == 0:
+        return np.zeros(0, np.float32)
+    last = offset + sum((a - 1) * b for a, b in zip(sizes, strides))
+    if (
+        n > 8
+        or min(sizes + strides) < 0
+        or offset < 0
+        or not isinstance(storage, np.ndarray)
+        or math.prod(sizes) > len(storage)
+        or last >= len(storage)
+    ):
         raise ValueError(f'a tensor of sizes {sizes} does not fit its storage')
-    return np.lib.stride_tricks.as_strided(storage[offset:], sizes, [s*storage.itemsize for s in strides])
+    return np.lib.stride_tricks.as_strided(storage[offset:], sizes, [s * storage.itemsize for s in strides])
+
 
 def _t7_layers(o, done):
     "The objects with weights below an object, in the order of the network."
-    if not isinstance(o, dict) or id(o) in done: return
+    if not isinstance(o, dict) or id(o) in done:
+        return
     done.add(id(o))
-    if isinstance(o.get('weight'), np.ndarray) and isinstance(o.get('bias'), np.ndarray): yield o
-    inner = o.get('modules', {k: v for k,v in o.items() if isinstance(v, dict)})
+    if isinstance(o.get('weight'), np.ndarray) and isinstance(o.get('bias'), np.ndarray):
+        yield o
+    inner = o.get('modules', {k: v for k, v in o.items() if isinstance(v, dict)})
     if isinstance(inner, dict):
-        for k in sorted(inner, key=lambda k: (isinstance(k, str), k)): yield from _t7_layers(inner[k], done)
+        for k in sorted(inner, key=lambda k: (isinstance(k, str), k)):
+            yield from _t7_layers(inner[k], done)
+
 
 def _read_t7(path) -> dict:
     "The state dict of a VGG16 in a Torch7 file."
     convs, fcs = [], []
     for o in _t7_layers(read_t7(path), set()):
         w, n = o['weight'], len(o['bias'])
-        spatial = 'Convolution' in o.get('class', '') and w.ndim == 2 and not fcs and w.size % (9*n) == 0
-        if (w.ndim == 4 and w.shape[2:] == (3, 3)) or (spatial and len(convs) < 13): convs.append((w.reshape(n, -1, 3, 3), o['bias']))
-        else: fcs.append((w.reshape(n, -1), o['bias']))
+        spatial = 'Convolution' in o.get('class', '') and w.ndim == 2 and not fcs and w.size % (9 * n) == 0
+        if (w.ndim == 4 and w.shape[2:] == (3, 3)) or (spatial and len(convs) < 13):
+            convs.append((w.reshape(n, -1, 3, 3), o['bias']))
+        else:
+            fcs.append((w.reshape(n, -1), o['bias']))
     return _assemble(convs, fcs, bgr=True, imagenet=bool(fcs) and len(fcs[-1][1]) == 1000)
 
 # %% ../nbs/40_vgg.ipynb #04847228
 def _kind(path):
     "The kind of a file of weights, by its first bytes; where they say nothing, by its name."
-    with open(path, 'rb') as f: head = f.read(16)
-    if head[:8] == b'\x89HDF\r\n\x1a\n': return '.h5'
-    if head[:4] in (b'\3\0\0\0', b'\4\0\0\0') and head[4:8] == b'\1\0\0\0': return '.t7'
-    if head[8:9] == b'{' and int.from_bytes(head[:8], 'little') < 1e8: return '.safetensors'
-    if head[:4] == b'PK\3\4' or head[:1] == b'\x80': return '.pth'
+    with open(path, 'rb') as f:
+        head = f.read(16)
+    if head[:8] == b'\x89HDF\r\n\x1a\n':
+        return '.h5'
+    if head[:4] in (b'\3\0\0\0', b'\4\0\0\0') and head[4:8] == b'\1\0\0\0':
+        return '.t7'
+    if head[8:9] == b'{' and int.from_bytes(head[:8], 'little') < 1e8:
+        return '.safetensors'
+    if head[:4] == b'PK\3\4' or head[:1] == b'\x80':
+        return '.pth'
     return {'.pt': '.pth', '.pth': '.pth', '.safetensors': '.safetensors'}.get(path.suffix)
+
 
 def _read_torch(path):
     "A PyTorch file, its tensors only."
     try:
         with open(path, 'rb') as f, warnings.catch_warnings():
-            warnings.simplefilter('ignore')                        # what torch thinks of a file that it refuses anyway
+            warnings.simplefilter('ignore')  # what torch thinks of a file that it refuses anyway
             state = torch.load(f, map_location='cpu', weights_only=True)
-    except Exception:                                              # whatever a damaged or hostile file makes a decoder raise
-        raise ValueError(f'{path} holds more than tensors, or is damaged: save the state_dict() of the model again, '
-                         'best as .safetensors; nothing else is unpickled here') from None
+    except Exception:  # whatever a damaged or hostile file makes a decoder raise
+        raise ValueError(
+            f'{path} holds more than tensors, or is damaged: save the state_dict() of the model again, '
+            'best as .safetensors; nothing else is unpickled here'
+        ) from None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(f'{path} is no plain state dict (names to tensors): save the state_dict() of the model alone')
     return _from_lua(state) if '32.1.weight' in state else dict(state)
 
+
 def read_weights(
-    path:str|Path, # a file: .safetensors, PyTorch's .pth or .pt with a plain state dict, Keras' .h5 (needs h5py), Torch7's .t7
-) -> dict[str, Tensor]: # on the CPU; of the last two kinds, under torchvision's names, for RGB, with the input's `mean` and `std`
+    path: str
+    | Path,  # a file: .safetensors, PyTorch's .pth or .pt with a plain state dict, Keras' .h5 (needs h5py), Torch7's .t7
+) -> dict[
+    str, Tensor
+]:  # on the CPU; of the last two kinds, under torchvision's names, for RGB, with the input's `mean` and `std`
     "The tensors in a file of weights. No program in it is run; raises FileNotFoundError, ImportError or ValueError."
     path = Path(path)
-    if not path.is_file(): raise FileNotFoundError(f'no file of weights at {path}: check the path')
+    if not path.is_file():
+        raise FileNotFoundError(f'no file of weights at {path}: check the path')
     kind = _kind(path)
     if kind == '.safetensors':
         from safetensors import SafetensorError
         from safetensors.torch import load_file
-        try: return load_file(path)
-        except SafetensorError as e: raise ValueError(f'{path} is not a whole safetensors file ({e}): download or save it again') from None
-    if kind == '.pth': return _read_torch(path)
-    if kind is None: raise ValueError(f'{path}: weights of unknown kind {path.suffix!r}, by their first bytes too: give a .safetensors, .pth, .h5 (Keras) or .t7 (Torch7) file')
-    try: return (_read_keras if kind == '.h5' else _read_t7)(path)
+
+        try:
+            return load_file(path)
+        except SafetensorError as e:
+            raise ValueError(f'{path} is not a whole safetensors file ({e}): download or save it again') from None
+    if kind == '.pth':
+        return _read_torch(path)
+    if kind is None:
+        raise ValueError(
+            f'{path}: weights of unknown kind {path.suffix!r}, by their first bytes too: give a .safetensors, .pth, .h5 (Keras) or .t7 (Torch7) file'
+        )
+    try:
+        return (_read_keras if kind == '.h5' else _read_t7)(path)
     except (ValueError, RecursionError) as e:
-        raise ValueError(f'{path}: these are not the weights of a VGG16 ({str(e) or type(e).__name__}): check what the file holds, or download it again') from None
+        raise ValueError(
+            f'{path}: these are not the weights of a VGG16 ({str(e) or type(e).__name__}): check what the file holds, or download it again'
+        ) from None
 
 # %% ../nbs/40_vgg.ipynb #f872ab07
 def find_weights(
-    weights, # None, 'imagenet', 'small', the path of a file, or a state dict
-    width:float=1.0, # of the trunk that they are for
-) -> tuple: # state dict or None, and its name for error messages
+    weights,  # None, 'imagenet', 'small', the path of a file, or a state dict
+    width: float = 1.0,  # of the trunk that they are for
+) -> tuple:  # state dict or None, and its name for error messages
     "What `weights` stands for."
-    if weights is None or isinstance(weights, dict): return weights, 'state dict'
-    if weights == 'imagenet': return _imagenet_state(width), weights
+    if weights is None or isinstance(weights, dict):
+        return weights, 'state dict'
+    if weights == 'imagenet':
+        return _imagenet_state(width), weights
     return read_weights(_small_file() if weights == 'small' else weights), str(weights)
 
+
 def vgg16_trunk(
-    width:float=1.0, # multiplies every channel count: 1.0 is VGG16, 0.25 has 16 to 128 channels
-    weights:str|Path|dict|None=None, # None: random (He); 'imagenet': torchvision's; 'small': the shipped one; the path of a file; or a state dict
-    source:str|None=None, # what error messages call the weights
-) -> nn.Sequential: # with its last number of channels as `out_channels`, and the scale of its input as `mean` and `std`
+    width: float = 1.0,  # multiplies every channel count: 1.0 is VGG16, 0.25 has 16 to 128 channels
+    weights: str
+    | Path
+    | dict
+    | None = None,  # None: random (He); 'imagenet': torchvision's; 'small': the shipped one; the path of a file; or a state dict
+    source: str | None = None,  # what error messages call the weights
+) -> (
+    nn.Sequential
+):  # with its last number of channels as `out_channels`, and the scale of its input as `mean` and `std`
     "The convolutional part of VGG16, layer for layer torchvision's `vgg16().features` (Sec. 3.1)."
-    if not width > 0: raise ValueError(f'width must be above 0, got {width}: 1.0 is VGG16, 0.25 a slim one')
+    if not width > 0:
+        raise ValueError(f'width must be above 0, got {width}: 1.0 is VGG16, 0.25 a slim one')
     trunk = nn.Sequential(*_conv_layers(width)).apply(init_conv)
     trunk.out_channels = trunk[LAYER_NAMES['conv5_3']].out_channels
     state, name = find_weights(weights, width)

@@ -1,4 +1,5 @@
 "The interface of all methods: any image in, a cache that can be trusted, files that say what is wrong with them."
+
 import errno, json, os, signal, subprocess, sys, time
 from pathlib import Path
 
@@ -14,111 +15,194 @@ from gfa_fastai.adapter import Adapter, load_adapter, read_result, write_result
 
 ROOT = Path(__file__).resolve().parents[1]
 
+
 class Halve(Adapter):
     "Half as bright."
-    def __init__(self, factor=.5): super().__init__(); self.factor, self.batches = factor, []
-    def config(self): return dict(factor=self.factor)
-    def apply(self, x): self.batches.append(len(x)); return self.factor*x
+
+    def __init__(self, factor=0.5):
+        super().__init__()
+        self.factor, self.batches = factor, []
+
+    def config(self):
+        return dict(factor=self.factor)
+
+    def apply(self, x):
+        self.batches.append(len(x))
+        return self.factor * x
+
 
 def picture(path, size=(40, 32), seed=0):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)).save(path)
     return str(path)
 
+
 @pytest.fixture
 def samples(tmp_path):
     "Twelve images of two people, of two sizes."
-    rows = [dict(dataset='d', split='test', subject=f's{i%2}', label=('live', 'attack')[i//2%2], pai='print' if i//2%2 else '', video=f'v{i}',
-                 path=picture(tmp_path/'in'/f'{i}.png', ((40, 32), (64, 48))[i%3 == 0], i)) for i in range(12)]
+    rows = [
+        dict(
+            dataset='d',
+            split='test',
+            subject=f's{i % 2}',
+            label=('live', 'attack')[i // 2 % 2],
+            pai='print' if i // 2 % 2 else '',
+            video=f'v{i}',
+            path=picture(tmp_path / 'in' / f'{i}.png', ((40, 32), (64, 48))[i % 3 == 0], i),
+        )
+        for i in range(12)
+    ]
     return pd.DataFrame(rows)
+
 
 def test_every_kind_of_file(tmp_path):
     rgb = np.random.default_rng(0).integers(0, 256, (33, 41, 3), dtype=np.uint8)
     im, kinds = Image.fromarray(rgb), {}
-    for mode,name in (('L', 'grey.png'), ('RGBA', 'alpha.png'), ('P', 'palette.png'), ('CMYK', 'cmyk.jpg'), ('1', 'bits.png')): im.convert(mode).save(tmp_path/name); kinds[name] = mode
-    cv2.imwrite(str(tmp_path/'sixteen.png'), (rgb[..., 0].astype(np.uint16)*257)); kinds['sixteen.png'] = 'I;16'
-    out = Halve().transform([tmp_path/n for n in kinds])
-    assert [o.shape for o in out] == [(33, 41, 3)]*len(kinds) and all(o.dtype == np.uint8 for o in out)
-    np.testing.assert_allclose(out[list(kinds).index('grey.png')][..., 0], np.asarray(im.convert('L'))/2, atol=.51)
-    np.testing.assert_allclose(out[-1][..., 0], rgb[..., 0]/2, atol=.51)
+    for mode, name in (
+        ('L', 'grey.png'),
+        ('RGBA', 'alpha.png'),
+        ('P', 'palette.png'),
+        ('CMYK', 'cmyk.jpg'),
+        ('1', 'bits.png'),
+    ):
+        im.convert(mode).save(tmp_path / name)
+        kinds[name] = mode
+    cv2.imwrite(str(tmp_path / 'sixteen.png'), (rgb[..., 0].astype(np.uint16) * 257))
+    kinds['sixteen.png'] = 'I;16'
+    out = Halve().transform([tmp_path / n for n in kinds])
+    assert [o.shape for o in out] == [(33, 41, 3)] * len(kinds) and all(o.dtype == np.uint8 for o in out)
+    np.testing.assert_allclose(out[list(kinds).index('grey.png')][..., 0], np.asarray(im.convert('L')) / 2, atol=0.51)
+    np.testing.assert_allclose(out[-1][..., 0], rgb[..., 0] / 2, atol=0.51)
+
 
 def test_batches_by_size_and_order(samples):
     h = Halve()
     out = h.transform(samples['path'].tolist(), bs=3)
     assert sorted(h.batches, reverse=True) == [3, 3, 3, 2, 1] or sum(h.batches) == 12
-    for o,p in zip(out, samples['path']): np.testing.assert_allclose(o, np.asarray(Image.open(p))/2, atol=.51)
+    for o, p in zip(out, samples['path']):
+        np.testing.assert_allclose(o, np.asarray(Image.open(p)) / 2, atol=0.51)
+
 
 @pytest.mark.parametrize('codec', ['png', 'jpeg'])
 def test_table(samples, tmp_path, codec):
-    table = Halve().transform(samples, tmp_path/'cache', codec=codec, progress=False)
-    assert (table['source_path'] == samples['path']).all() and table['path'].str.endswith(dict(png='.png', jpeg='.jpg')[codec]).all()
-    assert table.attrs['adapted'] == dict(method='Halve', factor=.5) and table.attrs['skipped'] == []
-    for new,old in zip(table['path'], table['source_path']): assert abs(np.asarray(Image.open(new)).astype(float) - np.asarray(Image.open(old))/2).mean() < (1 if codec == 'png' else 25)
-    assert not list((tmp_path/'cache').rglob('*.tmp'))
+    table = Halve().transform(samples, tmp_path / 'cache', codec=codec, progress=False)
+    assert (table['source_path'] == samples['path']).all() and table['path'].str.endswith(
+        dict(png='.png', jpeg='.jpg')[codec]
+    ).all()
+    assert table.attrs['adapted'] == dict(method='Halve', factor=0.5) and table.attrs['skipped'] == []
+    for new, old in zip(table['path'], table['source_path']):
+        assert abs(np.asarray(Image.open(new)).astype(float) - np.asarray(Image.open(old)) / 2).mean() < (
+            1 if codec == 'png' else 25
+        )
+    assert not list((tmp_path / 'cache').rglob('*.tmp'))
+
 
 def test_frames_are_transferred_and_faces_are_not(samples, tmp_path):
     df = samples.assign(frame_path=samples['path'], face_path=samples['path'])
-    table = Halve().transform(df, tmp_path/'cache', progress=False)
-    assert (table['path'] == df['path']).all() and (table['face_path'] == df['face_path']).all() and (table['frame_path'] != df['frame_path']).all()
+    table = Halve().transform(df, tmp_path / 'cache', progress=False)
+    assert (
+        (table['path'] == df['path']).all()
+        and (table['face_path'] == df['face_path']).all()
+        and (table['frame_path'] != df['frame_path']).all()
+    )
+
 
 def test_nothing_is_made_twice(samples, tmp_path):
-    h = Halve(); h.transform(samples, tmp_path/'cache', progress=False)
-    files = {p: p.stat().st_mtime_ns for p in (tmp_path/'cache').rglob('*.png')}
-    again = Halve(); again.transform(samples, tmp_path/'cache', progress=False)
-    assert again.batches == [] and files == {p: p.stat().st_mtime_ns for p in (tmp_path/'cache').rglob('*.png')}
+    h = Halve()
+    h.transform(samples, tmp_path / 'cache', progress=False)
+    files = {p: p.stat().st_mtime_ns for p in (tmp_path / 'cache').rglob('*.png')}
+    again = Halve()
+    again.transform(samples, tmp_path / 'cache', progress=False)
+    assert again.batches == [] and files == {p: p.stat().st_mtime_ns for p in (tmp_path / 'cache').rglob('*.png')}
+
 
 def test_what_the_key_depends_on(samples, tmp_path):
-    def names(h, **kw): return set(h.transform(samples, tmp_path/'cache', progress=False, **kw)['path'])
+    def names(h, **kw):
+        return set(h.transform(samples, tmp_path / 'cache', progress=False, **kw)['path'])
+
     first = names(Halve())
-    assert not first & names(Halve(.4)) and not first & names(Halve(), codec='jpeg')
+    assert not first & names(Halve(0.4)) and not first & names(Halve(), codec='jpeg')
     assert not names(Halve(), codec='jpeg', quality=90) & names(Halve(), codec='jpeg', quality=75)
-    moved = samples.assign(path=[str(Path(p).rename(Path(p).with_name('x'+Path(p).name))) for p in samples['path']])
-    assert set(Halve().transform(moved, tmp_path/'cache', progress=False)['path']) == first       # moved files are the same files
+    moved = samples.assign(path=[str(Path(p).rename(Path(p).with_name('x' + Path(p).name))) for p in samples['path']])
+    assert (
+        set(Halve().transform(moved, tmp_path / 'cache', progress=False)['path']) == first
+    )  # moved files are the same files
     picture(Path(moved['path'].iloc[0]), seed=99)
-    assert len(set(Halve().transform(moved, tmp_path/'cache', progress=False)['path']) - first) == 1
+    assert len(set(Halve().transform(moved, tmp_path / 'cache', progress=False)['path']) - first) == 1
+
 
 @pytest.mark.parametrize('name', ['r.png', 'r.jpg'])
 @pytest.mark.parametrize('damage', ['cut', 'bytes', 'empty', 'text', 'other'])
 def test_damaged_results_are_noticed(tmp_path, name, damage):
     image = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
-    path = tmp_path/name
+    path = tmp_path / name
     write_result(path, image, key='k')
     assert read_result(path)[1]['key'] == 'k'
     whole = path.read_bytes()
-    if damage == 'other': Image.fromarray(image).save(path)
-    else: path.write_bytes(dict(cut=whole[:-100], bytes=whole[:len(whole)//2]+b'\0\1\2\3'+whole[len(whole)//2+4:], empty=b'', text=b'hello')[damage])
+    if damage == 'other':
+        Image.fromarray(image).save(path)
+    else:
+        path.write_bytes(
+            dict(
+                cut=whole[:-100],
+                bytes=whole[: len(whole) // 2] + b'\0\1\2\3' + whole[len(whole) // 2 + 4 :],
+                empty=b'',
+                text=b'hello',
+            )[damage]
+        )
     assert read_result(path) is None
+
 
 def test_unusable_images_are_skipped_and_listed(samples, tmp_path):
     paths = samples['path'].tolist()
-    Path(paths[3]).write_bytes(Path(paths[3]).read_bytes()[:200])            # truncated
+    Path(paths[3]).write_bytes(Path(paths[3]).read_bytes()[:200])  # truncated
     Path(paths[4]).unlink()
     Image.new('RGB', (8, 8)).save(paths[5])
-    table = Halve().transform(samples, tmp_path/'cache', max_bad=.5, progress=False)
+    table = Halve().transform(samples, tmp_path / 'cache', max_bad=0.5, progress=False)
     assert len(table) == 9 and dict(table.attrs['skipped']).keys() == set(paths[3:6])
     said = dict(table.attrs['skipped'])
-    assert 'not a readable image' in said[paths[3]] and 'does not exist' in said[paths[4]] and 'only 8x8 pixels' in said[paths[5]]
-    with pytest.raises(ValueError, match=r'3 of 12 images cannot be used, 25.0% .*max_bad'): Halve().transform(samples, tmp_path/'cache', progress=False)
+    assert (
+        'not a readable image' in said[paths[3]]
+        and 'does not exist' in said[paths[4]]
+        and 'only 8x8 pixels' in said[paths[5]]
+    )
+    with pytest.raises(ValueError, match=r'3 of 12 images cannot be used, 25.0% .*max_bad'):
+        Halve().transform(samples, tmp_path / 'cache', progress=False)
+
 
 def test_bad_arguments(samples, tmp_path):
-    with pytest.raises(ValueError, match='needs cache'): Halve().transform(samples)
-    with pytest.raises(ValueError, match="codec 'gif' is not known, choose one of png, jpeg"): Halve().transform(samples, tmp_path/'c', codec='gif')
-    with pytest.raises(ValueError, match='pass a list of files'): Halve().transform(str(tmp_path))
-    with pytest.raises(ValueError, match='no images'): Halve().transform([])
-    with pytest.raises(ValueError, match=r'expected RGB images \(H, W, 3\) of uint8'): Halve().transform([np.zeros((9, 9))])
-    (tmp_path/'file').write_text('')
-    with pytest.raises(OSError, match='cannot write to the folder'): Halve().transform(samples, tmp_path/'file')
+    with pytest.raises(ValueError, match='needs cache'):
+        Halve().transform(samples)
+    with pytest.raises(ValueError, match="codec 'gif' is not known, choose one of png, jpeg"):
+        Halve().transform(samples, tmp_path / 'c', codec='gif')
+    with pytest.raises(ValueError, match='pass a list of files'):
+        Halve().transform(str(tmp_path))
+    with pytest.raises(ValueError, match='no images'):
+        Halve().transform([])
+    with pytest.raises(ValueError, match=r'expected RGB images \(H, W, 3\) of uint8'):
+        Halve().transform([np.zeros((9, 9))])
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(OSError, match='cannot write to the folder'):
+        Halve().transform(samples, tmp_path / 'file')
+
 
 @pytest.mark.parametrize('codec', ['png', 'jpeg'])
 def test_full_disk(samples, tmp_path, monkeypatch, codec):
     "Says so, leaves no half file, and goes on when there is room."
-    def full(*args, **kwargs): raise OSError(errno.ENOSPC, 'No space left on device')
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
     with monkeypatch.context() as m:
-        if codec == 'png': m.setattr(Image.Image, 'save', full)
-        else: m.setattr(Path, 'write_bytes', full)
-        with pytest.raises(OSError, match='No space left on device.*Make room on the disk'): Halve().transform(samples, tmp_path/'cache', codec=codec, progress=False)
-    assert not list((tmp_path/'cache').rglob('*.png')) and not list((tmp_path/'cache').rglob('*.jpg'))
-    assert len(Halve().transform(samples, tmp_path/'cache', codec=codec, progress=False)) == 12
+        if codec == 'png':
+            m.setattr(Image.Image, 'save', full)
+        else:
+            m.setattr(Path, 'write_bytes', full)
+        with pytest.raises(OSError, match='No space left on device.*Make room on the disk'):
+            Halve().transform(samples, tmp_path / 'cache', codec=codec, progress=False)
+    assert not list((tmp_path / 'cache').rglob('*.png')) and not list((tmp_path / 'cache').rglob('*.jpg'))
+    assert len(Halve().transform(samples, tmp_path / 'cache', codec=codec, progress=False)) == 12
+
 
 CODE = '''
 import sys, time, pandas as pd
@@ -128,30 +212,48 @@ class Slow(Adapter):
 Slow().transform(pd.read_csv(sys.argv[1], keep_default_na=False), sys.argv[2], bs=1, progress=False)
 '''
 
+
 @pytest.mark.skipif(os.name == 'nt', reason='POSIX signals')
 def test_killed_and_started_again(samples, tmp_path):
-    samples.to_csv(tmp_path/'s.csv', index=False)
-    def start(cache): return subprocess.Popen([sys.executable, '-c', CODE, str(tmp_path/'s.csv'), str(cache)], env={**os.environ, 'PYTHONPATH': str(ROOT)})
-    p, end = start(tmp_path/'a'), time.time()+120
-    while time.time() < end and p.poll() is None and len(list((tmp_path/'a').rglob('*.png'))) < 3: time.sleep(.02)
-    p.send_signal(signal.SIGKILL); p.wait()
-    kept = {f: f.stat().st_mtime_ns for f in (tmp_path/'a').rglob('*.png') if read_result(f)}
+    samples.to_csv(tmp_path / 's.csv', index=False)
+
+    def start(cache):
+        return subprocess.Popen(
+            [sys.executable, '-c', CODE, str(tmp_path / 's.csv'), str(cache)],
+            env={**os.environ, 'PYTHONPATH': str(ROOT)},
+        )
+
+    p, end = start(tmp_path / 'a'), time.time() + 120
+    while time.time() < end and p.poll() is None and len(list((tmp_path / 'a').rglob('*.png'))) < 3:
+        time.sleep(0.02)
+    p.send_signal(signal.SIGKILL)
+    p.wait()
+    kept = {f: f.stat().st_mtime_ns for f in (tmp_path / 'a').rglob('*.png') if read_result(f)}
     assert 3 <= len(kept) < 12
-    assert start(tmp_path/'a').wait(120) == 0
-    done = {f.name: f.read_bytes() for f in (tmp_path/'a').rglob('*.png')}
-    assert len(done) == 12 and all(f.stat().st_mtime_ns == t for f,t in kept.items())
-    assert start(tmp_path/'b').wait(120) == 0
-    assert done == {f.name: f.read_bytes() for f in (tmp_path/'b').rglob('*.png')}
+    assert start(tmp_path / 'a').wait(120) == 0
+    done = {f.name: f.read_bytes() for f in (tmp_path / 'a').rglob('*.png')}
+    assert len(done) == 12 and all(f.stat().st_mtime_ns == t for f, t in kept.items())
+    assert start(tmp_path / 'b').wait(120) == 0
+    assert done == {f.name: f.read_bytes() for f in (tmp_path / 'b').rglob('*.png')}
+
 
 def test_save_and_load(tmp_path):
-    path = Halve(.3).save(tmp_path/'sub'/'h.safetensors')
-    assert load_adapter(path).factor == .3 and not list(path.parent.glob('.*'))
+    path = Halve(0.3).save(tmp_path / 'sub' / 'h.safetensors')
+    assert load_adapter(path).factor == 0.3 and not list(path.parent.glob('.*'))
     from safetensors.torch import save_file
+
     header = dict(adapt_format='1', method='Halve', config='{"factor": 0.3}')
-    for change,words in ((dict(adapt_format='7'), 'adaptation format 7, this release reads 1'), (dict(method='Nobody'), "method 'Nobody' is not known"),
-                         (dict(config='{"speed": 1}'), 'tensors and configuration do not fit'), (dict(config='{'), 'tensors and configuration do not fit')):
-        save_file({'none': torch.zeros(1)}, tmp_path/'x.safetensors', metadata=header | change)
-        with pytest.raises(ValueError, match=words): load_adapter(tmp_path/'x.safetensors')
-    (tmp_path/'y.safetensors').write_bytes(path.read_bytes()[:-2])
-    with pytest.raises(ValueError, match='is not a whole safetensors file'): load_adapter(tmp_path/'y.safetensors')
-    with pytest.raises(FileNotFoundError, match='no saved adaptation'): load_adapter(tmp_path/'z.safetensors')
+    for change, words in (
+        (dict(adapt_format='7'), 'adaptation format 7, this release reads 1'),
+        (dict(method='Nobody'), "method 'Nobody' is not known"),
+        (dict(config='{"speed": 1}'), 'tensors and configuration do not fit'),
+        (dict(config='{'), 'tensors and configuration do not fit'),
+    ):
+        save_file({'none': torch.zeros(1)}, tmp_path / 'x.safetensors', metadata=header | change)
+        with pytest.raises(ValueError, match=words):
+            load_adapter(tmp_path / 'x.safetensors')
+    (tmp_path / 'y.safetensors').write_bytes(path.read_bytes()[:-2])
+    with pytest.raises(ValueError, match='is not a whole safetensors file'):
+        load_adapter(tmp_path / 'y.safetensors')
+    with pytest.raises(FileNotFoundError, match='no saved adaptation'):
+        load_adapter(tmp_path / 'z.safetensors')

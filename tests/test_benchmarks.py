@@ -1,52 +1,85 @@
 "The benchmark program: it runs, says what it measured and keeps what it has. Never how fast."
+
 import json
 from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-pytestmark = pytest.mark.skipif(not (ROOT/'benchmarks').exists(), reason='benchmarks are not in the sdist')
+pytestmark = pytest.mark.skipif(not (ROOT / 'benchmarks').exists(), reason='benchmarks are not in the sdist')
+
 
 @pytest.fixture
 def program(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT))
     from benchmarks import __main__ as program
+
     return program
 
+
 def test_a_row_as_table_and_json(program, tmp_path, capsys):
-    path = tmp_path/'b.json'
-    path.write_text(json.dumps(dict(lines=[dict(row='fda', what='kept'), dict(row='tpc', what='replaced')], seconds=dict(fda=1.), machines=dict(fda=dict(cpu='another')))))
+    path = tmp_path / 'b.json'
+    path.write_text(
+        json.dumps(
+            dict(
+                lines=[dict(row='fda', what='kept'), dict(row='tpc', what='replaced')],
+                seconds=dict(fda=1.0),
+                machines=dict(fda=dict(cpu='another')),
+            )
+        )
+    )
     program.main(['tpc', '--quick', '--rounds', '1', '--json', str(path)])
     report, out = json.loads(path.read_text()), capsys.readouterr().out
     assert 'loop over pairs' in out and 'goals missed' in out
-    assert [l['what'] for l in report['lines'] if l['row'] == 'fda'] == ['kept'] and 'replaced' not in {l['what'] for l in report['lines']}
-    assert report['machines']['fda']['cpu'] == 'another' and report['machines']['tpc']['versions']['torch'] and report['machines']['tpc']['threads'] == 1
+    assert [l['what'] for l in report['lines'] if l['row'] == 'fda'] == ['kept'] and 'replaced' not in {
+        l['what'] for l in report['lines']
+    }
+    assert (
+        report['machines']['fda']['cpu'] == 'another'
+        and report['machines']['tpc']['versions']['torch']
+        and report['machines']['tpc']['threads'] == 1
+    )
     ours = [l for l in report['lines'] if l['what'] == 'tpc_loss' and l['anchor']]
     assert len(ours) == 5 and all(l['low'] <= l['ms'] <= l['high'] and l['times'] > 0 for l in ours)
 
+
 def test_every_row_is_there(program):
     from importlib import import_module
-    for module,function,_ in program.ROWS.values(): assert callable(getattr(import_module(f'benchmarks.{module}'), function))
+
+    for module, function, _ in program.ROWS.values():
+        assert callable(getattr(import_module(f'benchmarks.{module}'), function))
     assert set(program.LONG) < set(program.ROWS)
+
 
 def test_ratios_are_of_the_same_round(program):
     from benchmarks.measure import line, turns
-    l = line('r', 'c', 'ours', [1., 2., 4.], 'theirs', [2., 4., 12.], goal=2.)
+
+    l = line('r', 'c', 'ours', [1.0, 2.0, 4.0], 'theirs', [2.0, 4.0, 12.0], goal=2.0)
     assert l['times'] == 2 and l['met'] and (l['ms'], l['low'], l['high']) == (2000, 1000, 4000)
     calls = []
     turns({k: lambda k=k: calls.append(k) for k in 'ab'}, 2)
     assert ''.join(calls) == 'ababab'
 
-@pytest.mark.parametrize('args,message', [(['speed'], "no row 'speed'; there are tpc"), (['--threads', '0'], 'threads and rounds start at 1')])
+
+@pytest.mark.parametrize(
+    'args,message',
+    [(['speed'], "no row 'speed'; there are tpc"), (['--threads', '0'], 'threads and rounds start at 1')],
+)
 def test_bad_arguments(program, args, message, capsys):
-    with pytest.raises(SystemExit): program.main(args)
+    with pytest.raises(SystemExit):
+        program.main(args)
     assert message in capsys.readouterr().err
+
 
 def test_the_same_function_is_compared(program):
     "The common network with our weights gives our numbers."
     import torch
     from benchmarks.fda import common, same_weights
     from gfa_fastai.fda import TransformNet
+
     ours, theirs = TransformNet(out='linear').eval(), common().eval()
     same_weights(ours.layers, theirs)
     x = torch.rand(1, 3, 32, 36, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad(): torch.testing.assert_close(ours(x), theirs((x - ours.mean)/ours.std)*ours.std + ours.mean, rtol=0, atol=1e-5)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            ours(x), theirs((x - ours.mean) / ours.std) * ours.std + ours.mean, rtol=0, atol=1e-5
+        )

@@ -1,4 +1,5 @@
 "Commands end to end: the main job, bad input, kill and resume, real photographs where they are."
+
 import json, os, re, shutil, signal, subprocess, sys, time
 from pathlib import Path
 
@@ -10,16 +11,25 @@ import pytest
 from gfa_fastai import cli
 
 ROOT = Path(__file__).resolve().parents[1]
-PHOTOS = ROOT.parent/'shared'/'data'/'nuaa_small'
+PHOTOS = ROOT.parent / 'shared' / 'data' / 'nuaa_small'
 COMMANDS = 'gfa_reproduce', 'gfa_synth', 'gfa_train', 'gfa_score', 'gfa_transfer', 'gfa_evaluate', 'gfa_authenticate'
 TINY = ['--preset', 'tiny', '--steps', '4']
-PLAIN = [*TINY, '--no-fda']   # the arms of FDA double the trainings
+PLAIN = [*TINY, '--no-fda']  # the arms of FDA double the trainings
+
 
 def shell(command, *args, **kwargs):
     "A command in a process of its own."
     env = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'MPLBACKEND': 'agg'}
     code = f'import sys; from gfa_fastai.cli import {command}; sys.exit({command}(sys.argv[1:]))'
-    return subprocess.Popen([sys.executable, '-c', code, *map(str, args)], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kwargs)
+    return subprocess.Popen(
+        [sys.executable, '-c', code, *map(str, args)],
+        env=env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **kwargs,
+    )
+
 
 def run(capsys, command, *args):
     "A command in this process: status, and what it said without progress bars."
@@ -27,130 +37,218 @@ def run(capsys, command, *args):
     out, err = capsys.readouterr()
     return status, out + '\n'.join(l for l in re.split(r'[\r\n]+', err) if '%|' not in l)
 
+
 def picture(path, seed, size=(96, 72), attack=False):
     "A picture of noise with a disc; attacks have stripes."
     rng = np.random.default_rng(seed)
     im = np.full((size[1], size[0], 3), 90, np.uint8) + rng.integers(0, 60, (size[1], size[0], 3), dtype=np.uint8)
-    cv2.circle(im, (size[0]//2, size[1]//2), 22, (180, 150, 120), -1)
-    if attack: im[:, ::3] //= 2
+    cv2.circle(im, (size[0] // 2, size[1] // 2), 22, (180, 150, 120), -1)
+    if attack:
+        im[:, ::3] //= 2
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), im)
+
 
 @pytest.fixture
 def folder(tmp_path):
     "Eight people, four live and eight attack pictures each."
     for s in range(8):
-        for i in range(4): picture(tmp_path/'photos'/'live'/f'{s:04d}'/f'{i}.jpg', 100*s+i)
-        for i in range(8): picture(tmp_path/'photos'/'spoof'/('print', 'replay')[i%2]/f'{s:04d}'/f'{i}.jpg', 100*s+50+i, attack=True)
-    return tmp_path/'photos'
+        for i in range(4):
+            picture(tmp_path / 'photos' / 'live' / f'{s:04d}' / f'{i}.jpg', 100 * s + i)
+        for i in range(8):
+            picture(
+                tmp_path / 'photos' / 'spoof' / ('print', 'replay')[i % 2] / f'{s:04d}' / f'{i}.jpg',
+                100 * s + 50 + i,
+                attack=True,
+            )
+    return tmp_path / 'photos'
+
 
 # -- the main job
+
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
     "A run that nobody disturbed."
-    out = tmp_path_factory.mktemp('whole')/'run'
+    out = tmp_path_factory.mktemp('whole') / 'run'
     done = shell('gfa_reproduce', *TINY, '--out', out)
     said = done.communicate(timeout=600)
     assert done.returncode == 0, said[1]
     return out, said
 
+
 def test_main_job(whole):
     out, (said, err) = whole
-    assert 'webcam → phone' in said and said.rstrip().endswith(str(out/'report.html'))
+    assert 'webcam → phone' in said and said.rstrip().endswith(str(out / 'report.html'))
     assert 'no verdict: a network has not learned' in said and 'Not learned: webcam-tpc_off' in said
     assert 'Traceback' not in err and 'Warning' not in err
-    text, html = (out/'report.md').read_text(encoding='utf-8'), (out/'report.html').read_text(encoding='utf-8')
-    for words in 'source-dev', 'target-dev', 'test-EER', 'APCER print', 'APCER replay', 'all ordered pairs', '95 % interval', '1 seed', 'SynthPAD', 'TPC off, FDA', '(both with FDA)', 'medoid in feature statistics', 'small VGG16 trunk', '## Recognition', 'rank-1, attack', '## Distance of the domains', 'floor, after FDA', 'has not learned its people': assert words in text, words
-    assert html.count('data:image/png;base64,') == 6 and html.count('<table>') == text.count('\n\n|') and 'figures/' not in html
-    assert sorted(p.stem for p in (out/'figures').iterdir()) == ['det', 'divergence', 'fda', 'roc', 'scores', 'terms']
+    text, html = (out / 'report.md').read_text(encoding='utf-8'), (out / 'report.html').read_text(encoding='utf-8')
+    for words in (
+        'source-dev',
+        'target-dev',
+        'test-EER',
+        'APCER print',
+        'APCER replay',
+        'all ordered pairs',
+        '95 % interval',
+        '1 seed',
+        'SynthPAD',
+        'TPC off, FDA',
+        '(both with FDA)',
+        'medoid in feature statistics',
+        'small VGG16 trunk',
+        '## Recognition',
+        'rank-1, attack',
+        '## Distance of the domains',
+        'floor, after FDA',
+        'has not learned its people',
+    ):
+        assert words in text, words
+    assert (
+        html.count('data:image/png;base64,') == 6
+        and html.count('<table>') == text.count('\n\n|')
+        and 'figures/' not in html
+    )
+    assert sorted(p.stem for p in (out / 'figures').iterdir()) == ['det', 'divergence', 'fda', 'roc', 'scores', 'terms']
     assert not list(out.rglob('*.part')) and not list(out.rglob('checkpoint*'))
+
 
 def test_run_folder_without_out(folder, tmp_path, monkeypatch, capsys):
     "The README's own command: no --out. With data, the folder bears its name."
     monkeypatch.chdir(tmp_path)
-    assert run(capsys, 'gfa_reproduce', *PLAIN)[0] == 0 and (tmp_path/'runs'/'tiny'/'report.html').exists()
-    assert run(capsys, 'gfa_reproduce', *PLAIN, '--data', folder)[0] == 0 and (tmp_path/'runs'/f'tiny-{folder.name}'/'report.html').exists()
+    assert run(capsys, 'gfa_reproduce', *PLAIN)[0] == 0 and (tmp_path / 'runs' / 'tiny' / 'report.html').exists()
+    assert (
+        run(capsys, 'gfa_reproduce', *PLAIN, '--data', folder)[0] == 0
+        and (tmp_path / 'runs' / f'tiny-{folder.name}' / 'report.html').exists()
+    )
+
 
 def test_results_are_those_of_the_scores(whole):
     from gfa_fastai.evaluation import evaluate_scores, load_scores
+
     out, _ = whole
-    results = json.loads((out/'results.json').read_text(encoding='utf-8'))
-    assert {'settings', 'machine', 'seconds', 'counts', 'results', 'trainings', 'differences', 'fda', 'recognition', 'divergence'} <= set(results)
-    assert len(results['results']) == 2*2*4*3 and len(results['trainings']) == 8 and len(results['differences']) == 2*2*4
+    results = json.loads((out / 'results.json').read_text(encoding='utf-8'))
+    assert {
+        'settings',
+        'machine',
+        'seconds',
+        'counts',
+        'results',
+        'trainings',
+        'differences',
+        'fda',
+        'recognition',
+        'divergence',
+    } <= set(results)
+    assert (
+        len(results['results']) == 2 * 2 * 4 * 3
+        and len(results['trainings']) == 8
+        and len(results['differences']) == 2 * 2 * 4
+    )
     for r in results['results']:
-        s = load_scores(out/'scores'/f'{r["train"]}-tpc_{"on" if r["tpc"] else "off"}{"-fda"*r["fda"]}-seed0.csv')
+        s = load_scores(out / 'scores' / f'{r["train"]}-tpc_{"on" if r["tpc"] else "off"}{"-fda" * r["fda"]}-seed0.csv')
         target, source = (s[s.dataset == r[k]] for k in ('test', 'train'))
-        again = evaluate_scores(target, {'source-dev': 'source', 'target-dev': 'dev', 'test-EER': 'test'}[r['convention']], source)
+        again = evaluate_scores(
+            target, {'source-dev': 'source', 'target-dev': 'dev', 'test-EER': 'test'}[r['convention']], source
+        )
         assert r['report'] == json.loads(json.dumps(again.to_dict()))
+
 
 def test_arms_differ_in_tpc_only(whole):
     out, _ = whole
-    first = {tpc: pd.read_csv(out/'arms'/f'webcam-tpc_{tpc}-seed0'/'terms.csv').iloc[0] for tpc in ('off', 'on')}
-    for k in ('anti', 'ident', 'tpc'): assert first['off'][k] == first['on'][k]        # same weights, same batch
-    assert first['off'].w_tpc == 0 and first['on'].w_tpc == pytest.approx(2.5e-5*first['on'].tpc)
+    first = {tpc: pd.read_csv(out / 'arms' / f'webcam-tpc_{tpc}-seed0' / 'terms.csv').iloc[0] for tpc in ('off', 'on')}
+    for k in ('anti', 'ident', 'tpc'):
+        assert first['off'][k] == first['on'][k]  # same weights, same batch
+    assert first['off'].w_tpc == 0 and first['on'].w_tpc == pytest.approx(2.5e-5 * first['on'].tpc)
+
 
 def test_fda_is_of_training_people_of_the_source(whole):
     "Targets and what FDA was fitted on; frames of all test sets are transferred, faces are not, and nothing is scored twice."
     from gfa_fastai.fda import FDA
+
     out, _ = whole
-    results = json.loads((out/'results.json').read_text(encoding='utf-8'))
-    samples = pd.read_csv(out/'samples.csv', dtype=str, keep_default_na=False)
-    for train,row in zip(('webcam', 'phone'), results['fda'], strict=True):
+    results = json.loads((out / 'results.json').read_text(encoding='utf-8'))
+    samples = pd.read_csv(out / 'samples.csv', dtype=str, keep_default_na=False)
+    for train, row in zip(('webcam', 'phone'), results['fda'], strict=True):
         own = samples[(samples.dataset == train) & (samples.split == 'train') & (samples.role == 'probe')]
         assert row['fitted on'] == f'{len(own)} frames of training people of {train}' and row['steps'] == 5
         video = row['target'].removeprefix(f'{train}: ').split(', frame')[0]
         assert video in set(own.video)
-        assert FDA.load(out/'fda'/f'{train}.safetensors').info['images'] == len(own)
+        assert FDA.load(out / 'fda' / f'{train}.safetensors').info['images'] == len(own)
     probes = samples[samples.role == 'probe']
-    assert len(list((out/'cache'/'fda').rglob('*.png'))) == 2*len(probes)      # all datasets, by each of both
-    a, b = (pd.read_csv(out/'scores'/f'webcam-tpc_off{k}-seed0.csv') for k in ('', '-fda'))
+    assert len(list((out / 'cache' / 'fda').rglob('*.png'))) == 2 * len(probes)  # all datasets, by each of both
+    a, b = (pd.read_csv(out / 'scores' / f'webcam-tpc_off{k}-seed0.csv') for k in ('', '-fda'))
     assert (a.video == b.video).all() and (a.score != b.score).any() and (a.label == b.label).all()
 
+
 def test_weights_that_are_not_there_or_do_not_fit(tmp_path, capsys):
-    status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--weights', tmp_path/'none.pth', '--out', tmp_path/'run')
+    status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--weights', tmp_path / 'none.pth', '--out', tmp_path / 'run')
     assert status == 2 and 'no weights at' in said and 'give random, small, imagenet, or the path of a file' in said
-    status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--weights', 'small', '--out', tmp_path/'run')     # tiny is narrower
+    status, said = run(
+        capsys, 'gfa_reproduce', *PLAIN, '--weights', 'small', '--out', tmp_path / 'run'
+    )  # tiny is narrower
     assert status == 2 and 'width=0.25' in said, said
+
 
 def test_the_weaker_reading(tmp_path, capsys):
     "--pairs halves: another weight of TPC from the first step on, and the report says which was read."
-    status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--pairs', 'halves', '--out', tmp_path/'run')
+    status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--pairs', 'halves', '--out', tmp_path / 'run')
     assert status == 0, said
-    first = pd.read_csv(tmp_path/'run'/'arms'/'webcam-tpc_on-seed0'/'terms.csv').iloc[0]
-    assert first.w_tpc == pytest.approx(2.5e-5*first.tpc)
-    assert 'the pairs of the two halves of a batch' in (tmp_path/'run'/'report.md').read_text(encoding='utf-8')
-    assert run(capsys, 'gfa_reproduce', *PLAIN, '--out', tmp_path/'run')[0] == 2          # another reading is another run
+    first = pd.read_csv(tmp_path / 'run' / 'arms' / 'webcam-tpc_on-seed0' / 'terms.csv').iloc[0]
+    assert first.w_tpc == pytest.approx(2.5e-5 * first.tpc)
+    assert 'the pairs of the two halves of a batch' in (tmp_path / 'run' / 'report.md').read_text(encoding='utf-8')
+    assert run(capsys, 'gfa_reproduce', *PLAIN, '--out', tmp_path / 'run')[0] == 2  # another reading is another run
+
 
 def same_results(a, b):
     "Whether two runs say the same."
-    for p in (a/'scores').iterdir(): assert p.read_bytes().replace(str(a).encode(), b'') == (b/'scores'/p.name).read_bytes().replace(str(b).encode(), b''), p.name
-    ra, rb = (json.loads((o/'results.json').read_text(encoding='utf-8')) for o in (a, b))
-    assert ra['results'] == rb['results'] and all(ra[k] == rb[k] for k in ('differences', 'fda', 'recognition', 'divergence'))
+    for p in (a / 'scores').iterdir():
+        assert p.read_bytes().replace(str(a).encode(), b'') == (b / 'scores' / p.name).read_bytes().replace(
+            str(b).encode(), b''
+        ), p.name
+    ra, rb = (json.loads((o / 'results.json').read_text(encoding='utf-8')) for o in (a, b))
+    assert ra['results'] == rb['results'] and all(
+        ra[k] == rb[k] for k in ('differences', 'fda', 'recognition', 'divergence')
+    )
+
 
 def when(condition, process, seconds=300):
     "Wait until a condition holds, or the process has ended."
-    end = time.time()+seconds
-    while time.time() < end and process.poll() is None and not condition(): time.sleep(.02)
+    end = time.time() + seconds
+    while time.time() < end and process.poll() is None and not condition():
+        time.sleep(0.02)
+
 
 def test_killed_and_started_again(whole, tmp_path):
-    out = tmp_path/'run'
-    moments = [lambda: (out/'run.json').exists(), lambda: len(list((out/'cache').rglob('*.png'))) > 100, lambda: (out/'arms').exists(), lambda: (out/'fda').exists(), lambda: len(list((out/'cache'/'fda').rglob('*.png'))) > 20,
-               lambda: len(list((out/'scores').glob('*.csv'))) > 1]
+    out = tmp_path / 'run'
+    moments = [
+        lambda: (out / 'run.json').exists(),
+        lambda: len(list((out / 'cache').rglob('*.png'))) > 100,
+        lambda: (out / 'arms').exists(),
+        lambda: (out / 'fda').exists(),
+        lambda: len(list((out / 'cache' / 'fda').rglob('*.png'))) > 20,
+        lambda: len(list((out / 'scores').glob('*.csv'))) > 1,
+    ]
     for moment in moments:
         p = shell('gfa_reproduce', *TINY, '--out', out)
-        when(moment, p); p.kill(); p.communicate(timeout=60)   # (a worker that outlived it would keep the pipe open)
+        when(moment, p)
+        p.kill()
+        p.communicate(timeout=60)  # (a worker that outlived it would keep the pipe open)
     p = shell('gfa_reproduce', *TINY, '--out', out)
     err = p.communicate(timeout=600)[1]
     assert p.returncode == 0, err[-3000:]
     same_results(whole[0], out)
 
+
 @pytest.mark.skipif(os.name == 'nt', reason='POSIX signals')
 def test_ctrl_c(whole, tmp_path):
-    out = tmp_path/'run'
-    listen = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts deaf to it, and so do its children
+    out = tmp_path / 'run'
+    listen = lambda: signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell's background job starts deaf to it, and so do its children
     p = shell('gfa_reproduce', *TINY, '--out', out, preexec_fn=listen)
-    when(lambda: (out/'scores').exists(), p); p.send_signal(signal.SIGINT)
+    when(lambda: (out / 'scores').exists(), p)
+    p.send_signal(signal.SIGINT)
     err = p.communicate(timeout=60)[1]
     assert p.returncode == 130 and 'the same command goes on from there' in err and 'Traceback' not in err
     p = shell('gfa_reproduce', *TINY, '--out', out)
@@ -158,443 +256,847 @@ def test_ctrl_c(whole, tmp_path):
     assert p.returncode == 0, err[-3000:]
     same_results(whole[0], out)
 
+
 def test_a_damaged_model_or_score_file_says_so(whole, tmp_path, capsys):
-    out = tmp_path/'run'
+    out = tmp_path / 'run'
     shutil.copytree(whole[0], out)
     name = 'webcam-tpc_on-seed0'
-    (out/'scores'/f'{name}.csv').write_text('half a ta')
+    (out / 'scores' / f'{name}.csv').write_text('half a ta')
     status, said = run(capsys, 'gfa_reproduce', *TINY, '--out', out)
     assert status == 2 and name in said
-    (out/'scores'/f'{name}.csv').unlink()
-    (out/'arms'/name/'model.safetensors').write_bytes(b'half a model')
+    (out / 'scores' / f'{name}.csv').unlink()
+    (out / 'arms' / name / 'model.safetensors').write_bytes(b'half a model')
     status, said = run(capsys, 'gfa_reproduce', *TINY, '--out', out)
     assert status == 2 and name in said
+
 
 def test_other_settings_are_refused(whole, capsys):
     status, said = run(capsys, 'gfa_reproduce', '--preset', 'tiny', '--steps', 5, '--out', whole[0])
     assert status == 2 and 'steps was 4, is 5' in said and '--out' in said
 
+
 # -- folders of one's own
 
+
 def test_folder(folder, tmp_path, capsys):
-    status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--data', folder, '--test-subjects', '0000,0001', '--dev-subjects', '0002', '--out', tmp_path/'run')
+    status, said = run(
+        capsys,
+        'gfa_reproduce',
+        *PLAIN,
+        '--data',
+        folder,
+        '--test-subjects',
+        '0000,0001',
+        '--dev-subjects',
+        '0002',
+        '--out',
+        tmp_path / 'run',
+    )
     assert status == 0 and 'no verdict' in said, said
-    text = (tmp_path/'run'/'report.md').read_text(encoding='utf-8')
-    assert 'divergence: there is one dataset; fast domain adaptation: switched off' in text and '## Recognition' in text and '## Distance' not in text
-    assert 'No interval is given' in text and '2 test subject(s)' in text and 'APCER print' in text and 'not found in 96' in text
-    counts = pd.DataFrame(json.loads((tmp_path/'run'/'results.json').read_text())['counts']).groupby('split').subjects.max()
+    text = (tmp_path / 'run' / 'report.md').read_text(encoding='utf-8')
+    assert (
+        'divergence: there is one dataset; fast domain adaptation: switched off' in text
+        and '## Recognition' in text
+        and '## Distance' not in text
+    )
+    assert (
+        'No interval is given' in text
+        and '2 test subject(s)' in text
+        and 'APCER print' in text
+        and 'not found in 96' in text
+    )
+    counts = (
+        pd.DataFrame(json.loads((tmp_path / 'run' / 'results.json').read_text())['counts'])
+        .groupby('split')
+        .subjects.max()
+    )
     assert counts.to_dict() == dict(train=5, dev=1, test=2)
+
 
 def test_folder_with_fda(folder, tmp_path, capsys):
     "One dataset, four arms; its photographs do not get into the report."
-    status, said = run(capsys, 'gfa_reproduce', *TINY, '--data', folder, '--test-subjects', '0000,0001', '--dev-subjects', '0002', '--out', tmp_path/'run')
+    status, said = run(
+        capsys,
+        'gfa_reproduce',
+        *TINY,
+        '--data',
+        folder,
+        '--test-subjects',
+        '0000,0001',
+        '--dev-subjects',
+        '0002',
+        '--out',
+        tmp_path / 'run',
+    )
     assert status == 0 and 'TPC on, FDA' in said, said
-    results = json.loads((tmp_path/'run'/'results.json').read_text())
-    assert [r['fitted on'] for r in results['fda']] == ['60 frames of training people of photos'] and len(results['differences']) == 4
-    assert 'photos: ' in results['fda'][0]['target'] and not (tmp_path/'run'/'figures'/'fda.png').exists()
+    results = json.loads((tmp_path / 'run' / 'results.json').read_text())
+    assert [r['fitted on'] for r in results['fda']] == ['60 frames of training people of photos'] and len(
+        results['differences']
+    ) == 4
+    assert 'photos: ' in results['fda'][0]['target'] and not (tmp_path / 'run' / 'figures' / 'fda.png').exists()
+
 
 def test_few_bad_images_are_reported(folder, tmp_path, capsys):
     for s in range(8):
-        for i in range(20): picture(folder/'live'/f'{s:04d}'/f'more{i}.png', 1000*s+i)
-    (folder/'live'/'0003'/'broken.jpg').write_bytes((folder/'live'/'0003'/'0.jpg').read_bytes()[:900])
-    (folder/'live'/'0004'/'notes.jpg').write_text('a shopping list')
-    status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--data', folder, '--out', tmp_path/'run')
+        for i in range(20):
+            picture(folder / 'live' / f'{s:04d}' / f'more{i}.png', 1000 * s + i)
+    (folder / 'live' / '0003' / 'broken.jpg').write_bytes((folder / 'live' / '0003' / '0.jpg').read_bytes()[:900])
+    (folder / 'live' / '0004' / 'notes.jpg').write_text('a shopping list')
+    status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--data', folder, '--out', tmp_path / 'run')
     assert status == 0, said
-    text = (tmp_path/'run'/'report.md').read_text(encoding='utf-8')
-    assert '2 unusable images skipped' in text and 'broken.jpg' in text and 'notes.jpg' in text and str(folder) not in text
+    text = (tmp_path / 'run' / 'report.md').read_text(encoding='utf-8')
+    assert (
+        '2 unusable images skipped' in text and 'broken.jpg' in text and 'notes.jpg' in text and str(folder) not in text
+    )
+
 
 def spoil(kind):
     "A way to spoil a folder."
-    def truncate(f): p = f/'live'/'0003'/'0.jpg'; p.write_bytes(p.read_bytes()[:600])
-    return dict(
-        empty=lambda f: (shutil.rmtree(f), f.mkdir()), missing=shutil.rmtree, one_class=lambda f: shutil.rmtree(f/'spoof'),
-        one_subject=lambda f: [shutil.rmtree(p) for s in range(1, 8) for p in f.rglob(f'{s:04d}')],
-        truncated=truncate, zero=lambda f: (f/'live'/'0003'/'0.jpg').write_bytes(b''), text=lambda f: (f/'live'/'0003'/'0.jpg').write_text('no picture'),
-        pixel=lambda f: cv2.imwrite(str(f/'live'/'0003'/'0.jpg'), np.zeros((1, 1, 3), np.uint8)))[kind]
 
-@pytest.mark.parametrize('kind, words', [
-    ('missing', 'no folder at'), ('empty', 'has no images'), ('one_class', 'no attack rows'), ('one_subject', r'1 subject\(s\)'),
-    ('truncated', r'1 of 96 images cannot be used.*0\.jpg: not a readable image'), ('zero', r'0\.jpg: .*0 bytes'), ('text', r'0\.jpg: not a readable image'), ('pixel', r'0\.jpg: only 1x1 pixels')])
+    def truncate(f):
+        p = f / 'live' / '0003' / '0.jpg'
+        p.write_bytes(p.read_bytes()[:600])
+
+    return dict(
+        empty=lambda f: (shutil.rmtree(f), f.mkdir()),
+        missing=shutil.rmtree,
+        one_class=lambda f: shutil.rmtree(f / 'spoof'),
+        one_subject=lambda f: [shutil.rmtree(p) for s in range(1, 8) for p in f.rglob(f'{s:04d}')],
+        truncated=truncate,
+        zero=lambda f: (f / 'live' / '0003' / '0.jpg').write_bytes(b''),
+        text=lambda f: (f / 'live' / '0003' / '0.jpg').write_text('no picture'),
+        pixel=lambda f: cv2.imwrite(str(f / 'live' / '0003' / '0.jpg'), np.zeros((1, 1, 3), np.uint8)),
+    )[kind]
+
+
+@pytest.mark.parametrize(
+    'kind, words',
+    [
+        ('missing', 'no folder at'),
+        ('empty', 'has no images'),
+        ('one_class', 'no attack rows'),
+        ('one_subject', r'1 subject\(s\)'),
+        ('truncated', r'1 of 96 images cannot be used.*0\.jpg: not a readable image'),
+        ('zero', r'0\.jpg: .*0 bytes'),
+        ('text', r'0\.jpg: not a readable image'),
+        ('pixel', r'0\.jpg: only 1x1 pixels'),
+    ],
+)
 def test_bad_folders(kind, words, folder, tmp_path, capsys):
     spoil(kind)(folder)
-    status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--data', folder, '--out', tmp_path/'run')
+    status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--data', folder, '--out', tmp_path / 'run')
     assert status == 2 and re.search(words, said), said
     assert 'Traceback' not in said and said.strip().startswith('gfa_reproduce: ')
 
+
 def test_grey_and_rgba_are_fine(folder, tmp_path, capsys):
-    for name,shape in (('grey', (72, 96)), ('rgba', (72, 96, 4))):
-        cv2.imwrite(str(folder/'live'/'0003'/f'{name}.png'), np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8))
-    status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--data', folder, '--out', tmp_path/'run')
+    for name, shape in (('grey', (72, 96)), ('rgba', (72, 96, 4))):
+        cv2.imwrite(
+            str(folder / 'live' / '0003' / f'{name}.png'),
+            np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8),
+        )
+    status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--data', folder, '--out', tmp_path / 'run')
     assert status == 0, said
 
+
 def test_unknown_subject(folder, tmp_path, capsys):
-    status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--data', folder, '--test-subjects', '0099', '--out', tmp_path/'run')
+    status, said = run(
+        capsys, 'gfa_reproduce', *PLAIN, '--data', folder, '--test-subjects', '0099', '--out', tmp_path / 'run'
+    )
     assert status == 2 and '0099' in said and '0007' in said
 
+
 def test_output_that_cannot_be_written(folder, tmp_path, capsys):
-    (tmp_path/'file').touch()
-    status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--out', tmp_path/'file'/'run')
+    (tmp_path / 'file').touch()
+    status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--out', tmp_path / 'file' / 'run')
     assert status == 2 and 'cannot write to the folder' in said
     status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--out', folder)
     assert status == 2 and 'not empty' in said
 
+
 def test_data_that_changes_under_a_run(folder, tmp_path, capsys):
-    assert run(capsys, 'gfa_reproduce', *PLAIN, '--data', folder, '--out', tmp_path/'run')[0] == 0
-    picture(folder/'live'/'0003'/'new.jpg', 5)
-    status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--data', folder, '--out', tmp_path/'run')
+    assert run(capsys, 'gfa_reproduce', *PLAIN, '--data', folder, '--out', tmp_path / 'run')[0] == 0
+    picture(folder / 'live' / '0003' / 'new.jpg', 5)
+    status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--data', folder, '--out', tmp_path / 'run')
     assert status == 2 and 'has changed' in said
+
 
 def test_a_remedy_can_be_followed_in_the_same_folder(folder, tmp_path, capsys):
     "What an error asks for may be done before a training has begun."
-    bad, args = folder/'live'/'0003'/'0.jpg', ['--data', folder, '--out', tmp_path/'run']
+    bad, args = folder / 'live' / '0003' / '0.jpg', ['--data', folder, '--out', tmp_path / 'run']
     bad.write_text('no picture')
     status, said = run(capsys, 'gfa_reproduce', *PLAIN, *args, '--bs', 500)
     assert status == 2 and '--max-bad' in said
-    status, said = run(capsys, 'gfa_reproduce', *PLAIN, *args, '--bs', 500, '--max-bad', .02)
+    status, said = run(capsys, 'gfa_reproduce', *PLAIN, *args, '--bs', 500, '--max-bad', 0.02)
     assert status == 2 and 'Use a smaller bs' in said
     bad.unlink()
     assert run(capsys, 'gfa_reproduce', *PLAIN, *args)[0] == 0
-    assert not list((tmp_path/'run').glob('*new*'))
+    assert not list((tmp_path / 'run').glob('*new*'))
+
 
 def test_small_folders_say_which_batch(folder, tmp_path, capsys):
-    status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--bs', 500, '--data', folder, '--out', tmp_path/'run')
+    status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--bs', 500, '--data', folder, '--out', tmp_path / 'run')
     assert status == 2 and 'Use a smaller bs' in said
+
 
 def test_split_folders_without_a_development_set(folder, tmp_path, capsys):
     "The official test people stay test people; the development people come from the training set."
     for s in range(8):
         for p in list(folder.rglob(f'{s:04d}')):
-            to = folder/('test' if s < 3 else 'train')/p.relative_to(folder)
-            to.parent.mkdir(parents=True, exist_ok=True); p.rename(to)
-    for p in ('live', 'spoof'): shutil.rmtree(folder/p)
-    status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--data', folder, '--out', tmp_path/'run')
+            to = folder / ('test' if s < 3 else 'train') / p.relative_to(folder)
+            to.parent.mkdir(parents=True, exist_ok=True)
+            p.rename(to)
+    for p in ('live', 'spoof'):
+        shutil.rmtree(folder / p)
+    status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--data', folder, '--out', tmp_path / 'run')
     assert status == 0, said
-    df = pd.read_csv(tmp_path/'run'/'samples.csv', dtype=str).groupby('split').subject.unique()
-    assert sorted(df['test']) == ['0000', '0001', '0002'] and len(df['dev']) >= 1 and not set(df['dev']) & set(df['train'])
+    df = pd.read_csv(tmp_path / 'run' / 'samples.csv', dtype=str).groupby('split').subject.unique()
+    assert (
+        sorted(df['test']) == ['0000', '0001', '0002'] and len(df['dev']) >= 1 and not set(df['dev']) & set(df['train'])
+    )
+
 
 # -- published datasets
+
 
 @pytest.fixture(scope='module')
 def msu(tmp_path_factory):
     "A miniature of MSU-MFSD: 12 people, all of their 96 videos are real ones."
     from miniature import make_msu
-    return make_msu(tmp_path_factory.mktemp('data')/'msu', dict(train=[2, 3, 5, 6, 7, 8, 9, 11], test=[1, 13, 14, 23]), videos=96)
+
+    return make_msu(
+        tmp_path_factory.mktemp('data') / 'msu', dict(train=[2, 3, 5, 6, 7, 8, 9, 11], test=[1, 13, 14, 23]), videos=96
+    )
+
 
 def test_published_dataset(msu, tmp_path, capsys):
     "From a tree of videos to the report; the model remembers how many frames of a video it was trained on."
-    status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--data', msu, '--dataset', 'msu_mfsd', '--out', tmp_path/'run')
+    status, said = run(
+        capsys, 'gfa_reproduce', *PLAIN, '--data', msu, '--dataset', 'msu_mfsd', '--out', tmp_path / 'run'
+    )
     assert status == 0 and 'msu_mfsd → msu_mfsd' in said and 'FDA' not in said, said
-    frames = pd.DataFrame(json.loads((tmp_path/'run'/'results.json').read_text())['counts'])
-    assert frames.groupby('split').subjects.max().to_dict() == dict(train=6, dev=2, test=4) and frames.videos.sum() == 96 and frames.images.sum() == 2*96
-    text = (tmp_path/'run'/'report.md').read_text(encoding='utf-8')
-    for words in '192 frames, of 96 videos: face given by the table in 192', 'At most 2 frames of each video', 'read as `msu_mfsd`': assert words in text, words
-    model = tmp_path/'run'/'arms'/'msu_mfsd-tpc_on-seed0'/'model.safetensors'
-    for more,n in ((), 192), (('--spread', 1), 96):
-        status, said = run(capsys, 'gfa_score', model, msu, '--dataset', 'msu_mfsd', '--out', tmp_path/'s.csv', *more)
+    frames = pd.DataFrame(json.loads((tmp_path / 'run' / 'results.json').read_text())['counts'])
+    assert (
+        frames.groupby('split').subjects.max().to_dict() == dict(train=6, dev=2, test=4)
+        and frames.videos.sum() == 96
+        and frames.images.sum() == 2 * 96
+    )
+    text = (tmp_path / 'run' / 'report.md').read_text(encoding='utf-8')
+    for words in (
+        '192 frames, of 96 videos: face given by the table in 192',
+        'At most 2 frames of each video',
+        'read as `msu_mfsd`',
+    ):
+        assert words in text, words
+    model = tmp_path / 'run' / 'arms' / 'msu_mfsd-tpc_on-seed0' / 'model.safetensors'
+    for more, n in ((), 192), (('--spread', 1), 96):
+        status, said = run(capsys, 'gfa_score', model, msu, '--dataset', 'msu_mfsd', '--out', tmp_path / 's.csv', *more)
         assert status == 0 and f'{n} images of 12 people' in said, said
+
 
 def test_train_on_a_published_dataset(msu, tmp_path, capsys):
     "With missing videos, if that is asked for."
-    root = shutil.copytree(msu, tmp_path/'msu')
+    root = shutil.copytree(msu, tmp_path / 'msu')
     next(root.rglob('real_client014_laptop*.mov')).unlink()
-    args = ['gfa_train', root, '--dataset', 'msu_mfsd', '--out', tmp_path/'m', *TINY, '--spread', 3]
+    args = ['gfa_train', root, '--dataset', 'msu_mfsd', '--out', tmp_path / 'm', *TINY, '--spread', 3]
     status, said = run(capsys, *args)
     assert status == 2 and 'client014' in said, said
-    with pytest.warns(UserWarning, match='1 of'): status, said = run(capsys, *args, '--allow-missing')
+    with pytest.warns(UserWarning, match='1 of'):
+        status, said = run(capsys, *args, '--allow-missing')
     assert status == 0, said
-    scores = pd.read_csv(tmp_path/'m'/'scores.csv')
-    assert (scores.groupby('video').size() == 3).all() and scores.video.nunique() == 6*8-1
+    scores = pd.read_csv(tmp_path / 'm' / 'scores.csv')
+    assert (scores.groupby('video').size() == 3).all() and scores.video.nunique() == 6 * 8 - 1
 
-@pytest.mark.parametrize('args, words', [
-    (['--dataset', 'msu_mfsd', '--video-pattern', '(x)'], 'dataset msu_mfsd takes no video_pattern: leave it out (msu_mfsd takes dev, seed, allow_missing)'),
-    (['--dataset', 'casia_fasd', '--protocol', '1', '--fold', '2'], 'takes no protocol and no fold'), (['--protocol', '1'], 'dataset folder takes no protocol'),
-    (['--dataset', 'oulu_npu', '--protocol', '3'], 'protocol 3 has 6 folds'), (['--dataset', 'oulu_npu', '--protocol', 'all'], 'Train_files'),
-    (['--dataset', 'siw', '--allow-missing'], 'dataset siw takes no allow_missing'), (['--dataset', 'replay_attack', '--protocol', 'all'], 'is not known, choose one of grandtest')])
+
+@pytest.mark.parametrize(
+    'args, words',
+    [
+        (
+            ['--dataset', 'msu_mfsd', '--video-pattern', '(x)'],
+            'dataset msu_mfsd takes no video_pattern: leave it out (msu_mfsd takes dev, seed, allow_missing)',
+        ),
+        (['--dataset', 'casia_fasd', '--protocol', '1', '--fold', '2'], 'takes no protocol and no fold'),
+        (['--protocol', '1'], 'dataset folder takes no protocol'),
+        (['--dataset', 'oulu_npu', '--protocol', '3'], 'protocol 3 has 6 folds'),
+        (['--dataset', 'oulu_npu', '--protocol', 'all'], 'Train_files'),
+        (['--dataset', 'siw', '--allow-missing'], 'dataset siw takes no allow_missing'),
+        (['--dataset', 'replay_attack', '--protocol', 'all'], 'is not known, choose one of grandtest'),
+    ],
+)
 def test_options_that_a_dataset_does_not_take(args, words, tmp_path, capsys):
     for command in (['gfa_reproduce', '--data', tmp_path], ['gfa_train', tmp_path]):
-        status, said = run(capsys, *command, *TINY, *args, '--out', tmp_path/'run')
+        status, said = run(capsys, *command, *TINY, *args, '--out', tmp_path / 'run')
         assert status == 2 and words in said and 'Traceback' not in said, said
 
+
 def test_a_dataset_without_its_folder(tmp_path, capsys):
-    status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--dataset', 'siw', '--out', tmp_path/'run')
+    status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--dataset', 'siw', '--out', tmp_path / 'run')
     assert status == 2 and 'dataset siw is said, and no folder of data' in said
+
 
 # -- several datasets: the paper's cross-tests
 
+
 def test_two_folders(folder, tmp_path, capsys):
     "Each network is tested on both; a name is one person everywhere."
-    other = tmp_path/'door'
+    other = tmp_path / 'door'
     for s in range(8):
-        for i in range(2): picture(other/'live'/f'{s:04d}'/f'{i}.jpg', 9000+100*s+i)
-        for i in range(4): picture(other/'spoof'/f'{s:04d}'/f'{i}.jpg', 9050+100*s+i, attack=True)
-    status, said = run(capsys, 'gfa_reproduce', *TINY, '--data', folder, other, '--out', tmp_path/'run')
+        for i in range(2):
+            picture(other / 'live' / f'{s:04d}' / f'{i}.jpg', 9000 + 100 * s + i)
+        for i in range(4):
+            picture(other / 'spoof' / f'{s:04d}' / f'{i}.jpg', 9050 + 100 * s + i, attack=True)
+    status, said = run(capsys, 'gfa_reproduce', *TINY, '--data', folder, other, '--out', tmp_path / 'run')
     assert status == 0 and 'photos → door' in said and 'door → photos' in said, said
-    results = json.loads((tmp_path/'run'/'results.json').read_text())
+    results = json.loads((tmp_path / 'run' / 'results.json').read_text())
     assert {a['train'] for a in results['trainings']} == {'photos', 'door'} and len(results['trainings']) == 8
-    rows = pd.read_csv(tmp_path/'run'/'samples.csv', dtype=dict(subject=str))
-    assert set(rows.dataset) == {'photos', 'door'} and (rows.groupby('subject').split.nunique() == 1).all()      # the same names, dealt alike
-    text = (tmp_path/'run'/'report.md').read_text(encoding='utf-8')
-    assert 'Dataset `photos`, read as `folder`. Dataset `door`, read as `folder`.' in text and '## Distance of the domains' in text and 'source-dev' in text
-    assert not (tmp_path/'run'/'figures'/'fda.png').exists()                                                       # photographs stay out of it
+    rows = pd.read_csv(tmp_path / 'run' / 'samples.csv', dtype=dict(subject=str))
+    assert (
+        set(rows.dataset) == {'photos', 'door'} and (rows.groupby('subject').split.nunique() == 1).all()
+    )  # the same names, dealt alike
+    text = (tmp_path / 'run' / 'report.md').read_text(encoding='utf-8')
+    assert (
+        'Dataset `photos`, read as `folder`. Dataset `door`, read as `folder`.' in text
+        and '## Distance of the domains' in text
+        and 'source-dev' in text
+    )
+    assert not (tmp_path / 'run' / 'figures' / 'fda.png').exists()  # photographs stay out of it
+
 
 def test_a_published_dataset_and_a_folder(msu, folder, tmp_path, capsys):
     "As the paper crosses two datasets; what one reader alone takes goes to that one, and named people are looked for where they are."
-    args = [*PLAIN, '--data', msu, folder, '--dataset', 'msu_mfsd', 'folder', '--video-pattern', '(jpg)', '--out', tmp_path/'run']
+    args = [
+        *PLAIN,
+        '--data',
+        msu,
+        folder,
+        '--dataset',
+        'msu_mfsd',
+        'folder',
+        '--video-pattern',
+        '(jpg)',
+        '--out',
+        tmp_path / 'run',
+    ]
     status, said = run(capsys, 'gfa_reproduce', *args, '--test-subjects', '0000,0001')
     assert status == 0 and 'msu_mfsd → photos' in said and 'photos → msu_mfsd' in said, said
-    rows = pd.read_csv(tmp_path/'run'/'samples.csv', dtype=dict(subject=str))
+    rows = pd.read_csv(tmp_path / 'run' / 'samples.csv', dtype=dict(subject=str))
     people = rows[rows.split == 'test'].groupby('dataset').subject.unique().map(sorted)
-    assert people['photos'] == ['0000', '0001'] and len(people['msu_mfsd']) == 4 and (rows[rows.dataset == 'photos'].groupby(['subject', 'label']).video.nunique() < 5).all()
+    assert (
+        people['photos'] == ['0000', '0001']
+        and len(people['msu_mfsd']) == 4
+        and (rows[rows.dataset == 'photos'].groupby(['subject', 'label']).video.nunique() < 5).all()
+    )
+
 
 def test_people_who_are_in_some_of_the_folders(folder):
     "Who is dealt in one folder keeps the place in the next, and each folder still has people for all three."
     from gfa_fastai.reproduce import read_data, with_splits
-    def table(name, people): return pd.concat([read_data(folder).query('subject in @people').assign(dataset=name)], ignore_index=True).assign(path=lambda t: name+'/'+t.path)
+
+    def table(name, people):
+        return pd.concat(
+            [read_data(folder).query('subject in @people').assign(dataset=name)], ignore_index=True
+        ).assign(path=lambda t: name + '/' + t.path)
+
     names = [f'{s:04d}' for s in range(8)]
     for sets in ([names[:6], names[2:]], [names[:4], names[1:5], names[2:]], [names, names]):
-        df = with_splits(pd.concat([table(f'd{i}', p) for i,p in enumerate(sets)]))
-        assert (df.groupby('subject').split.nunique() == 1).all() and (df.groupby('dataset').split.nunique() == 3).all(), sets
+        df = with_splits(pd.concat([table(f'd{i}', p) for i, p in enumerate(sets)]))
+        assert (df.groupby('subject').split.nunique() == 1).all() and (
+            df.groupby('dataset').split.nunique() == 3
+        ).all(), sets
         assert list(dict.fromkeys(df.dataset)) == [f'd{i}' for i in range(len(sets))]
-    with pytest.raises(ValueError, match='dataset d1: nobody is left for (dev|test), since its people'): with_splits(pd.concat([table('d0', names), table('d1', [n for n,g in df[df.split == 'train'].groupby('subject')][:3])]))
+    with pytest.raises(ValueError, match='dataset d1: nobody is left for (dev|test), since its people'):
+        with_splits(
+            pd.concat([table('d0', names), table('d1', [n for n, g in df[df.split == 'train'].groupby('subject')][:3])])
+        )
     alone = with_splits(table('d0', names))
-    assert set(zip(alone.subject, alone.split)) == set(zip(df.subject, df.split))                    # as one folder alone is dealt
+    assert set(zip(alone.subject, alone.split)) == set(zip(df.subject, df.split))  # as one folder alone is dealt
+
 
 def test_a_dataset_that_is_too_small_is_named_before_any_training(folder, tmp_path, capsys):
     for s in range(3):
-        for kind in 'live', 'spoof': picture(tmp_path/'few'/kind/f'9{s:03d}'/'0.jpg', 7000+s, attack=kind == 'spoof')
-    status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--data', folder, tmp_path/'few', '--out', tmp_path/'run')
-    assert status == 2 and 'dataset few: bs is 16' in said and not (tmp_path/'run'/'arms').exists(), said
-    for s in range(8): (folder/'live'/f'{s:04d}'/'0.jpg').write_bytes(b'no picture')
-    shutil.rmtree(tmp_path/'few'); shutil.copytree(folder, tmp_path/'few')
+        for kind in 'live', 'spoof':
+            picture(tmp_path / 'few' / kind / f'9{s:03d}' / '0.jpg', 7000 + s, attack=kind == 'spoof')
+    status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--data', folder, tmp_path / 'few', '--out', tmp_path / 'run')
+    assert status == 2 and 'dataset few: bs is 16' in said and not (tmp_path / 'run' / 'arms').exists(), said
     for s in range(8):
-        for i in range(4): picture(folder/'live'/f'{s:04d}'/f'{i}.jpg', 100*s+i)
-        for i in range(50): shutil.copy(folder/'live'/f'{s:04d}'/'1.jpg', folder/'live'/f'{s:04d}'/f'more{i}.jpg')
-    status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--max-bad', '.02', '--data', folder, tmp_path/'few', '--out', tmp_path/'run')
+        (folder / 'live' / f'{s:04d}' / '0.jpg').write_bytes(b'no picture')
+    shutil.rmtree(tmp_path / 'few')
+    shutil.copytree(folder, tmp_path / 'few')
+    for s in range(8):
+        for i in range(4):
+            picture(folder / 'live' / f'{s:04d}' / f'{i}.jpg', 100 * s + i)
+        for i in range(50):
+            shutil.copy(folder / 'live' / f'{s:04d}' / '1.jpg', folder / 'live' / f'{s:04d}' / f'more{i}.jpg')
+    status, said = run(
+        capsys,
+        'gfa_reproduce',
+        *PLAIN,
+        '--max-bad',
+        '.02',
+        '--data',
+        folder,
+        tmp_path / 'few',
+        '--out',
+        tmp_path / 'run',
+    )
     assert status == 2 and 'files of few cannot be used' in said, said
 
-@pytest.mark.parametrize('args, words', [
-    (['photos', 'photos'], 'two datasets are called photos'), (['photos', 'nowhere'], 'no folder at nowhere'),
-    (['photos', 'door', 'hall', '--dataset', 'folder', 'siw'], '3 folders of data, and 2 datasets say how they are read (folder, siw)'),
-    (['photos', 'door', '--dataset', 'folder', 'siw', '--allow-missing'], 'dataset folder and siw takes no allow_missing'),
-    (['photos', 'door', '--test-subjects', '0099'], "test_subjects names 0099"), (['cut', 'again'], 'in more than one split'), (['photos', '--dataset', 'folder', '--data', 'door', '--dataset', 'siw'], 'SiW: neither')])
+
+@pytest.mark.parametrize(
+    'args, words',
+    [
+        (['photos', 'photos'], 'two datasets are called photos'),
+        (['photos', 'nowhere'], 'no folder at nowhere'),
+        (
+            ['photos', 'door', 'hall', '--dataset', 'folder', 'siw'],
+            '3 folders of data, and 2 datasets say how they are read (folder, siw)',
+        ),
+        (
+            ['photos', 'door', '--dataset', 'folder', 'siw', '--allow-missing'],
+            'dataset folder and siw takes no allow_missing',
+        ),
+        (['photos', 'door', '--test-subjects', '0099'], "test_subjects names 0099"),
+        (['cut', 'again'], 'in more than one split'),
+        (['photos', '--dataset', 'folder', '--data', 'door', '--dataset', 'siw'], 'SiW: neither'),
+    ],
+)
 def test_several_datasets_that_do_not_go_together(args, words, folder, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in 'door', 'hall':
-        shutil.copytree(folder, tmp_path/name)
-        for kind in (tmp_path/name).glob('*'):
-            for p in [q for q in kind.rglob('000[0-3]') if q.is_dir()]: p.rename(p.with_name('1'+p.name))        # half of the people are others
-    for name,test in dict(cut='7', again='6').items():
+        shutil.copytree(folder, tmp_path / name)
+        for kind in (tmp_path / name).glob('*'):
+            for p in [q for q in kind.rglob('000[0-3]') if q.is_dir()]:
+                p.rename(p.with_name('1' + p.name))  # half of the people are others
+    for name, test in dict(cut='7', again='6').items():
         for kind in ('live', 'spoof'):
-            for s in range(8): shutil.copytree(folder/'live'/f'{s:04d}', tmp_path/name/('test' if str(s) == test else 'train')/kind/f'{s:04d}')
-    status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--data', *args, '--out', tmp_path/'run')
+            for s in range(8):
+                shutil.copytree(
+                    folder / 'live' / f'{s:04d}',
+                    tmp_path / name / ('test' if str(s) == test else 'train') / kind / f'{s:04d}',
+                )
+    status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--data', *args, '--out', tmp_path / 'run')
     assert status == 2 and words in said and 'Traceback' not in said, said
+
 
 # -- train, score, evaluate
 
+
 def test_train_score_evaluate(folder, tmp_path, capsys):
     names = ['--test-subjects', '0000,0001', '--dev-subjects', '0002']
-    status, said = run(capsys, 'gfa_train', folder, '--out', tmp_path/'m', *TINY, '--bs', 8, *names)
+    status, said = run(capsys, 'gfa_train', folder, '--out', tmp_path / 'm', *TINY, '--bs', 8, *names)
     assert status == 0 and 'model.safetensors' in said, said
-    before = (tmp_path/'m'/'model.safetensors').read_bytes()
-    assert run(capsys, 'gfa_train', folder, '--out', tmp_path/'m', *TINY, '--bs', 8, *names)[0] == 0
-    assert (tmp_path/'m'/'model.safetensors').read_bytes() == before
-    status, said = run(capsys, 'gfa_score', tmp_path/'m'/'model.safetensors', folder, '--out', tmp_path/'s.csv', *names)
+    before = (tmp_path / 'm' / 'model.safetensors').read_bytes()
+    assert run(capsys, 'gfa_train', folder, '--out', tmp_path / 'm', *TINY, '--bs', 8, *names)[0] == 0
+    assert (tmp_path / 'm' / 'model.safetensors').read_bytes() == before
+    status, said = run(
+        capsys, 'gfa_score', tmp_path / 'm' / 'model.safetensors', folder, '--out', tmp_path / 's.csv', *names
+    )
     assert status == 0 and '96 images of 8 people' in said, said
-    a, b = (pd.read_csv(p, dtype=dict(subject=str)).query("split != 'train'").sort_values('video').reset_index(drop=True) for p in (tmp_path/'s.csv', tmp_path/'m'/'scores.csv'))
+    a, b = (
+        pd.read_csv(p, dtype=dict(subject=str)).query("split != 'train'").sort_values('video').reset_index(drop=True)
+        for p in (tmp_path / 's.csv', tmp_path / 'm' / 'scores.csv')
+    )
     pd.testing.assert_frame_equal(a, b)
-    status, said = run(capsys, 'gfa_evaluate', tmp_path/'s.csv', '--html', tmp_path/'r.html', '--json', tmp_path/'r.json')
+    status, said = run(
+        capsys, 'gfa_evaluate', tmp_path / 's.csv', '--html', tmp_path / 'r.html', '--json', tmp_path / 'r.json'
+    )
     assert status == 0 and 'target-dev' in said and 'No interval' in said
-    rates = json.loads((tmp_path/'r.json').read_text())['rates']
-    assert f'{100*rates["hter"]["value"]:.1f}' in said and '<table>' in (tmp_path/'r.html').read_text()
+    rates = json.loads((tmp_path / 'r.json').read_text())['rates']
+    assert f'{100 * rates["hter"]["value"]:.1f}' in said and '<table>' in (tmp_path / 'r.html').read_text()
+
 
 def test_training_people_among_the_scored_are_named(folder, tmp_path, capsys):
     names = ['--test-subjects', '0000,0001', '--dev-subjects', '0002']
-    assert run(capsys, 'gfa_train', folder, '--out', tmp_path/'m', *TINY, '--bs', 8, *names)[0] == 0
-    status, said = run(capsys, 'gfa_score', tmp_path/'m'/'model.safetensors', folder, '--out', tmp_path/'s.csv')
+    assert run(capsys, 'gfa_train', folder, '--out', tmp_path / 'm', *TINY, '--bs', 8, *names)[0] == 0
+    status, said = run(capsys, 'gfa_score', tmp_path / 'm' / 'model.safetensors', folder, '--out', tmp_path / 's.csv')
     assert status == 0 and '5 of them bear names of people that the model was trained on (0003' in said
-    assert 'bear names' not in run(capsys, 'gfa_score', tmp_path/'m'/'model.safetensors', folder, '--out', tmp_path/'s.csv', *names)[1]
+    assert (
+        'bear names'
+        not in run(
+            capsys, 'gfa_score', tmp_path / 'm' / 'model.safetensors', folder, '--out', tmp_path / 's.csv', *names
+        )[1]
+    )
+
 
 def test_a_model_of_fda_brings_its_fda(whole, folder, tmp_path, capsys):
     "Frames are transferred before they are scored, wherever the model file lies."
-    model = whole[0]/'arms'/'webcam-tpc_on-fda-seed0'/'model.safetensors'
-    assert run(capsys, 'gfa_score', model, folder, '--out', tmp_path/'s.csv')[0] == 0
-    assert len(list((tmp_path/'cache'/'fda').rglob('*.png'))) == 96
+    model = whole[0] / 'arms' / 'webcam-tpc_on-fda-seed0' / 'model.safetensors'
+    assert run(capsys, 'gfa_score', model, folder, '--out', tmp_path / 's.csv')[0] == 0
+    assert len(list((tmp_path / 'cache' / 'fda').rglob('*.png'))) == 96
     shutil.copy(model, tmp_path)
-    status, said = run(capsys, 'gfa_score', tmp_path/'model.safetensors', folder, '--out', tmp_path/'again.csv')
+    status, said = run(capsys, 'gfa_score', tmp_path / 'model.safetensors', folder, '--out', tmp_path / 'again.csv')
     assert status == 0 and '96 images' in said, said
-    pd.testing.assert_frame_equal(*(pd.read_csv(tmp_path/f) for f in ('s.csv', 'again.csv')))
+    pd.testing.assert_frame_equal(*(pd.read_csv(tmp_path / f) for f in ('s.csv', 'again.csv')))
+
 
 def test_models_of_a_run_authenticate(whole):
     "Thresholds for both decisions, and the adapter, are in the file."
     from gfa_fastai.authenticate import FaceAuthenticator, model_card
     from gfa_fastai.model import model_header
+
     for fda in (False, True):
-        path = whole[0]/'arms'/f'webcam-tpc_off{"-fda"*fda}-seed0'/'model.safetensors'
+        path = whole[0] / 'arms' / f'webcam-tpc_off{"-fda" * fda}-seed0' / 'model.safetensors'
         head = model_header(path)
         assert head['adapter'] == fda and set(head['meta']['thresholds']) == {'live', 'similarity'}
-        assert head['meta']['thresholds']['live']['points']['EER']['threshold'] == pytest.approx(head['meta']['threshold'])
+        assert head['meta']['thresholds']['live']['points']['EER']['threshold'] == pytest.approx(
+            head['meta']['threshold']
+        )
         assert FaceAuthenticator.load(path) and '## Thresholds' in model_card(path)
 
+
 def test_live_people_alone_can_be_scored(whole, folder, tmp_path, capsys):
-    shutil.rmtree(folder/'spoof')
-    model = whole[0]/'arms'/'webcam-tpc_on-seed0'/'model.safetensors'
-    assert run(capsys, 'gfa_score', model, folder, '--out', tmp_path/'s.csv')[0] == 0
-    assert set(pd.read_csv(tmp_path/'s.csv').split) == {'test'}
+    shutil.rmtree(folder / 'spoof')
+    model = whole[0] / 'arms' / 'webcam-tpc_on-seed0' / 'model.safetensors'
+    assert run(capsys, 'gfa_score', model, folder, '--out', tmp_path / 's.csv')[0] == 0
+    assert set(pd.read_csv(tmp_path / 's.csv').split) == {'test'}
+
 
 def test_evaluate_conventions(whole, capsys):
-    s = whole[0]/'scores'/'webcam-tpc_on-seed0.csv'
-    for t,words in (('dev', 'target-dev'), ('test', 'optimistic'), ('0.5', 'given: 0.5')):
+    s = whole[0] / 'scores' / 'webcam-tpc_on-seed0.csv'
+    for t, words in (('dev', 'target-dev'), ('test', 'optimistic'), ('0.5', 'given: 0.5')):
         status, said = run(capsys, 'gfa_evaluate', s, '--threshold', t)
         assert status == 0 and words in said and 'test-EER' in said and 'target-dev' in said
     status, said = run(capsys, 'gfa_evaluate', s, '--threshold', 'source')
     assert status == 2 and '--source' in said
     assert run(capsys, 'gfa_evaluate', s, '--threshold', 'source', '--source', s)[0] == 0
 
+
 def scores_of(seed, people=14):
     "Scores by nobody's network: half of the people in dev, half in test."
     rng = np.random.default_rng(seed)
-    rows = [('d', 'dev' if s < people//2 else 'test', f'{s:03d}', f'{s}-{pai}{v}', f, 'attack' if pai else 'live', pai, 3*rng.normal(0 if pai else 1))
-            for s in range(people) for pai in ('', 'print1', 'print2', 'video') for v in range(2) for f in range(2)]
+    rows = [
+        (
+            'd',
+            'dev' if s < people // 2 else 'test',
+            f'{s:03d}',
+            f'{s}-{pai}{v}',
+            f,
+            'attack' if pai else 'live',
+            pai,
+            3 * rng.normal(0 if pai else 1),
+        )
+        for s in range(people)
+        for pai in ('', 'print1', 'print2', 'video')
+        for v in range(2)
+        for f in range(2)
+    ]
     return pd.DataFrame(rows, columns=['dataset', 'split', 'subject', 'video', 'frame', 'label', 'pai', 'score'])
+
 
 def test_evaluate_anybodys_scores(tmp_path):
     "Development and test files, in CSV and in four columns, make the same page; PyTorch is not asked for."
     from gfa_fastai.evaluation import evaluate_scores, save_four_column
+
     df, pages = scores_of(0), []
     for ext in ('csv', 'txt'):
         for split in ('dev', 'test'):
-            rows, path = df[df.split == split], tmp_path/f'scores_{split}.{ext}'
-            if ext == 'csv': rows.drop(columns=['split', 'dataset']).to_csv(path, index=False)
-            else: save_four_column(rows, path)
+            rows, path = df[df.split == split], tmp_path / f'scores_{split}.{ext}'
+            if ext == 'csv':
+                rows.drop(columns=['split', 'dataset']).to_csv(path, index=False)
+            else:
+                save_four_column(rows, path)
         code = 'import sys; from gfa_fastai.cli import gfa_evaluate; s = gfa_evaluate(sys.argv[1:]); sys.exit(s or 3*bool({"torch", "fastai"} & set(sys.modules)))'
-        args = [tmp_path/f'scores_dev.{ext}', tmp_path/f'scores_test.{ext}', '--threshold', 'dev', '--html', tmp_path/ext/'report.html', '--json', tmp_path/ext/'r.json']
-        done = subprocess.run([sys.executable, '-c', code, *map(str, args)], env={**os.environ, 'PYTHONPATH': str(ROOT)}, capture_output=True, text=True)
+        args = [
+            tmp_path / f'scores_dev.{ext}',
+            tmp_path / f'scores_test.{ext}',
+            '--threshold',
+            'dev',
+            '--html',
+            tmp_path / ext / 'report.html',
+            '--json',
+            tmp_path / ext / 'r.json',
+        ]
+        done = subprocess.run(
+            [sys.executable, '-c', code, *map(str, args)],
+            env={**os.environ, 'PYTHONPATH': str(ROOT)},
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0, done.stdout + done.stderr
-        pages.append((tmp_path/ext/'report.html').read_text(encoding='utf-8').replace('.txt', '.csv'))
+        pages.append((tmp_path / ext / 'report.html').read_text(encoding='utf-8').replace('.txt', '.csv'))
     assert pages[0] == pages[1] and pages[0].count('<img') == 1 and 'http' not in pages[0] and 'BPCER20' in pages[0]
-    got, want = json.loads((tmp_path/'csv'/'r.json').read_text()), evaluate_scores(df.assign(dataset='scores')).to_dict()
+    got, want = (
+        json.loads((tmp_path / 'csv' / 'r.json').read_text()),
+        evaluate_scores(df.assign(dataset='scores')).to_dict(),
+    )
     assert got == json.loads(json.dumps(want)) | dict(difference=None)
     assert not [p for p in tmp_path.rglob('*.part')]
 
+
 def test_evaluate_options(tmp_path, capsys):
     a, b = scores_of(0), scores_of(1)
-    for name,df in dict(a=a, b=b, fewer=b[b.subject != '013'], nan=a.assign(score=a.score.where(a.index != 3)), twice=pd.concat([a, a[-2:]]), attacks=a[a.label == 'attack'], column=a.drop(columns='label'),
-                        p=a.assign(score=1/(1+np.exp(-a.score)))).items(): df.to_csv(tmp_path/f'{name}.csv', index=False)
-    def evaluate(name, *args): return run(capsys, 'gfa_evaluate', tmp_path/f'{name}.csv', '--resamples', 20, *args)
+    for name, df in dict(
+        a=a,
+        b=b,
+        fewer=b[b.subject != '013'],
+        nan=a.assign(score=a.score.where(a.index != 3)),
+        twice=pd.concat([a, a[-2:]]),
+        attacks=a[a.label == 'attack'],
+        column=a.drop(columns='label'),
+        p=a.assign(score=1 / (1 + np.exp(-a.score))),
+    ).items():
+        df.to_csv(tmp_path / f'{name}.csv', index=False)
+
+    def evaluate(name, *args):
+        return run(capsys, 'gfa_evaluate', tmp_path / f'{name}.csv', '--resamples', 20, *args)
+
     status, said = evaluate('a', '--species', 'print1=print, print2=print')
     assert status == 0 and '| print     | 7 ' in said and 'print1 into print' in said and '20 resamples' in said
-    status, said = evaluate('a', '--against', tmp_path/'b.csv', '--json', tmp_path/'r.json')
-    assert status == 0 and 'Against the second system' in said and set(json.loads((tmp_path/'r.json').read_text())['difference']['hter']) == {'value', 'low', 'high'}
+    status, said = evaluate('a', '--against', tmp_path / 'b.csv', '--json', tmp_path / 'r.json')
+    assert (
+        status == 0
+        and 'Against the second system' in said
+        and set(json.loads((tmp_path / 'r.json').read_text())['difference']['hter']) == {'value', 'low', 'high'}
+    )
     assert evaluate('p', '--video', 'logodds')[0] == 0
-    for name,args,words in (('a', ['--video', 'logodds'], 'no probabilities'), ('a', ['--against', tmp_path/'fewer.csv'], 'in one table only'), ('nan', [], '1 of 224 rows have a score that is NaN'),
-                            ('twice', [], '2 of 226 rows have a frame that is there already'), ('attacks', [], 'no live rows'), ('column', [], 'column(s) label missing'),
-                            ('a', ['--species', 'mask=print'], 'no attack is of mask'), ('a', ['--threshold', 'nan'], 'NaN'), ('a', ['--threshold', 'low'], 'neither dev'),
-                            ('a', ['--threshold', 'source', '--source', tmp_path/'a.csv', '--against', tmp_path/'b.csv'], '--against-source')):
+    for name, args, words in (
+        ('a', ['--video', 'logodds'], 'no probabilities'),
+        ('a', ['--against', tmp_path / 'fewer.csv'], 'in one table only'),
+        ('nan', [], '1 of 224 rows have a score that is NaN'),
+        ('twice', [], '2 of 226 rows have a frame that is there already'),
+        ('attacks', [], 'no live rows'),
+        ('column', [], 'column(s) label missing'),
+        ('a', ['--species', 'mask=print'], 'no attack is of mask'),
+        ('a', ['--threshold', 'nan'], 'NaN'),
+        ('a', ['--threshold', 'low'], 'neither dev'),
+        (
+            'a',
+            ['--threshold', 'source', '--source', tmp_path / 'a.csv', '--against', tmp_path / 'b.csv'],
+            '--against-source',
+        ),
+    ):
         status, said = evaluate(name, *args)
         assert status == 2 and words in said and len(said.strip().splitlines()) == 1, said
-    status, said = evaluate('a', '--threshold', 'source', '--source', tmp_path/'a.csv', '--against', tmp_path/'b.csv', '--against-source', tmp_path/'b.csv')
+    status, said = evaluate(
+        'a',
+        '--threshold',
+        'source',
+        '--source',
+        tmp_path / 'a.csv',
+        '--against',
+        tmp_path / 'b.csv',
+        '--against-source',
+        tmp_path / 'b.csv',
+    )
     assert status == 0 and 'source-dev' in said
     for bad in ('print1', '=print', 'print1=', 'a=b=c'):
-        with pytest.raises(SystemExit): evaluate('a', '--species', bad)
+        with pytest.raises(SystemExit):
+            evaluate('a', '--species', bad)
         assert 'print1=print' in capsys.readouterr().err
+
 
 # -- transfer
 
-def target(tmp_path):
-    cv2.imwrite(str(tmp_path/'target.png'), np.random.default_rng(7).integers(120, 250, (40, 50, 3), dtype=np.uint8))
-    return tmp_path/'target.png'
 
-QUICK = ['--steps', 4, '--size', 32, '--width', .125]
+def target(tmp_path):
+    cv2.imwrite(str(tmp_path / 'target.png'), np.random.default_rng(7).integers(120, 250, (40, 50, 3), dtype=np.uint8))
+    return tmp_path / 'target.png'
+
+
+QUICK = ['--steps', 4, '--size', 32, '--width', 0.125]
+
 
 @pytest.mark.parametrize('method', ['fda', 'light', 'adain', 'colour', 'fourier', 'recompress', 'identity'])
 def test_transfer_of_a_folder(method, folder, tmp_path, capsys):
-    args = ['gfa_transfer', folder, '--target', target(tmp_path), '--method', method, '--out', tmp_path/'out', *QUICK]
+    args = ['gfa_transfer', folder, '--target', target(tmp_path), '--method', method, '--out', tmp_path / 'out', *QUICK]
     status, said = run(capsys, *args)
     assert status == 0 and '96 files' in said, said
-    names = {p.relative_to(tmp_path/'out').with_suffix('') for p in (tmp_path/'out').rglob('*.png')}
+    names = {p.relative_to(tmp_path / 'out').with_suffix('') for p in (tmp_path / 'out').rglob('*.png')}
     assert names == {p.relative_to(folder).with_suffix('') for p in folder.rglob('*.jpg')}
-    before = {p: p.stat().st_mtime_ns for p in (tmp_path/'out').rglob('*.png')}
-    assert run(capsys, *args)[0] == 0 and before == {p: p.stat().st_mtime_ns for p in (tmp_path/'out').rglob('*.png')}     # nothing is made twice
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / 'out').rglob('*.png')}
+    assert run(capsys, *args)[0] == 0 and before == {
+        p: p.stat().st_mtime_ns for p in (tmp_path / 'out').rglob('*.png')
+    }  # nothing is made twice
     if method in ('fda', 'light', 'adain'):
-        status, said = run(capsys, 'gfa_transfer', folder/'live', '--model', tmp_path/'out'/'method.safetensors', '--out', tmp_path/'again', '--codec', 'jpeg')
-        assert status == 0 and len(list((tmp_path/'again').rglob('*.jpg'))) == 32
+        status, said = run(
+            capsys,
+            'gfa_transfer',
+            folder / 'live',
+            '--model',
+            tmp_path / 'out' / 'method.safetensors',
+            '--out',
+            tmp_path / 'again',
+            '--codec',
+            'jpeg',
+        )
+        assert status == 0 and len(list((tmp_path / 'again').rglob('*.jpg'))) == 32
+
 
 def test_light_imitates_a_saved_fda(folder, tmp_path, capsys):
-    assert run(capsys, 'gfa_transfer', folder, '--target', target(tmp_path), '--method', 'fda', '--out', tmp_path/'fda', *QUICK)[0] == 0
-    saved = tmp_path/'fda'/'method.safetensors'
-    status, said = run(capsys, 'gfa_transfer', folder, '--method', 'light', '--imitate', saved, '--out', tmp_path/'light', *QUICK)
+    assert (
+        run(
+            capsys,
+            'gfa_transfer',
+            folder,
+            '--target',
+            target(tmp_path),
+            '--method',
+            'fda',
+            '--out',
+            tmp_path / 'fda',
+            *QUICK,
+        )[0]
+        == 0
+    )
+    saved = tmp_path / 'fda' / 'method.safetensors'
+    status, said = run(
+        capsys, 'gfa_transfer', folder, '--method', 'light', '--imitate', saved, '--out', tmp_path / 'light', *QUICK
+    )
     assert status == 0 and '96 files by LightFDA' in said, said
-    for args, words in ((('--method', 'colour', '--imitate', saved), 'is for --method light'), (('--imitate', tmp_path/'none'), 'no saved adaptation')):
-        status, said = run(capsys, 'gfa_transfer', folder, '--target', target(tmp_path), *args, '--out', tmp_path/'x', *QUICK)
+    for args, words in (
+        (('--method', 'colour', '--imitate', saved), 'is for --method light'),
+        (('--imitate', tmp_path / 'none'), 'no saved adaptation'),
+    ):
+        status, said = run(
+            capsys, 'gfa_transfer', folder, '--target', target(tmp_path), *args, '--out', tmp_path / 'x', *QUICK
+        )
         assert status == 2 and words in said, said
 
+
 def test_transfer_says_what_it_skipped(folder, tmp_path, capsys):
-    (folder/'live'/'0000'/'0.jpg').write_bytes(b'no picture')
-    (folder/'notes.txt').write_text('passed over')
-    (folder/'clip.mp4').write_bytes(b'no video')
-    status, said = run(capsys, 'gfa_transfer', folder, tmp_path/'nowhere', '--target', target(tmp_path), '--method', 'colour', '--out', tmp_path/'out')
+    (folder / 'live' / '0000' / '0.jpg').write_bytes(b'no picture')
+    (folder / 'notes.txt').write_text('passed over')
+    (folder / 'clip.mp4').write_bytes(b'no video')
+    status, said = run(
+        capsys,
+        'gfa_transfer',
+        folder,
+        tmp_path / 'nowhere',
+        '--target',
+        target(tmp_path),
+        '--method',
+        'colour',
+        '--out',
+        tmp_path / 'out',
+    )
     assert status == 0 and '95 files' in said and 'notes' not in said
-    for words in '0.jpg: not a readable image', 'clip.mp4: not a readable video', 'nowhere: the file does not exist': assert words in said, said
+    for words in '0.jpg: not a readable image', 'clip.mp4: not a readable video', 'nowhere: the file does not exist':
+        assert words in said, said
+
 
 def test_transfer_of_a_video(tmp_path, capsys):
     from gfa_fastai.adapt import clip_frames
-    writer = cv2.VideoWriter(str(tmp_path/'in.avi'), cv2.VideoWriter_fourcc(*'MJPG'), 12, (64, 48))
-    for i in range(10): writer.write(np.full((48, 64, 3), 20*i, np.uint8))
+
+    writer = cv2.VideoWriter(str(tmp_path / 'in.avi'), cv2.VideoWriter_fourcc(*'MJPG'), 12, (64, 48))
+    for i in range(10):
+        writer.write(np.full((48, 64, 3), 20 * i, np.uint8))
     writer.release()
-    status, said = run(capsys, 'gfa_transfer', tmp_path/'in.avi', '--target', target(tmp_path), '--out', tmp_path/'out', *QUICK)
+    status, said = run(
+        capsys, 'gfa_transfer', tmp_path / 'in.avi', '--target', target(tmp_path), '--out', tmp_path / 'out', *QUICK
+    )
     assert status == 0 and 'fitted on 10 images' in said, said
-    frames = list(clip_frames(tmp_path/'out'/'in.mp4'))
-    assert len(frames) == 10 and frames[0].shape == (48, 64, 3) and not list((tmp_path/'out').glob('.*part*'))
-    stamp = (tmp_path/'out'/'in.mp4').stat().st_mtime_ns
-    assert run(capsys, 'gfa_transfer', tmp_path/'in.avi', '--target', target(tmp_path), '--out', tmp_path/'out', *QUICK)[0] == 0
-    assert (tmp_path/'out'/'in.mp4').stat().st_mtime_ns == stamp
+    frames = list(clip_frames(tmp_path / 'out' / 'in.mp4'))
+    assert len(frames) == 10 and frames[0].shape == (48, 64, 3) and not list((tmp_path / 'out').glob('.*part*'))
+    stamp = (tmp_path / 'out' / 'in.mp4').stat().st_mtime_ns
+    assert (
+        run(
+            capsys, 'gfa_transfer', tmp_path / 'in.avi', '--target', target(tmp_path), '--out', tmp_path / 'out', *QUICK
+        )[0]
+        == 0
+    )
+    assert (tmp_path / 'out' / 'in.mp4').stat().st_mtime_ns == stamp
+
 
 def test_transfer_killed_in_the_middle_of_a_folder(folder, tmp_path):
     from gfa_fastai.adapter import read_result
-    for s in range(150): picture(folder/'live'/'more'/f'{s}.jpg', s, (320, 240))
-    args = ['gfa_transfer', folder, '--target', target(tmp_path), '--out', tmp_path/'out', *QUICK]
+
+    for s in range(150):
+        picture(folder / 'live' / 'more' / f'{s}.jpg', s, (320, 240))
+    args = ['gfa_transfer', folder, '--target', target(tmp_path), '--out', tmp_path / 'out', *QUICK]
     p = shell(*args)
-    when(lambda: len(list((tmp_path/'out').rglob('*.png'))) > 20, p); p.kill(); p.communicate(timeout=60)
-    kept = {f: (f.stat().st_mtime_ns, f.read_bytes()) for f in (tmp_path/'out').rglob('*.png') if read_result(f)}
+    when(lambda: len(list((tmp_path / 'out').rglob('*.png'))) > 20, p)
+    p.kill()
+    p.communicate(timeout=60)
+    kept = {f: (f.stat().st_mtime_ns, f.read_bytes()) for f in (tmp_path / 'out').rglob('*.png') if read_result(f)}
     assert 20 < len(kept) < 246
     p = shell(*args)
     said = p.communicate(timeout=300)
     assert p.returncode == 0 and '246 files' in said[0], said
-    done = list((tmp_path/'out').rglob('*.png'))
-    assert len(done) == 246 and all(read_result(f) for f in done) and all(f.read_bytes() == b for f,(_,b) in kept.items())
-    assert sum(f.stat().st_mtime_ns != t for f,(t,_) in kept.items()) < 8             # at most the batch that was interrupted
+    done = list((tmp_path / 'out').rglob('*.png'))
+    assert (
+        len(done) == 246
+        and all(read_result(f) for f in done)
+        and all(f.read_bytes() == b for f, (_, b) in kept.items())
+    )
+    assert sum(f.stat().st_mtime_ns != t for f, (t, _) in kept.items()) < 8  # at most the batch that was interrupted
+
 
 def test_transfer_refuses(folder, tmp_path, capsys):
-    for args,words in (([folder, '--target', folder], 'is a folder, and one image is needed'), ([folder, '--target', tmp_path/'none.png'], 'none.png: the file does not exist'),
-                       ([folder, '--method', 'colour'], 'method colour needs a target image'), ([tmp_path/'none'], 'no image and no video'), ([folder, '--model', tmp_path/'none.safetensors'], 'no saved adaptation'),
-                       ([folder, '--target', target(tmp_path), '--method', 'recompress', '--out', tmp_path/'target.png'], 'cannot write to the folder')):
-        status, said = run(capsys, 'gfa_transfer', *args, *([] if '--out' in args else ['--out', tmp_path/'out']))
+    for args, words in (
+        ([folder, '--target', folder], 'is a folder, and one image is needed'),
+        ([folder, '--target', tmp_path / 'none.png'], 'none.png: the file does not exist'),
+        ([folder, '--method', 'colour'], 'method colour needs a target image'),
+        ([tmp_path / 'none'], 'no image and no video'),
+        ([folder, '--model', tmp_path / 'none.safetensors'], 'no saved adaptation'),
+        (
+            [folder, '--target', target(tmp_path), '--method', 'recompress', '--out', tmp_path / 'target.png'],
+            'cannot write to the folder',
+        ),
+    ):
+        status, said = run(capsys, 'gfa_transfer', *args, *([] if '--out' in args else ['--out', tmp_path / 'out']))
         assert status == 2 and words in said and 'Traceback' not in said, said
 
-@pytest.mark.parametrize('args, words', [
-    (['gfa_evaluate', 'none.csv'], 'no scores at none.csv'), (['gfa_score', 'none.safetensors', '.', '--out', 's.csv'], 'no model at none.safetensors')])
+
+@pytest.mark.parametrize(
+    'args, words',
+    [
+        (['gfa_evaluate', 'none.csv'], 'no scores at none.csv'),
+        (['gfa_score', 'none.safetensors', '.', '--out', 's.csv'], 'no model at none.safetensors'),
+    ],
+)
 def test_missing_files(args, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     status, said = run(capsys, *args)
     assert status == 2 and words in said
 
+
 @pytest.mark.parametrize('command', COMMANDS)
 def test_help(command, capsys):
-    with pytest.raises(SystemExit) as e: getattr(cli, command)(['--help'])
+    with pytest.raises(SystemExit) as e:
+        getattr(cli, command)(['--help'])
     said = capsys.readouterr().out
     assert e.value.code == 0 and command in said and 'None' not in said
 
-@pytest.mark.parametrize('args', [['--max-bad', '2'], ['--preset', 'huge'], ['--steps', '0'], ['--seeds', '-1'], ['--precision', 'int8'], ['--dataset', 'unknown'], ['--spread', '0']])
+
+@pytest.mark.parametrize(
+    'args',
+    [
+        ['--max-bad', '2'],
+        ['--preset', 'huge'],
+        ['--steps', '0'],
+        ['--seeds', '-1'],
+        ['--precision', 'int8'],
+        ['--dataset', 'unknown'],
+        ['--spread', '0'],
+    ],
+)
 def test_bad_arguments(args, capsys):
-    with pytest.raises(SystemExit) as e: cli.gfa_reproduce(args)
+    with pytest.raises(SystemExit) as e:
+        cli.gfa_reproduce(args)
     assert e.value.code == 2 and 'usage' in capsys.readouterr().err
+
 
 # -- real photographs
 
+
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason='no photographs at ../shared/data/nuaa_small')
 def test_photographs(tmp_path, capsys):
-    status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--data', PHOTOS, '--dataset', 'folder', '--test-subjects', '0012,0014', '--dev-subjects', '0011', '--out', tmp_path/'run')
-    assert status == 0 and 'No interval is given' in (tmp_path/'run'/'report.md').read_text(encoding='utf-8'), said
-    results = json.loads((tmp_path/'run'/'results.json').read_text())
+    status, said = run(
+        capsys,
+        'gfa_reproduce',
+        *PLAIN,
+        '--data',
+        PHOTOS,
+        '--dataset',
+        'folder',
+        '--test-subjects',
+        '0012,0014',
+        '--dev-subjects',
+        '0011',
+        '--out',
+        tmp_path / 'run',
+    )
+    assert status == 0 and 'No interval is given' in (tmp_path / 'run' / 'report.md').read_text(encoding='utf-8'), said
+    results = json.loads((tmp_path / 'run' / 'results.json').read_text())
     assert results['data']['images'] == 288 and results['data']['skipped'] == 0 and results['data']['detected'] > 250
     assert pd.DataFrame(results['counts']).groupby('split').images.sum().to_dict() == dict(train=144, dev=48, test=96)

@@ -1,4 +1,5 @@
 "The pages of the paper on other data: their cell 'The data of this page' changed, and nothing else."
+
 import json, os, shutil, subprocess, sys
 from pathlib import Path
 
@@ -6,22 +7,45 @@ import pandas as pd
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAPER = ROOT/'nbs'/'paper'
+PAPER = ROOT / 'nbs' / 'paper'
 SAMPLES = "from gfa_fastai.reproduce import read_data, with_splits\ndef samples(): return with_splits(read_data(['hall', 'door']))\n"
-OTHER = {   # page: (what its cell becomes, files that it makes)
-    'table_4_cross': (SAMPLES + "DATA, VERSION, FILE, SIZE, STEPS = 'two doors', '1', Path('my_table_4.csv'), 48, 2\nSEEDS = 2", ['my_table_4.csv']),
-    'table_2_3_intra': ("from gfa_fastai.reproduce import read_data, with_splits\ndef protocol(number): return extract_frames(with_splits(read_data('hall')), WORK/'cache', size=SIZE, progress=False)\n"
-                        "DATA, VERSION, FILE, SIZE, STEPS = 'a hall', '1', Path('my_table_3.csv'), 48, 2\nSEEDS = 2\nPROTOCOLS, HOME, TABLE_4 = {1: 'one', 2: 'two'}, 'two doors', Path('my_table_4.csv')", ['my_table_3.csv']),
-    'section_4_5_multitask': (SAMPLES + "DATA, VERSION, CURVES, TABLE = 'two doors', '1', Path('my_curves.csv'), Path('my_table.csv')\nTRAINS, SEEDS, SIZE, STEPS = ['hall'], 2, 48, 24", ['my_curves.csv', 'my_table.csv']),
-    'figure_3': (SAMPLES + "DATA, VERSION, POINTS, NUMBERS, MODELS = 'two doors', '1', Path('my_points.csv'), Path('my_numbers.json'), WORK/'mine'\nTRAIN, SIZE, EPOCHS = 'hall', 48, 1", ['my_points.csv']),
-    'figure_5': ("from gfa_fastai.frames import extract_frames\nfrom gfa_fastai.reproduce import read_data, with_splits\n"
-                 "def samples(folder):\n    frames = extract_frames(with_splits(read_data(['hall', 'door'])), folder, size=48, spread=2, progress=False)\n    return frames.assign(path=frames.frame_path)\n"
-                 "NAMES, STEPS, DATA, VERSION, ROWS, MADE = ('hall', 'door'), 2, 'two doors', '1', Path('my_figure_5.csv'), Path('my_figure_5.json')", ['my_figure_5.csv']),
-    'figure_8': (SAMPLES + "DATA, VERSION, CURVES, TABLE, MODELS = 'two doors', '1', Path('my_roc.csv'), Path('my_table.csv'), WORK/'mine'\nTRAIN, EPOCHS, SIZE, NETWORK, SEEDS = 'hall', 1, 48, {}, 2", ['my_roc.csv', 'my_table.csv']),
-    'table_1_ablation': ("from gfa_fastai.reproduce import read_data, with_splits\nROOTS = dict(data=['hall', 'door'])\nSOURCE, RUN, PULL = dict(ROOTS, preset='tiny', steps=2, seeds=2), WORK/'mine', (240, 512)\n"
-                         "def samples(): return with_splits(read_data(**ROOTS))\nDATA, VERSION, PREFIX, TRAIN, SIZE, STEPS, SEEDS_MORE = 'two doors', '1', 'my_table_1', 'hall', 48, 2, 1\n"
-                         "SCORES, TERMS, OTHERS, CONTROLS, FLIPS = (Path(f'{PREFIX}_{n}.csv') for n in ('scores', 'terms', 'classical', 'controls', 'flips'))",
-                         [f'my_table_1_{n}.csv' for n in ('scores', 'terms', 'classical', 'controls', 'flips')]),
+OTHER = {  # page: (what its cell becomes, files that it makes)
+    'table_4_cross': (
+        SAMPLES + "DATA, VERSION, FILE, SIZE, STEPS = 'two doors', '1', Path('my_table_4.csv'), 48, 2\nSEEDS = 2",
+        ['my_table_4.csv'],
+    ),
+    'table_2_3_intra': (
+        "from gfa_fastai.reproduce import read_data, with_splits\ndef protocol(number): return extract_frames(with_splits(read_data('hall')), WORK/'cache', size=SIZE, progress=False)\n"
+        "DATA, VERSION, FILE, SIZE, STEPS = 'a hall', '1', Path('my_table_3.csv'), 48, 2\nSEEDS = 2\nPROTOCOLS, HOME, TABLE_4 = {1: 'one', 2: 'two'}, 'two doors', Path('my_table_4.csv')",
+        ['my_table_3.csv'],
+    ),
+    'section_4_5_multitask': (
+        SAMPLES
+        + "DATA, VERSION, CURVES, TABLE = 'two doors', '1', Path('my_curves.csv'), Path('my_table.csv')\nTRAINS, SEEDS, SIZE, STEPS = ['hall'], 2, 48, 24",
+        ['my_curves.csv', 'my_table.csv'],
+    ),
+    'figure_3': (
+        SAMPLES
+        + "DATA, VERSION, POINTS, NUMBERS, MODELS = 'two doors', '1', Path('my_points.csv'), Path('my_numbers.json'), WORK/'mine'\nTRAIN, SIZE, EPOCHS = 'hall', 48, 1",
+        ['my_points.csv'],
+    ),
+    'figure_5': (
+        "from gfa_fastai.frames import extract_frames\nfrom gfa_fastai.reproduce import read_data, with_splits\n"
+        "def samples(folder):\n    frames = extract_frames(with_splits(read_data(['hall', 'door'])), folder, size=48, spread=2, progress=False)\n    return frames.assign(path=frames.frame_path)\n"
+        "NAMES, STEPS, DATA, VERSION, ROWS, MADE = ('hall', 'door'), 2, 'two doors', '1', Path('my_figure_5.csv'), Path('my_figure_5.json')",
+        ['my_figure_5.csv'],
+    ),
+    'figure_8': (
+        SAMPLES
+        + "DATA, VERSION, CURVES, TABLE, MODELS = 'two doors', '1', Path('my_roc.csv'), Path('my_table.csv'), WORK/'mine'\nTRAIN, EPOCHS, SIZE, NETWORK, SEEDS = 'hall', 1, 48, {}, 2",
+        ['my_roc.csv', 'my_table.csv'],
+    ),
+    'table_1_ablation': (
+        "from gfa_fastai.reproduce import read_data, with_splits\nROOTS = dict(data=['hall', 'door'])\nSOURCE, RUN, PULL = dict(ROOTS, preset='tiny', steps=2, seeds=2), WORK/'mine', (240, 512)\n"
+        "def samples(): return with_splits(read_data(**ROOTS))\nDATA, VERSION, PREFIX, TRAIN, SIZE, STEPS, SEEDS_MORE = 'two doors', '1', 'my_table_1', 'hall', 48, 2, 1\n"
+        "SCORES, TERMS, OTHERS, CONTROLS, FLIPS = (Path(f'{PREFIX}_{n}.csv') for n in ('scores', 'terms', 'classical', 'controls', 'flips'))",
+        [f'my_table_1_{n}.csv' for n in ('scores', 'terms', 'classical', 'controls', 'flips')],
+    ),
 }
 RUN = '''
 import os, sys
@@ -38,34 +62,61 @@ try: shell.run_all(nb, exc_stop=True, preproc=left_out)
 except Exception: sys.exit(shell.prettytb(fname=sys.argv[1]))
 '''
 
+
 @pytest.fixture(scope='module')
 def folders(tmp_path_factory):
     "Two folders of pictures of the same twelve people, with live faces, prints and replays, and no splits."
     from gfa_fastai.synth.benchmark import make_synthpad
+
     root = tmp_path_factory.mktemp('folders')
-    df = make_synthpad(root/'pad', 'tiny', seed=7, domains=['slr', 'laptop'], subjects=(6, 3, 3), workers=1, progress=False)
+    df = make_synthpad(
+        root / 'pad', 'tiny', seed=7, domains=['slr', 'laptop'], subjects=(6, 3, 3), workers=1, progress=False
+    )
     for r in df[df.role == 'probe'].itertuples():
-        kind = Path('live') if r.label == 'live' else Path('attack')/r.pai
-        path = root/('hall' if r.dataset == 'slr' else 'door')/kind/r.subject[-2:]/Path(r.path).name
-        path.parent.mkdir(parents=True, exist_ok=True); shutil.copy(r.path, path)
+        kind = Path('live') if r.label == 'live' else Path('attack') / r.pai
+        path = root / ('hall' if r.dataset == 'slr' else 'door') / kind / r.subject[-2:] / Path(r.path).name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(r.path, path)
     return root
+
 
 def test_every_page_that_can_has_the_cell():
     "Those that measure, but for the ones that need the switches of SynthPAD, and two that have a cell of their own for it."
-    have = {p.stem for p in PAPER.glob('*.ipynb') if any(''.join(c['source']).startswith('# The data of this page') for c in json.loads(p.read_text(encoding='utf-8'))['cells'])}
+    have = {
+        p.stem
+        for p in PAPER.glob('*.ipynb')
+        if any(
+            ''.join(c['source']).startswith('# The data of this page')
+            for c in json.loads(p.read_text(encoding='utf-8'))['cells']
+        )
+    }
     assert have == set(OTHER)
+
 
 @pytest.mark.parametrize('page', OTHER)
 def test_page_on_other_data(page, folders, tmp_path):
     cell, files = OTHER[page]
-    for name in 'hall', 'door': (tmp_path/name).symlink_to(folders/name)
-    if page == 'table_2_3_intra':        # Table 2 is drawn from the rows of Table 4
-        df = pd.read_csv(PAPER/'table_4.csv', dtype=dict(version=str)); df[df.train.isin(['webcam', 'slr']) & df.test.isin(['webcam', 'slr'])].replace(dict(webcam='hall', slr='door')).to_csv(tmp_path/'my_table_4.csv', index=False)
-    (tmp_path/'cell.py').write_text(cell, encoding='utf-8')
+    for name in 'hall', 'door':
+        (tmp_path / name).symlink_to(folders / name)
+    if page == 'table_2_3_intra':  # Table 2 is drawn from the rows of Table 4
+        df = pd.read_csv(PAPER / 'table_4.csv', dtype=dict(version=str))
+        df[df.train.isin(['webcam', 'slr']) & df.test.isin(['webcam', 'slr'])].replace(
+            dict(webcam='hall', slr='door')
+        ).to_csv(tmp_path / 'my_table_4.csv', index=False)
+    (tmp_path / 'cell.py').write_text(cell, encoding='utf-8')
     env = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'MPLBACKEND': 'agg'}
-    done = subprocess.run([sys.executable, '-c', RUN, PAPER/f'{page}.ipynb', 'cell.py'], cwd=tmp_path, env=env, text=True, capture_output=True, timeout=600)
+    done = subprocess.run(
+        [sys.executable, '-c', RUN, PAPER / f'{page}.ipynb', 'cell.py'],
+        cwd=tmp_path,
+        env=env,
+        text=True,
+        capture_output=True,
+        timeout=600,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     for f in files:
-        text = (tmp_path/f).read_text(encoding='utf-8')
+        text = (tmp_path / f).read_text(encoding='utf-8')
         assert 'webcam' not in text and len(text.splitlines()) > 2, f
-    assert not {p.name for p in PAPER.glob('*.csv')} & {p.name for p in tmp_path.iterdir()}                    # nothing was added to SynthPAD's own tables
+    assert not {p.name for p in PAPER.glob('*.csv')} & {
+        p.name for p in tmp_path.iterdir()
+    }  # nothing was added to SynthPAD's own tables

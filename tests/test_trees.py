@@ -1,4 +1,5 @@
 "What can be wrong with a tree on a disk, and what is said about it."
+
 import os
 import random
 import warnings
@@ -6,12 +7,28 @@ from pathlib import Path
 
 import pytest
 
-from gfa_fastai.trees import IMAGES, VIDEOS, choose_listed, find_list, find_root, match_name, note_line, read_lines, read_list, scan_videos, sub_folder, walk_files
+from gfa_fastai.trees import (
+    IMAGES,
+    VIDEOS,
+    choose_listed,
+    find_list,
+    find_root,
+    match_name,
+    note_line,
+    read_lines,
+    read_list,
+    scan_videos,
+    sub_folder,
+    walk_files,
+)
 
 
 def tree(root, *paths):
-    for p in paths: (root/p).parent.mkdir(parents=True, exist_ok=True); (root/p).touch()
+    for p in paths:
+        (root / p).parent.mkdir(parents=True, exist_ok=True)
+        (root / p).touch()
     return root
+
 
 def test_walk_against_os_walk(tmp_path):
     rng = random.Random(0)
@@ -20,83 +37,125 @@ def test_walk_against_os_walk(tmp_path):
         parts = [rng.choice(names[:6]) for _ in range(rng.randint(0, 3))]
         tree(tmp_path, '/'.join([*parts, rng.choice(names[6:])]))
     want = []
-    for folder,dirs,files in os.walk(tmp_path):
+    for folder, dirs, files in os.walk(tmp_path):
         dirs[:] = [d for d in dirs if d not in ('.hidden', '__MACOSX', '@eaDir')]
-        want += [Path(folder)/f for f in files if f in ('x.avi', 'y.MOV')]
+        want += [Path(folder) / f for f in files if f in ('x.avi', 'y.MOV')]
     got = list(walk_files(tmp_path, VIDEOS))
     assert sorted(got) == sorted(want) and got == list(walk_files(tmp_path, VIDEOS)) and not IMAGES & VIDEOS
 
+
 def test_walk_ends_in_circles_and_follows_links(tmp_path):
-    root = tree(tmp_path/'up/root', 'a/1.avi')
-    tree(tmp_path/'elsewhere', '2.avi')
-    (root/'link').symlink_to(tmp_path/'elsewhere')
-    (root/'a/root').symlink_to(root); (root/'a/up').symlink_to(tmp_path); (root/'a/self').symlink_to(root/'a/self')
-    (root/'gone.avi').symlink_to(tmp_path/'nowhere')
+    root = tree(tmp_path / 'up/root', 'a/1.avi')
+    tree(tmp_path / 'elsewhere', '2.avi')
+    (root / 'link').symlink_to(tmp_path / 'elsewhere')
+    (root / 'a/root').symlink_to(root)
+    (root / 'a/up').symlink_to(tmp_path)
+    (root / 'a/self').symlink_to(root / 'a/self')
+    (root / 'gone.avi').symlink_to(tmp_path / 'nowhere')
     assert [p.relative_to(root).as_posix() for p in walk_files(root, VIDEOS)] == ['a/1.avi', 'gone.avi', 'link/2.avi']
+
 
 def test_sub_folder(tmp_path):
     tree(tmp_path, 'Train/LIVE/1', 'train/x/1', 'file')
-    assert sub_folder(tmp_path, 'Train').name == 'Train' and sub_folder(tmp_path, 'train').name == 'train' and sub_folder(tmp_path, 'TRAIN/live').name == 'LIVE'
-    assert sub_folder(tmp_path, 'file') is None and sub_folder(tmp_path, 'file/x') is None and sub_folder(tmp_path/'nowhere', 'x') is None
+    assert (
+        sub_folder(tmp_path, 'Train').name == 'Train'
+        and sub_folder(tmp_path, 'train').name == 'train'
+        and sub_folder(tmp_path, 'TRAIN/live').name == 'LIVE'
+    )
+    assert (
+        sub_folder(tmp_path, 'file') is None
+        and sub_folder(tmp_path, 'file/x') is None
+        and sub_folder(tmp_path / 'nowhere', 'x') is None
+    )
+
 
 def test_root_depth_and_ambiguity(tmp_path):
-    root = tree(tmp_path/'1/2/3', 'train/x', 'test/x')
-    for given in (root, root.parent, root.parent.parent): assert find_root(given, ['train', 'test'], 'SET') == root
-    with pytest.raises(FileNotFoundError, match='SET: neither .* up to two levels below .*there are: 1'): find_root(tmp_path, ['train', 'test'], 'SET')
-    tree(tmp_path/'1/2/4', 'train/x', 'test/x')
-    with pytest.raises(ValueError, match='holds it 2 times'): find_root(tmp_path/'1', ['train', 'test'], 'SET')
-    assert find_root(root, ['train', 'test'], 'SET') == root    # what is given is taken, whatever lies beside it
+    root = tree(tmp_path / '1/2/3', 'train/x', 'test/x')
+    for given in (root, root.parent, root.parent.parent):
+        assert find_root(given, ['train', 'test'], 'SET') == root
+    with pytest.raises(FileNotFoundError, match='SET: neither .* up to two levels below .*there are: 1'):
+        find_root(tmp_path, ['train', 'test'], 'SET')
+    tree(tmp_path / '1/2/4', 'train/x', 'test/x')
+    with pytest.raises(ValueError, match='holds it 2 times'):
+        find_root(tmp_path / '1', ['train', 'test'], 'SET')
+    assert find_root(root, ['train', 'test'], 'SET') == root  # what is given is taken, whatever lies beside it
+
 
 def test_root_in_junk_is_not_found(tmp_path):
     root = tree(tmp_path, 'SET/train/x', 'SET/test/x', '__MACOSX/SET/train/x', '__MACOSX/SET/test/x')
-    assert find_root(root, ['train', 'test'], 'SET') == root/'SET'
+    assert find_root(root, ['train', 'test'], 'SET') == root / 'SET'
+
 
 def test_root_is_relative(tmp_path, monkeypatch):
     tree(tmp_path, 'SET/train/x', 'SET/test/x')
-    monkeypatch.chdir(tmp_path/'SET/train')
-    with pytest.raises(FileNotFoundError, match='is a part of it. Its root is .*SET: give that'): find_root('.', ['train', 'test'], 'SET')
+    monkeypatch.chdir(tmp_path / 'SET/train')
+    with pytest.raises(FileNotFoundError, match='is a part of it. Its root is .*SET: give that'):
+        find_root('.', ['train', 'test'], 'SET')
+
 
 def test_lines(tmp_path):
-    (tmp_path/'a').write_bytes(b'\xef\xbb\xbfone\r\n\r\n\t two \xff\rthree')
-    assert read_lines(tmp_path/'a') == [(1, 'one'), (3, 'two \udcff'), (4, 'three')]
-    (tmp_path/'a').write_bytes(b'')
-    assert read_lines(tmp_path/'a') == []
-    with pytest.raises(FileNotFoundError, match='no file at'): read_lines(tmp_path)
+    (tmp_path / 'a').write_bytes(b'\xef\xbb\xbfone\r\n\r\n\t two \xff\rthree')
+    assert read_lines(tmp_path / 'a') == [(1, 'one'), (3, 'two \udcff'), (4, 'three')]
+    (tmp_path / 'a').write_bytes(b'')
+    assert read_lines(tmp_path / 'a') == []
+    with pytest.raises(FileNotFoundError, match='no file at'):
+        read_lines(tmp_path)
+
 
 def test_find_list(tmp_path):
     tree(tmp_path, 'x/y/a.txt')
-    assert find_list(tmp_path, 'a.txt') == find_list(tmp_path, 'y/a.txt') == tmp_path/'x/y/a.txt'
-    with pytest.raises(FileNotFoundError, match='no list b.txt'): find_list(tmp_path, 'b.txt')
+    assert find_list(tmp_path, 'a.txt') == find_list(tmp_path, 'y/a.txt') == tmp_path / 'x/y/a.txt'
+    with pytest.raises(FileNotFoundError, match='no list b.txt'):
+        find_list(tmp_path, 'b.txt')
+
 
 def test_match_is_of_the_whole(tmp_path):
     assert match_name(r'(a)(\d)', 'A1', '') == ('A', '1')
     for bad in ('a12', 'xa1', 'a1\n'):
-        with pytest.raises(ValueError, match='expected a number'): match_name(r'(a)(\d)', bad, 'a number')
+        with pytest.raises(ValueError, match='expected a number'):
+            match_name(r'(a)(\d)', bad, 'a number')
+
 
 def test_scan_counts_all_bad_names(tmp_path):
     def parse(stem):
-        if stem == 'skip': return None
+        if stem == 'skip':
+            return None
         match_name(r'\d', stem, 'a digit')
         return stem, dict(n=int(stem))
+
     tree(tmp_path, '1.avi', 'skip.avi', '2.mov', '3.txt')
-    assert {k: (r['n'], r['path'].name) for k,r in scan_videos(tmp_path, parse, 'SET').items()} == {'1': (1, '1.avi'), '2': (2, '2.mov')}
+    assert {k: (r['n'], r['path'].name) for k, r in scan_videos(tmp_path, parse, 'SET').items()} == {
+        '1': (1, '1.avi'),
+        '2': (2, '2.mov'),
+    }
     tree(tmp_path, 'b.avi', 'a.avi')
-    with pytest.raises(ValueError, match='SET: 2 file name.*first is .*a.avi: expected a digit'): scan_videos(tmp_path, parse, 'SET')
+    with pytest.raises(ValueError, match='SET: 2 file name.*first is .*a.avi: expected a digit'):
+        scan_videos(tmp_path, parse, 'SET')
+
 
 def test_choose_keeps_the_order_of_the_list():
     found = {k: dict(k=k, path=k) for k in 'abc'}
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         assert [r['k'] for r in choose_listed(found, dict(c='', a=''), 'SET', spare={'b'})] == ['c', 'a']
-        with pytest.raises(UserWarning, match='1 videos are there but not listed, the first is b'): choose_listed(found, dict(c='', a=''), 'SET')
-    with pytest.raises(FileNotFoundError, match=r'1 of 2 listed videos are not there, the first is x \(list, line 9\).*allow_missing=True'): choose_listed(found, dict(a='', x='list, line 9'), 'SET')
-    with pytest.raises(FileNotFoundError, match='2 of 2 .*Restore them.$'): choose_listed(found, dict(x='', y=''), 'SET', allow_missing=True)
-    with pytest.raises(ValueError, match='a is listed twice'): note_line({'a': 'x, line 1'}, 'a', Path('x'), 2)
+        with pytest.raises(UserWarning, match='1 videos are there but not listed, the first is b'):
+            choose_listed(found, dict(c='', a=''), 'SET')
+    with pytest.raises(
+        FileNotFoundError,
+        match=r'1 of 2 listed videos are not there, the first is x \(list, line 9\).*allow_missing=True',
+    ):
+        choose_listed(found, dict(a='', x='list, line 9'), 'SET')
+    with pytest.raises(FileNotFoundError, match='2 of 2 .*Restore them.$'):
+        choose_listed(found, dict(x='', y=''), 'SET', allow_missing=True)
+    with pytest.raises(ValueError, match='a is listed twice'):
+        note_line({'a': 'x, line 1'}, 'a', Path('x'), 2)
+
 
 @pytest.mark.parametrize('text', ['', '\n', '\r\n \r\n', '\ufeff'])
 def test_a_list_names_something(tmp_path, text):
-    (tmp_path/'l.txt').write_text(text)
-    assert read_lines(tmp_path/'l.txt') == []
-    with pytest.raises(ValueError, match='l.txt lists nothing'): read_list(tmp_path/'l.txt')
-    (tmp_path/'l.txt').write_text(text + 'a')
-    assert [t for _,t in read_list(tmp_path/'l.txt')] == ['a']
+    (tmp_path / 'l.txt').write_text(text)
+    assert read_lines(tmp_path / 'l.txt') == []
+    with pytest.raises(ValueError, match='l.txt lists nothing'):
+        read_list(tmp_path / 'l.txt')
+    (tmp_path / 'l.txt').write_text(text + 'a')
+    assert [t for _, t in read_list(tmp_path / 'l.txt')] == ['a']

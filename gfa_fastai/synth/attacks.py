@@ -17,425 +17,513 @@ __all__ = ['OVER', 'CAMERA', 'FLAT', 'INKS', 'ANGLES', 'PATTERNS', 'IN_PRINT', '
 # %% ../../nbs/21_attacks.ipynb #91cdf162
 OVER = 2  # light comes at this times the sensor's resolution
 
+
 def expose(
-    light, # (H, W, 3) linear light
-    cam:dict, # a camera
-    rng, # numpy Generator of the shot
-) -> np.ndarray: # (H, W, 3) linear, about 0 to 1
+    light,  # (H, W, 3) linear light
+    cam: dict,  # a camera
+    rng,  # numpy Generator of the shot
+) -> np.ndarray:  # (H, W, 3) linear, about 0 to 1
     "Automatic exposure, contrast and white balance, none of them perfect."
     small = cv2.resize(light, (32, 32), interpolation=cv2.INTER_AREA)
     g = small.mean(-1)
     high = np.percentile(g[6:28, 7:25], 90)
-    low = np.percentile(g, 3)*rng.uniform(*cam['flare'])
-    gain = cam['target']*np.exp(rng.normal(0, .08))/max(high-low, 1e-3)
+    low = np.percentile(g, 3) * rng.uniform(*cam['flare'])
+    gain = cam['target'] * np.exp(rng.normal(0, 0.08)) / max(high - low, 1e-3)
     mean = small.reshape(-1, 3).mean(0)
-    grey_world = (mean.mean()/np.maximum(mean, 1e-3))**rng.uniform(*cam['awb'])  # in part
-    gains = gain*np.clip(grey_world, .7, 1.4)*cam['cast']*np.exp(rng.normal(0, .025, 3))
-    return (light-F(low))*gains.astype(F)
+    grey_world = (mean.mean() / np.maximum(mean, 1e-3)) ** rng.uniform(*cam['awb'])  # in part
+    gains = gain * np.clip(grey_world, 0.7, 1.4) * cam['cast'] * np.exp(rng.normal(0, 0.025, 3))
+    return (light - F(low)) * gains.astype(F)
 
 # %% ../../nbs/21_attacks.ipynb #c3ac09b1
 def mosaic(
-    x, # (H, W, 3) linear light on the sensor
-) -> np.ndarray: # (H, W): red and green in the even rows, green and blue in the odd ones
+    x,  # (H, W, 3) linear light on the sensor
+) -> np.ndarray:  # (H, W): red and green in the even rows, green and blue in the odd ones
     "What the pixels of a Bayer sensor see."
     m = x[..., 1].copy()
     m[::2, ::2], m[1::2, 1::2] = x[::2, ::2, 0], x[1::2, 1::2, 2]
     return m
 
+
 def demosaic(
-    m, # (H, W) Bayer picture
-) -> np.ndarray: # (H, W, 3)
+    m,  # (H, W) Bayer picture
+) -> np.ndarray:  # (H, W, 3)
     "Guess the missing colours from the neighbours, bilinearly; mirrored at the border."
-    raw = cv2.copyMakeBorder(np.clip(m*F(40000)+F(8000), 0, 65535).astype(np.uint16), 2, 2, 2, 2,
-        cv2.BORDER_REFLECT_101)
-    return (cv2.cvtColor(raw, cv2.COLOR_BayerRGGB2RGB)[2:-2, 2:-2].astype(F)-F(8000))*F(1/40000)
+    raw = cv2.copyMakeBorder(
+        np.clip(m * F(40000) + F(8000), 0, 65535).astype(np.uint16), 2, 2, 2, 2, cv2.BORDER_REFLECT_101
+    )
+    return (cv2.cvtColor(raw, cv2.COLOR_BayerRGGB2RGB)[2:-2, 2:-2].astype(F) - F(8000)) * F(1 / 40000)
+
 
 def noisy(
-    x, # light on the sensor
-    k:float, # shot noise: variance per light
-    s:float, # read noise: deviation
-    rng, # numpy Generator of the shot
+    x,  # light on the sensor
+    k: float,  # shot noise: variance per light
+    s: float,  # read noise: deviation
+    rng,  # numpy Generator of the shot
 ) -> np.ndarray:
     "Shot and read noise."
-    return x+rng.standard_normal(x.shape, dtype=F)*np.sqrt(F(k)*np.maximum(x, 0)+F(s*s))
+    return x + rng.standard_normal(x.shape, dtype=F) * np.sqrt(F(k) * np.maximum(x, 0) + F(s * s))
 
 # %% ../../nbs/21_attacks.ipynb #f1f19874
 def develop(
-    x, # (H, W, 3) linear light
-    cam:dict, # a camera
-) -> np.ndarray: # (H, W, 3) encoded, 0 to 1
+    x,  # (H, W, 3) linear light
+    cam: dict,  # a camera
+) -> np.ndarray:  # (H, W, 3) encoded, 0 to 1
     "Tone curve, saturation, sharpening."
-    x = np.power(np.clip(x, 0, 1), F(1/cam['gamma']))
-    x = x+F(cam['curve'])*(x*x*(3-2*x)-x)
-    x = cv2.transform(x, np.eye(3)*cam['colour']+(1-cam['colour'])*np.array([.3, .59, .11]))
-    if cam['sharp'] > 0: x = x+F(cam['sharp'])*(x-cv2.GaussianBlur(x, (0, 0), 1.))
+    x = np.power(np.clip(x, 0, 1), F(1 / cam['gamma']))
+    x = x + F(cam['curve']) * (x * x * (3 - 2 * x) - x)
+    x = cv2.transform(x, np.eye(3) * cam['colour'] + (1 - cam['colour']) * np.array([0.3, 0.59, 0.11]))
+    if cam['sharp'] > 0:
+        x = x + F(cam['sharp']) * (x - cv2.GaussianBlur(x, (0, 0), 1.0))
     return np.clip(x, 0, 1)
 
+
 def jpeg(
-    x, # (H, W, 3) encoded, 0 to 1
-    quality:int, # 1 to 100
-) -> bytes: # the file
+    x,  # (H, W, 3) encoded, 0 to 1
+    quality: int,  # 1 to 100
+) -> bytes:  # the file
     "Compress a picture."
-    pixels = cv2.cvtColor((x*F(255)+F(.5)).astype(np.uint8), cv2.COLOR_RGB2BGR)
+    pixels = cv2.cvtColor((x * F(255) + F(0.5)).astype(np.uint8), cv2.COLOR_RGB2BGR)
     ok, data = cv2.imencode('.jpg', pixels, [cv2.IMWRITE_JPEG_QUALITY, int(quality)])
-    if not ok: raise OSError('OpenCV could not encode a JPEG')
+    if not ok:
+        raise OSError('OpenCV could not encode a JPEG')
     return data.tobytes()
+
 
 def unjpeg(data):
     "The picture in a file."
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB).astype(F)*F(1/255)
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB).astype(F) * F(1 / 255)
 
 # %% ../../nbs/21_attacks.ipynb #9591a563
-CAMERA = dict(target=.62, flare=(.3, .9), awb=(.4, .9), cast=(1., 1., 1.), blur=(.35, .6), noise=(4e-4, 3e-3),
-              gamma=2.2, curve=.25, colour=1.05, sharp=.35, quality=(82, 92), worse=.35)
+CAMERA = dict(
+    target=0.62,
+    flare=(0.3, 0.9),
+    awb=(0.4, 0.9),
+    cast=(1.0, 1.0, 1.0),
+    blur=(0.35, 0.6),
+    noise=(4e-4, 3e-3),
+    gamma=2.2,
+    curve=0.25,
+    colour=1.05,
+    sharp=0.35,
+    quality=(82, 92),
+    worse=0.35,
+)
+
 
 def take_photo(
-    light, # (2H, 2W, 3) linear light
-    cam:dict, # a camera, as CAMERA
-    rng, # numpy Generator of the shot
-) -> tuple[np.ndarray, int]: # (H, W, 3) encoded in 0..1, before the file; the quality for the file
+    light,  # (2H, 2W, 3) linear light
+    cam: dict,  # a camera, as CAMERA
+    rng,  # numpy Generator of the shot
+) -> tuple[np.ndarray, int]:  # (H, W, 3) encoded in 0..1, before the file; the quality for the file
     "Take a picture. The same process for live people and for attacks."
     blur = rng.uniform(*cam['blur'])
-    x = cv2.GaussianBlur(expose(light, cam, rng), (0, 0), blur*OVER)
-    x = cv2.resize(x, (light.shape[1]//OVER, light.shape[0]//OVER), interpolation=cv2.INTER_AREA)
+    x = cv2.GaussianBlur(expose(light, cam, rng), (0, 0), blur * OVER)
+    x = cv2.resize(x, (light.shape[1] // OVER, light.shape[0] // OVER), interpolation=cv2.INTER_AREA)
     x = develop(demosaic(noisy(mosaic(x), *cam['noise'], rng)), cam)
-    return _worse(x, cam, rng), int(rng.integers(cam['quality'][0], cam['quality'][1]+1))
+    return _worse(x, cam, rng), int(rng.integers(cam['quality'][0], cam['quality'][1] + 1))
+
 
 def _worse(x, cam, rng):
     "Some pictures are recompressed, scaled or blurred on their way, whatever they show."
-    if rng.uniform() >= cam['worse']: return x
+    if rng.uniform() >= cam['worse']:
+        return x
     how, (h, w) = rng.integers(3), x.shape[:2]
-    if how == 0: return unjpeg(jpeg(x, rng.integers(55, 92)))
+    if how == 0:
+        return unjpeg(jpeg(x, rng.integers(55, 92)))
     if how == 1:
-        f = rng.uniform(.6, .92)
-        small = cv2.resize(x, (round(w*f), round(h*f)), interpolation=cv2.INTER_AREA)
+        f = rng.uniform(0.6, 0.92)
+        small = cv2.resize(x, (round(w * f), round(h * f)), interpolation=cv2.INTER_AREA)
         return np.clip(cv2.resize(small, (w, h), interpolation=cv2.INTER_CUBIC), 0, 1)
-    return cv2.GaussianBlur(x, (0, 0), rng.uniform(.4, .8))
+    return cv2.GaussianBlur(x, (0, 0), rng.uniform(0.4, 0.8))
 
 # %% ../../nbs/21_attacks.ipynb #39577fe4
-FLAT = dict(scale=1., shift=(0., 0.), angle=0., tilt=(0., 0.), bend=0.)
+FLAT = dict(scale=1.0, shift=(0.0, 0.0), angle=0.0, tilt=(0.0, 0.0), bend=0.0)
+
 
 def frame_grid(h, w):
     "Coordinates of the pixels of a frame: its height is 1, its middle is the origin."
-    return ((np.arange(w, dtype=F)+F(.5))/F(h)-F(w/h/2))[None], ((np.arange(h, dtype=F)+F(.5))/F(h)-F(.5))[:, None]
+    return ((np.arange(w, dtype=F) + F(0.5)) / F(h) - F(w / h / 2))[None], (
+        (np.arange(h, dtype=F) + F(0.5)) / F(h) - F(0.5)
+    )[:, None]
+
 
 def to_medium(
-    g:dict, # a geometry, as FLAT
-    x, y, # points of the frame
-) -> tuple: # points of the medium
+    g: dict,  # a geometry, as FLAT
+    x,
+    y,  # points of the frame
+) -> tuple:  # points of the medium
     "Which point of the medium is seen at x, y?"
-    c, s = np.cos(g['angle'])/g['scale'], np.sin(g['angle'])/g['scale']
-    x, y = x-F(g['shift'][0]), y-F(g['shift'][1])
-    inv = 1/(1+F(g['tilt'][0])*x+F(g['tilt'][1])*y)
-    u, v = (F(c)*x+F(s)*y)*inv, (F(c)*y-F(s)*x)*inv
-    return (np.arcsin(np.clip(F(g['bend'])*u, -.98, .98))/F(g['bend']) if g['bend'] else u), v
+    c, s = np.cos(g['angle']) / g['scale'], np.sin(g['angle']) / g['scale']
+    x, y = x - F(g['shift'][0]), y - F(g['shift'][1])
+    inv = 1 / (1 + F(g['tilt'][0]) * x + F(g['tilt'][1]) * y)
+    u, v = (F(c) * x + F(s) * y) * inv, (F(c) * y - F(s) * x) * inv
+    return (np.arcsin(np.clip(F(g['bend']) * u, -0.98, 0.98)) / F(g['bend']) if g['bend'] else u), v
+
 
 def look_up(picture, s, t):
     "The picture at points of the medium; its height is 1."
     h, w = picture.shape[:2]
-    return cv2.remap(picture, s*F(h)+F((w-1)/2), t*F(h)+F((h-1)/2), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.remap(
+        picture, s * F(h) + F((w - 1) / 2), t * F(h) + F((h - 1) / 2), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    )
+
 
 def from_medium(g, s, t):
     "Where in the frame is the point s, t of the medium?"
-    if g['bend']: s = np.sin(g['bend']*s)/g['bend']
-    c, n = np.cos(g['angle'])*g['scale'], np.sin(g['angle'])*g['scale']
-    u, v = c*s-n*t, c*t+n*s
-    d = 1/(1-g['tilt'][0]*u-g['tilt'][1]*v)
-    return u*d+g['shift'][0], v*d+g['shift'][1]
+    if g['bend']:
+        s = np.sin(g['bend'] * s) / g['bend']
+    c, n = np.cos(g['angle']) * g['scale'], np.sin(g['angle']) * g['scale']
+    u, v = c * s - n * t, c * t + n * s
+    d = 1 / (1 - g['tilt'][0] * u - g['tilt'][1] * v)
+    return u * d + g['shift'][0], v * d + g['shift'][1]
 
 # %% ../../nbs/21_attacks.ipynb #6a3eb06f
 # light that cyan, magenta, yellow, black let through
-INKS = np.array([[.03, .30, .62], [.55, .04, .17], [.86, .72, .05], [.03, .03, .03]], F)
-_PURE = np.array([[0, 1, 1], [1, 0, 1], [1, 1, 0], [0, 0, 0]], F)                          # what ideal inks would
+INKS = np.array([[0.03, 0.30, 0.62], [0.55, 0.04, 0.17], [0.86, 0.72, 0.05], [0.03, 0.03, 0.03]], F)
+_PURE = np.array([[0, 1, 1], [1, 0, 1], [1, 1, 0], [0, 0, 0]], F)  # what ideal inks would
+
 
 def dot_gain(
-    a, # coverage, 0 to 1
-    g:float, # gain at a coverage of one half
-) -> np.ndarray: # coverage on paper
+    a,  # coverage, 0 to 1
+    g: float,  # gain at a coverage of one half
+) -> np.ndarray:  # coverage on paper
     "How much the ink covers after it has spread."
-    return a+F(4*g)*a*(1-a)
+    return a + F(4 * g) * a * (1 - a)
+
 
 def separate(
-    rgb, # (..., 3) linear light, 0 to 1
-    black:float=.6, # share of the common part that is printed in black
-) -> np.ndarray: # (..., 4) coverages of cyan, magenta, yellow, black
+    rgb,  # (..., 3) linear light, 0 to 1
+    black: float = 0.6,  # share of the common part that is printed in black
+) -> np.ndarray:  # (..., 4) coverages of cyan, magenta, yellow, black
     "Linear light to ink."
-    c = 1-np.clip(rgb, 0, 1)
-    k = c.min(-1, keepdims=True)*F(black)
-    return np.concatenate([(c-k)/np.maximum(1-k, F(1e-3)), k], -1)
+    c = 1 - np.clip(rgb, 0, 1)
+    k = c.min(-1, keepdims=True) * F(black)
+    return np.concatenate([(c - k) / np.maximum(1 - k, F(1e-3)), k], -1)
 
 # %% ../../nbs/21_attacks.ipynb #c46d1807
 def yule_nielsen(
-    a, # (..., inks) coverages
-    inks, # (inks, 3) light that each lets through
-    n:float, # 1 to 2: how far light spreads in the paper
-) -> np.ndarray: # (..., 3) reflectance relative to the paper
+    a,  # (..., inks) coverages
+    inks,  # (inks, 3) light that each lets through
+    n: float,  # 1 to 2: how far light spreads in the paper
+) -> np.ndarray:  # (..., 3) reflectance relative to the paper
     "Reflectance of inks on paper, one over the other."
-    loss = 1-np.power(np.asarray(inks, F), F(1/n))
-    out = np.ones(a.shape[:-1]+(3,), F)
-    for i in range(len(inks)): out *= 1-a[..., i, None]*loss[i]
+    loss = 1 - np.power(np.asarray(inks, F), F(1 / n))
+    out = np.ones(a.shape[:-1] + (3,), F)
+    for i in range(len(inks)):
+        out *= 1 - a[..., i, None] * loss[i]
     return np.power(out, F(n))
 
 # %% ../../nbs/21_attacks.ipynb #5a770dc1
 def profile(
-    inks, # (4, 3) light that each ink lets through
-    gain:float, # dot gain
-    n:float, # of Yule and Nielsen
-    h:float, # strength of the dots
-) -> tuple: # light asked for (65,), light that comes out (65,)
+    inks,  # (4, 3) light that each ink lets through
+    gain: float,  # dot gain
+    n: float,  # of Yule and Nielsen
+    h: float,  # strength of the dots
+) -> tuple:  # light asked for (65,), light that comes out (65,)
     "What a printer makes of a ramp of greys."
     asked = np.linspace(0, 1, 65, dtype=F)
     a = dot_gain(separate(np.repeat(asked[:, None], 3, -1)), gain)[..., None]
-    loss = 1-np.power(np.asarray(inks, F), F(1/n))
-    mean = a*np.power(1-(a+h*(1-a))*loss, n)+(1-a)*np.power(1-(a-h*a)*loss, n)
+    loss = 1 - np.power(np.asarray(inks, F), F(1 / n))
+    mean = a * np.power(1 - (a + h * (1 - a)) * loss, n) + (1 - a) * np.power(1 - (a - h * a) * loss, n)
     return asked, np.maximum.accumulate(mean.prod(1).mean(-1))
+
 
 def compensate(x, asked, got):
     "The light to ask for so that x comes out, between the darkest and the lightest that the printer has."
-    table = np.interp(got[0]+(got[-1]-got[0])*asked, got, asked)
+    table = np.interp(got[0] + (got[-1] - got[0]) * asked, got, asked)
     return np.interp(x, asked, table).astype(F)
 
 # %% ../../nbs/21_attacks.ipynb #9fdf6406
 ANGLES = np.deg2rad([15, 75, 0, 45])  # cyan, magenta, yellow, black
-_t = np.cos(np.pi*(np.arange(256)+.5)/256)
+_t = np.cos(np.pi * (np.arange(256) + 0.5) / 256)
 # quantiles of the screen function
-_RANK = np.quantile((.5+.25*(_t[:, None]+_t[None])).ravel(), np.linspace(0, 1, 65))
+_RANK = np.quantile((0.5 + 0.25 * (_t[:, None] + _t[None])).ravel(), np.linspace(0, 1, 65))
+
 
 def halftone(
-    a, # (H, W) coverage of one ink
-    s, t, # points of the sheet, (H, W) or open grid
-    period:float, # of the screen, in units of s and t
-    angle:float, # of the screen, in radians
-    soft:float, # how much of the period one sample spans
-) -> np.ndarray: # (H, W) 1 where there is ink, with soft edges
+    a,  # (H, W) coverage of one ink
+    s,
+    t,  # points of the sheet, (H, W) or open grid
+    period: float,  # of the screen, in units of s and t
+    angle: float,  # of the screen, in radians
+    soft: float,  # how much of the period one sample spans
+) -> np.ndarray:  # (H, W) 1 where there is ink, with soft edges
     "Print one ink as dots that cover the share a."
-    k = F(2*np.pi/period)
-    c, n = F(np.cos(angle))*k, F(np.sin(angle))*k
-    screen = F(.5)+F(.25)*(np.cos(c*s+n*t)+np.cos(c*t-n*s))
+    k = F(2 * np.pi / period)
+    c, n = F(np.cos(angle)) * k, F(np.sin(angle)) * k
+    screen = F(0.5) + F(0.25) * (np.cos(c * s + n * t) + np.cos(c * t - n * s))
     table = np.interp(np.linspace(0, 1, 257), np.linspace(0, 1, 65), _RANK).astype(F)
-    level = table[np.clip(a*F(256), 0, 256).astype(np.int16)]
-    return np.clip((level-screen)*F(1/max(soft, .05))+F(.5), 0, 1)
+    level = table[np.clip(a * F(256), 0, 256).astype(np.int16)]
+    return np.clip((level - screen) * F(1 / max(soft, 0.05)) + F(0.5), 0, 1)
 
 # %% ../../nbs/21_attacks.ipynb #14e701bf
-PATTERNS = ('moire', 'subpixel', 'halftone', 'gamut', 'black_lift', 'gloss', 'banding', 'paper_texture', 'bend',
-    'double_blur', 'flat_shading')
+PATTERNS = (
+    'moire',
+    'subpixel',
+    'halftone',
+    'gamut',
+    'black_lift',
+    'gloss',
+    'banding',
+    'paper_texture',
+    'bend',
+    'double_blur',
+    'flat_shading',
+)
 IN_PRINT = ('halftone', 'gamut', 'black_lift', 'gloss', 'paper_texture', 'bend', 'double_blur', 'flat_shading')
 IN_REPLAY = ('moire', 'subpixel', 'gamut', 'black_lift', 'gloss', 'banding', 'double_blur', 'flat_shading')
-PRINTERS = dict(laser=dict(period=(1.9, 2.6), gain=.18, n=1.8, gloss=60, fibre=.022),
-    inkjet=dict(period=(1.35, 1.8), gain=.10, n=1.4, gloss=25, fibre=.03),
-    photo=dict(period=(1.2, 1.6), gain=.07, n=1.2, gloss=350, fibre=.008))
+PRINTERS = dict(
+    laser=dict(period=(1.9, 2.6), gain=0.18, n=1.8, gloss=60, fibre=0.022),
+    inkjet=dict(period=(1.35, 1.8), gain=0.10, n=1.4, gloss=25, fibre=0.03),
+    photo=dict(period=(1.2, 1.6), gain=0.07, n=1.2, gloss=350, fibre=0.008),
+)
+
 
 def print_sheet(
-    picture, # (h, w, 3) encoded picture that is printed, 0..1; it fills the frame at scale 1
-    g:dict, # a geometry
-    strength:dict, # of each pattern, 0 to 1
-    device:dict, # one of PRINTERS
-    rng, # numpy Generator of the recording
-    size, # (2H, 2W) of the light to be made
-) -> np.ndarray: # (2H, 2W, 3) reflectance, where the sheet is
+    picture,  # (h, w, 3) encoded picture that is printed, 0..1; it fills the frame at scale 1
+    g: dict,  # a geometry
+    strength: dict,  # of each pattern, 0 to 1
+    device: dict,  # one of PRINTERS
+    rng,  # numpy Generator of the recording
+    size,  # (2H, 2W) of the light to be made
+) -> np.ndarray:  # (2H, 2W, 3) reflectance, where the sheet is
     "Print a picture and look at the sheet."
-    H, W = size[0]*2, size[1]*2
+    H, W = size[0] * 2, size[1] * 2
     s, t = to_medium(g, *frame_grid(H, W))
-    def on(k): return strength.get(k, 0)
-    inks = _PURE+(INKS-_PURE)*F(on('gamut'))
-    inks = inks+(F(.09)*on('black_lift'))*(1-inks)
-    dots, n = .6*on('halftone'), 1+(device['n']-1)*on('halftone')
-    gain = device['gain']*min(1, on('gamut')+on('halftone'))
+
+    def on(k):
+        return strength.get(k, 0)
+
+    inks = _PURE + (INKS - _PURE) * F(on('gamut'))
+    inks = inks + (F(0.09) * on('black_lift')) * (1 - inks)
+    dots, n = 0.6 * on('halftone'), 1 + (device['n'] - 1) * on('halftone')
+    gain = device['gain'] * min(1, on('gamut') + on('halftone'))
     ink = dot_gain(separate(compensate(np.power(picture, F(2.2)), *profile(inks, gain, n, dots))), gain)
     s, t = (np.broadcast_to(o, (H, W)) for o in (s, t))
     ink = look_up(ink, s, t)
     if dots:
-        period = rng.uniform(*device['period'])/(size[0]/OVER)/g['scale']  # pixels of the sensor -> units of the sheet
-        turn, soft = rng.uniform(-.1, .1), F(1/(period*H*g['scale']))
-        for i,angle in enumerate(ANGLES+turn):
-            ink[..., i] += F(dots)*(halftone(ink[..., i], s, t, period, angle, soft)-ink[..., i])
-    return cv2.resize(yule_nielsen(ink, inks, n), (W//2, H//2), interpolation=cv2.INTER_AREA)
+        period = (
+            rng.uniform(*device['period']) / (size[0] / OVER) / g['scale']
+        )  # pixels of the sensor -> units of the sheet
+        turn, soft = rng.uniform(-0.1, 0.1), F(1 / (period * H * g['scale']))
+        for i, angle in enumerate(ANGLES + turn):
+            ink[..., i] += F(dots) * (halftone(ink[..., i], s, t, period, angle, soft) - ink[..., i])
+    return cv2.resize(yule_nielsen(ink, inks, n), (W // 2, H // 2), interpolation=cv2.INTER_AREA)
 
 # %% ../../nbs/21_attacks.ipynb #bac9405e
 def subpixels(
-    phase, # (H, W) position on the screen in its pixels
-    f:float, # cycles per sample of the grid on which phase is given
-    duty:float=.3, # lit share of the pitch, per colour
-    terms:int=2, # of the Fourier series
-    psf:float=0., # point-spread, a deviation in samples
-) -> np.ndarray: # (H, W, 3) factor of the light, mean 1
+    phase,  # (H, W) position on the screen in its pixels
+    f: float,  # cycles per sample of the grid on which phase is given
+    duty: float = 0.3,  # lit share of the pitch, per colour
+    terms: int = 2,  # of the Fourier series
+    psf: float = 0.0,  # point-spread, a deviation in samples
+) -> np.ndarray:  # (H, W, 3) factor of the light, mean 1
     "The stripes of a screen, as samples see them that average over their width."
-    out = np.ones(phase.shape+(3,), F)
-    for n in range(1, terms+1):
-        amp = 2*np.sinc(n*duty)*np.sinc(n*f)*np.exp(-2*(np.pi*psf*n*f)**2)
-        if abs(amp) < .004: continue
-        turn = F(2*np.pi*n)*phase
-        c, s = np.cos(turn)*F(amp), np.sin(turn)*F(amp)
-        for i in range(3): out[..., i] += c*F(np.cos(2*np.pi*n*i/3))+s*F(np.sin(2*np.pi*n*i/3))
+    out = np.ones(phase.shape + (3,), F)
+    for n in range(1, terms + 1):
+        amp = 2 * np.sinc(n * duty) * np.sinc(n * f) * np.exp(-2 * (np.pi * psf * n * f) ** 2)
+        if abs(amp) < 0.004:
+            continue
+        turn = F(2 * np.pi * n) * phase
+        c, s = np.cos(turn) * F(amp), np.sin(turn) * F(amp)
+        for i in range(3):
+            out[..., i] += c * F(np.cos(2 * np.pi * n * i / 3)) + s * F(np.sin(2 * np.pi * n * i / 3))
     return out
 
 # %% ../../nbs/21_attacks.ipynb #f05fb52b
-SCREENS = dict(phone=dict(pitch=(.8, 1.), desaturate=.10, white=.35, black=.02, gloss=300, bezel=.03),
-    tablet=dict(pitch=(.95, 1.2), desaturate=.16, white=.6, black=.035, gloss=220, bezel=.07),
-    monitor=dict(pitch=(1.1, 1.35), desaturate=.24, white=.9, black=.05, gloss=40, bezel=.05))
+SCREENS = dict(
+    phone=dict(pitch=(0.8, 1.0), desaturate=0.10, white=0.35, black=0.02, gloss=300, bezel=0.03),
+    tablet=dict(pitch=(0.95, 1.2), desaturate=0.16, white=0.6, black=0.035, gloss=220, bezel=0.07),
+    monitor=dict(pitch=(1.1, 1.35), desaturate=0.24, white=0.9, black=0.05, gloss=40, bezel=0.05),
+)
 FINE, COARSE = (1.6, 1.95), (2.15, 2.9)  # pitches in sensor pixels: stripes that fold, stripes that are seen
 
 # %% ../../nbs/21_attacks.ipynb #1c3c580c
 def show_screen(
-    picture, # (h, w, 3) encoded picture that is shown, 0..1; it fills the frame at scale 1
-    g:dict, # a geometry, without bend
-    strength:dict, # of each pattern, 0 to 1; of moire and subpixel the larger counts: a screen has one pitch
-    device:dict, # one of SCREENS
-    rng, # numpy Generator of the recording
-    size, # (2H, 2W) of the light to be made
-    phase:float=0., # of the banding: it moves from frame to frame
-) -> np.ndarray: # (2H, 2W, 3) light, where the screen is
+    picture,  # (h, w, 3) encoded picture that is shown, 0..1; it fills the frame at scale 1
+    g: dict,  # a geometry, without bend
+    strength: dict,  # of each pattern, 0 to 1; of moire and subpixel the larger counts: a screen has one pitch
+    device: dict,  # one of SCREENS
+    rng,  # numpy Generator of the recording
+    size,  # (2H, 2W) of the light to be made
+    phase: float = 0.0,  # of the banding: it moves from frame to frame
+) -> np.ndarray:  # (2H, 2W, 3) light, where the screen is
     "Show a picture on a screen and look at it."
     (H, W), (h, w) = size, picture.shape[:2]
     s, t = (np.ascontiguousarray(np.broadcast_to(o, (H, W)), dtype=F) for o in to_medium(g, *frame_grid(H, W)))
-    def on(k): return strength.get(k, 0)
+
+    def on(k):
+        return strength.get(k, 0)
+
     kind = 'moire' if on('moire') >= on('subpixel') else 'subpixel'
     lo, hi = FINE if kind == 'moire' else COARSE
-    pitch = lo+(hi-lo)*(rng.uniform(*device['pitch'])-.8)/.55  # in sensor pixels
-    K = F(H/OVER*g['scale']/pitch)                             # pixels of the screen in the unit of s and t
+    pitch = lo + (hi - lo) * (rng.uniform(*device['pitch']) - 0.8) / 0.55  # in sensor pixels
+    K = F(H / OVER * g['scale'] / pitch)  # pixels of the screen in the unit of s and t
     L = look_up(picture, s, t)
     if on(kind):  # a screen shows one colour over each of its pixels
-        column, row, start = s*K, t*K, F(rng.uniform())
-        small = cv2.resize(picture, (round(K*w/h), round(K)), interpolation=cv2.INTER_AREA)
-        middle = np.floor(column+start+F(1/6))+F(1/3)-start
-        L += F(on(kind))*(look_up(small, middle/K, np.round(row)/K)-L)
+        column, row, start = s * K, t * K, F(rng.uniform())
+        small = cv2.resize(picture, (round(K * w / h), round(K)), interpolation=cv2.INTER_AREA)
+        middle = np.floor(column + start + F(1 / 6)) + F(1 / 3) - start
+        L += F(on(kind)) * (look_up(small, middle / K, np.round(row) / K) - L)
     L = np.power(np.clip(L, 0, 1), F(2.2))
-    grey = F(on('gamut')*device['desaturate']*1.4)
-    L = cv2.transform(L, np.eye(3)*(1-grey)+grey*np.array([.3, .59, .11]))
-    L *= (np.array([.86, 1., 1.32])**(on('gamut')*device['white'])).astype(F)
-    beta = F(on('black_lift')*device['black']*1.6)
-    L = beta+(1-beta)*L
+    grey = F(on('gamut') * device['desaturate'] * 1.4)
+    L = cv2.transform(L, np.eye(3) * (1 - grey) + grey * np.array([0.3, 0.59, 0.11]))
+    L *= (np.array([0.86, 1.0, 1.32]) ** (on('gamut') * device['white'])).astype(F)
+    beta = F(on('black_lift') * device['black'] * 1.6)
+    L = beta + (1 - beta) * L
     if on(kind):
-        mask = subpixels(column+start, 1/pitch/OVER, psf=.3*OVER*.5)
-        rows = 1+F(.25*np.sinc(1/pitch/OVER))*np.cos(row*F(2*np.pi))
-        L *= 1+F(on(kind))*(mask*rows[..., None]-1)
+        mask = subpixels(column + start, 1 / pitch / OVER, psf=0.3 * OVER * 0.5)
+        rows = 1 + F(0.25 * np.sinc(1 / pitch / OVER)) * np.cos(row * F(2 * np.pi))
+        L *= 1 + F(on(kind)) * (mask * rows[..., None] - 1)
     if on('banding'):
-        bands = np.sin(F(2*np.pi)*(frame_grid(H, W)[1]*F(rng.uniform(3, 9))+F(phase)))
-        L *= (1+F(.06*on('banding'))*bands)[..., None]
+        bands = np.sin(F(2 * np.pi) * (frame_grid(H, W)[1] * F(rng.uniform(3, 9)) + F(phase)))
+        L *= (1 + F(0.06 * on('banding')) * bands)[..., None]
     return np.maximum(L, 0)
 
 # %% ../../nbs/21_attacks.ipynb #1eb19319
-def room_colour(light): return (np.asarray(light['sky'][0])*.7+np.asarray(light['lights'][0][1])*.5).astype(F)
+def room_colour(light):
+    return (np.asarray(light['sky'][0]) * 0.7 + np.asarray(light['lights'][0][1]) * 0.5).astype(F)
+
 
 def flat_light(
-    light:dict, # of a session
-    size, # (rows, columns) of the frame
-    exponent:float=20., # of the sheen: 20 matt, 400 glossy
-    distance:float=2.5, # of lamps and camera, in heights of the frame
-) -> tuple: # (rows, columns, 3) light on the sheet, mean 1; (rows, columns, 1) the sheen
+    light: dict,  # of a session
+    size,  # (rows, columns) of the frame
+    exponent: float = 20.0,  # of the sheen: 20 matt, 400 glossy
+    distance: float = 2.5,  # of lamps and camera, in heights of the frame
+) -> tuple:  # (rows, columns, 3) light on the sheet, mean 1; (rows, columns, 1) the sheen
     "What lamps at a finite distance do to something flat. Both are smooth: few points are enough."
     H, W = size
-    x, y = frame_grid(24, round(24*W/H))
-    on_it = np.zeros((24, x.size, 3), F)+(np.asarray(light['sky'][0], F)+np.asarray(light['sky'][1], F))*F(.5)
+    x, y = frame_grid(24, round(24 * W / H))
+    on_it = np.zeros((24, x.size, 3), F) + (np.asarray(light['sky'][0], F) + np.asarray(light['sky'][1], F)) * F(0.5)
     sheen = np.zeros((24, x.size), F)
-    eye = np.sqrt(x*x+y*y+F(distance**2))
+    eye = np.sqrt(x * x + y * y + F(distance**2))
     for towards, colour in light['lights']:
-        lx, ly, lz = np.asarray(towards)/np.linalg.norm(towards)*distance
-        if lz <= 0: continue  # a lamp behind the sheet
-        dx, dy = F(lx)-x, F(ly)-y
-        r = np.sqrt(dx*dx+dy*dy+F(lz*lz))
-        cos = F(lz)/r
-        on_it += (cos*F(distance**2)/(r*r))[..., None]*np.asarray(colour, F)
-        hx, hy, hz = dx/r-x/eye, dy/r-y/eye, cos+F(distance)/eye  # half way between lamp and camera
-        sheen += np.power(hz/np.sqrt(hx*hx+hy*hy+hz*hz), F(exponent))
+        lx, ly, lz = np.asarray(towards) / np.linalg.norm(towards) * distance
+        if lz <= 0:
+            continue  # a lamp behind the sheet
+        dx, dy = F(lx) - x, F(ly) - y
+        r = np.sqrt(dx * dx + dy * dy + F(lz * lz))
+        cos = F(lz) / r
+        on_it += (cos * F(distance**2) / (r * r))[..., None] * np.asarray(colour, F)
+        hx, hy, hz = dx / r - x / eye, dy / r - y / eye, cos + F(distance) / eye  # half way between lamp and camera
+        sheen += np.power(hz / np.sqrt(hx * hx + hy * hy + hz * hz), F(exponent))
     on_it /= on_it.mean((0, 1))
-    def enlarged(a): return cv2.resize(a, (W, H), interpolation=cv2.INTER_CUBIC)
+
+    def enlarged(a):
+        return cv2.resize(a, (W, H), interpolation=cv2.INTER_CUBIC)
+
     return enlarged(on_it), enlarged(sheen)[..., None]
 
 # %% ../../nbs/21_attacks.ipynb #fe69d098
 def _fingers(light, x, y, g, edge, rng, colour):
     "Two to four fingers over the edge of the medium."
-    tint = skin_colour(rng.uniform(.1, 1.6), rng.uniform(.2, .35))
+    tint = skin_colour(rng.uniform(0.1, 1.6), rng.uniform(0.2, 0.35))
     a, b = edge
     for side in (-1, 1):
-        t0 = rng.uniform(-.1, .45)*b*2
+        t0 = rng.uniform(-0.1, 0.45) * b * 2
         for k in range(rng.integers(1, 3)):
-            px, py = from_medium(g, side*a*rng.uniform(.86, .97), t0+k*.11)
-            dx, dy = side*np.cos(d := rng.uniform(-.2, .7)), np.sin(d)
-            u = np.clip((x-F(px))*F(dx)+(y-F(py))*F(dy), 0, .5)
-            q = ((x-F(px)-u*F(dx))**2+(y-F(py)-u*F(dy))**2)*F(1/.045**2)
-            m = np.clip((1-q)*4, 0, 1)
-            shade = np.sqrt(np.clip(1-q, 0, 1))*F(.75)+F(.2)
-            nail = np.exp(-((x-F(px+.012*dx))**2+(y-F(py+.012*dy))**2)*F(1/.022**2))*F(.25)
-            light *= 1-(F(.35)*np.clip(1.5-q*F(.6), 0, 1)*(1-m))[..., None]
-            light += ((tint*colour)*(shade+nail)[..., None]-light)*m[..., None]
+            px, py = from_medium(g, side * a * rng.uniform(0.86, 0.97), t0 + k * 0.11)
+            dx, dy = side * np.cos(d := rng.uniform(-0.2, 0.7)), np.sin(d)
+            u = np.clip((x - F(px)) * F(dx) + (y - F(py)) * F(dy), 0, 0.5)
+            q = ((x - F(px) - u * F(dx)) ** 2 + (y - F(py) - u * F(dy)) ** 2) * F(1 / 0.045**2)
+            m = np.clip((1 - q) * 4, 0, 1)
+            shade = np.sqrt(np.clip(1 - q, 0, 1)) * F(0.75) + F(0.2)
+            nail = np.exp(-((x - F(px + 0.012 * dx)) ** 2 + (y - F(py + 0.012 * dy)) ** 2) * F(1 / 0.022**2)) * F(0.25)
+            light *= 1 - (F(0.35) * np.clip(1.5 - q * F(0.6), 0, 1) * (1 - m))[..., None]
+            light += ((tint * colour) * (shade + nail)[..., None] - light) * m[..., None]
+
 
 def _lit_sheet(picture, g, strength, device, light, colour, rng, size, s):
     "A sheet in the light of the room: ink, fibres, bend."
-    out = print_sheet(picture, g, strength, device, rng, size)*F(.88)
+    out = print_sheet(picture, g, strength, device, rng, size) * F(0.88)
     fibre = strength.get('paper_texture', 0)
-    if fibre: out *= np.exp(value_noise(rng, size, 12, 6, .85)*F(3.2*device['fibre']*fibre))[..., None]
-    slope = F(g['bend'])*s
-    return out*(colour*(1+F(1.3*np.asarray(light['lights'][0][0])[0])*slope-F(.3)*slope*slope)[..., None])
+    if fibre:
+        out *= np.exp(value_noise(rng, size, 12, 6, 0.85) * F(3.2 * device['fibre'] * fibre))[..., None]
+    slope = F(g['bend']) * s
+    return out * (
+        colour * (1 + F(1.3 * np.asarray(light['lights'][0][0])[0]) * slope - F(0.3) * slope * slope)[..., None]
+    )
+
 
 def _in_the_room(out, room, picture, g, s, t, rim, body, colour, rng):
     "The medium with its rim, the hands that hold it, the room behind."
-    a, b, edge = picture.shape[1]/picture.shape[0]/2, .5, F(g['scale']*room.shape[0]/2)
-    def inside(ds): return np.clip((a+ds-np.abs(s))*edge+1, 0, 1)*np.clip((b+ds-np.abs(t))*edge+1, 0, 1)
+    a, b, edge = picture.shape[1] / picture.shape[0] / 2, 0.5, F(g['scale'] * room.shape[0] / 2)
+
+    def inside(ds):
+        return np.clip((a + ds - np.abs(s)) * edge + 1, 0, 1) * np.clip((b + ds - np.abs(t)) * edge + 1, 0, 1)
+
     with_rim, shown = inside(rim), inside(0)[..., None]
     if with_rim.min() < 1:
         full = room.copy()
-        full += (body-full)*with_rim[..., None]
-        full += (out-full)*shown
+        full += (body - full) * with_rim[..., None]
+        full += (out - full) * shown
         x, y = frame_grid(*room.shape[:2])
-        if rng.uniform() < .6: _fingers(full, x, y, g, (a+rim, b+rim), rng, colour)
+        if rng.uniform() < 0.6:
+            _fingers(full, x, y, g, (a + rim, b + rim), rng, colour)
         return full
-    return room*(1-shown)+out*shown if shown.min() < 1 else out
+    return room * (1 - shown) + out * shown if shown.min() < 1 else out
 
 # %% ../../nbs/21_attacks.ipynb #482e676e
 def _spot(x, y, rng, exponent):
     "A lamp that is mirrored by something flat."
-    x0, y0 = rng.normal(0, .22, 2)
-    stretch = np.exp(rng.normal(0, .35))
-    return np.exp(-F(.05*exponent+4)*((x-F(x0))**2*F(stretch)+(y-F(y0))**2*F(1/stretch)))
+    x0, y0 = rng.normal(0, 0.22, 2)
+    stretch = np.exp(rng.normal(0, 0.35))
+    return np.exp(-F(0.05 * exponent + 4) * ((x - F(x0)) ** 2 * F(stretch) + (y - F(y0)) ** 2 * F(1 / stretch)))
+
 
 def present(
-    kind:str, # 'print', 'warped', 'cut' or 'replay'
-    picture, # (h, w, 3) encoded picture of the victim
-    g:dict, # a geometry
-    strength:dict, # of each pattern
-    device:dict, # one of PRINTERS or SCREENS
-    light:dict, # of the session in which the attack happens
-    room, # (2H, 2W, 3) what is behind
-    rng, # numpy Generator of the recording
-    phase:float=0., # of the banding
-) -> np.ndarray: # (2H, 2W, 3) linear light
+    kind: str,  # 'print', 'warped', 'cut' or 'replay'
+    picture,  # (h, w, 3) encoded picture of the victim
+    g: dict,  # a geometry
+    strength: dict,  # of each pattern
+    device: dict,  # one of PRINTERS or SCREENS
+    light: dict,  # of the session in which the attack happens
+    room,  # (2H, 2W, 3) what is behind
+    rng,  # numpy Generator of the recording
+    phase: float = 0.0,  # of the banding
+) -> np.ndarray:  # (2H, 2W, 3) linear light
     "Hold a medium in front of a camera."
     size, paper = room.shape[:2], kind != 'replay'
     x, y = frame_grid(*size)
-    def on(k): return strength.get(k, 0)
+
+    def on(k):
+        return strength.get(k, 0)
+
     colour = room_colour(light) if any(strength.values()) else np.ones(3, F)  # a medium without any pattern is a window
     if on('double_blur'):  # up to 1.1 pixels of the sensor
-        picture = cv2.GaussianBlur(picture, (0, 0), 1.1*on('double_blur')*picture.shape[0]*OVER/size[0])
+        picture = cv2.GaussianBlur(picture, (0, 0), 1.1 * on('double_blur') * picture.shape[0] * OVER / size[0])
     s, t = to_medium(g, x, y)
-    if paper: out = _lit_sheet(picture, g, strength, device, light, colour, rng, size, s)
-    else: out = show_screen(picture, g, strength, device, rng, size, phase)
+    if paper:
+        out = _lit_sheet(picture, g, strength, device, light, colour, rng, size, s)
+    else:
+        out = show_screen(picture, g, strength, device, rng, size, phase)
     if on('flat_shading'):
         f, (on_it, sheen) = on('flat_shading'), flat_light(light, size)
-        if paper: out *= 1+F(f)*(on_it-1)  # a screen makes its own light
-        out += sheen*(colour*F(f*(.14 if paper else .07)))
+        if paper:
+            out *= 1 + F(f) * (on_it - 1)  # a screen makes its own light
+        out += sheen * (colour * F(f * (0.14 if paper else 0.07)))
     if on('gloss'):
-        spot = _spot(x, y, rng, device['gloss'])*F(on('gloss')*rng.uniform(.35, .8))
-        out += spot[..., None]*(colour if paper else colour*F(.6))
-    rim, body = (.035, .85*colour) if paper else (device['bezel'], np.array([.012]*3)*colour)
+        spot = _spot(x, y, rng, device['gloss']) * F(on('gloss') * rng.uniform(0.35, 0.8))
+        out += spot[..., None] * (colour if paper else colour * F(0.6))
+    rim, body = (0.035, 0.85 * colour) if paper else (device['bezel'], np.array([0.012] * 3) * colour)
     return _in_the_room(out, room, picture, g, s, t, rim, body, colour, rng)
 
 # %% ../../nbs/21_attacks.ipynb #7774ec42
 def cut_eyes(
-    light, # (2H, 2W, 3) the print
-    alive, # (2H, 2W, 3) the attacker, with the eyes at the same places
-    eyes, # two points (x, y) in pixels
-    radius, # (horizontal, vertical) of the holes in pixels
-) -> np.ndarray: # (2H, 2W, 3)
+    light,  # (2H, 2W, 3) the print
+    alive,  # (2H, 2W, 3) the attacker, with the eyes at the same places
+    eyes,  # two points (x, y) in pixels
+    radius,  # (horizontal, vertical) of the holes in pixels
+) -> np.ndarray:  # (2H, 2W, 3)
     "Let the attacker's eyes look through the paper."
-    y, x = np.mgrid[:light.shape[0], :light.shape[1]].astype(F)
+    y, x = np.mgrid[: light.shape[0], : light.shape[1]].astype(F)
     out = light.copy()
-    for ex,ey in eyes:
-        r = np.sqrt(((x-F(ex))/F(radius[0]))**2+((y-F(ey))/F(radius[1]))**2)
-        hole = np.clip((1-r)*F(radius[1])+F(.5), 0, 1)
-        shadow = np.clip((r-F(.55))*F(1.3), 0, .6)*((y < ey)*F(.4)+F(.6))
-        rim = np.clip(1-np.abs(r-F(1.04))*F(radius[1])*F(.8), 0, 1)
-        out += (out.max()*F(.8)-out)*(rim*F(.3))[..., None]
-        out += (alive*(1-shadow)[..., None]-out)*hole[..., None]
+    for ex, ey in eyes:
+        r = np.sqrt(((x - F(ex)) / F(radius[0])) ** 2 + ((y - F(ey)) / F(radius[1])) ** 2)
+        hole = np.clip((1 - r) * F(radius[1]) + F(0.5), 0, 1)
+        shadow = np.clip((r - F(0.55)) * F(1.3), 0, 0.6) * ((y < ey) * F(0.4) + F(0.6))
+        rim = np.clip(1 - np.abs(r - F(1.04)) * F(radius[1]) * F(0.8), 0, 1)
+        out += (out.max() * F(0.8) - out) * (rim * F(0.3))[..., None]
+        out += (alive * (1 - shadow)[..., None] - out) * hole[..., None]
     return out

@@ -13,35 +13,45 @@ __all__ = ['SHORTCUTS', 'shortcut_features', 'shortcut_audit']
 
 # %% ../../nbs/23_audits.ipynb #68fba3d6
 def shortcut_features(
-    path, # an image
-) -> np.ndarray: # (29,)
+    path,  # an image
+) -> np.ndarray:  # (29,)
     "What a shortcut could use: colour means and deviations, sharpness, file size, radial spectrum, spectral peaks."
-    x = cv2.imread(str(path)).astype(F)*F(1/255)
+    x = cv2.imread(str(path)).astype(F) * F(1 / 255)
     grey = x.mean(-1)
     h, w = grey.shape
     window = np.outer(np.hanning(h), np.hanning(w))
-    power = np.abs(np.fft.fft2((grey-grey.mean())*window))**2+1e-9
+    power = np.abs(np.fft.fft2((grey - grey.mean()) * window)) ** 2 + 1e-9
     radius = np.hypot(*np.meshgrid(np.fft.fftfreq(w), np.fft.fftfreq(h)))
-    rings = [power[np.minimum((radius*24).astype(int), 11) == i] for i in range(12)]
+    rings = [power[np.minimum((radius * 24).astype(int), 11) == i] for i in range(12)]
     spectrum = np.array([ring.mean() for ring in rings])
-    peaks = [np.log(rings[i].max()/spectrum[i]) for i in range(3, 12)]
-    sharpness = np.log(cv2.Laplacian(grey, cv2.CV_32F).var()+1e-9)
-    bytes_per_pixel = os.path.getsize(path)/grey.size
+    peaks = [np.log(rings[i].max() / spectrum[i]) for i in range(3, 12)]
+    sharpness = np.log(cv2.Laplacian(grey, cv2.CV_32F).var() + 1e-9)
+    bytes_per_pixel = os.path.getsize(path) / grey.size
     return np.concatenate([x.mean((0, 1)), x.std((0, 1)), [sharpness, bytes_per_pixel], np.log(spectrum), peaks])
 
-SHORTCUTS = dict(colour=slice(0, 3), deviation=slice(3, 6), sharpness=slice(6, 7), bytes=slice(7, 8),
-                 spectrum=slice(8, 20), peaks=slice(20, 29), all=slice(0, 29))
+
+SHORTCUTS = dict(
+    colour=slice(0, 3),
+    deviation=slice(3, 6),
+    sharpness=slice(6, 7),
+    bytes=slice(7, 8),
+    spectrum=slice(8, 20),
+    peaks=slice(20, 29),
+    all=slice(0, 29),
+)
+
 
 def shortcut_audit(
-    df:pd.DataFrame, # samples table of one or more domains
-) -> pd.DataFrame: # AUC of each shortcut: source domain, target domain, shortcut
+    df: pd.DataFrame,  # samples table of one or more domains
+) -> pd.DataFrame:  # AUC of each shortcut: source domain, target domain, shortcut
     "How far simple features separate the classes, within a domain and across."
     from sklearn.metrics import roc_auc_score
+
     df = df[df['role'] == 'probe'].reset_index(drop=True)
     X = np.stack([shortcut_features(p) for p in df['path']])
     attack, train, rows = (df['label'] == 'attack').values, (df['split'] == 'train').values, []
     within = {d: (df['dataset'] == d).values for d in df['dataset'].unique()}
-    for name,columns in SHORTCUTS.items():
+    for name, columns in SHORTCUTS.items():
         for source in within:
             fit = train & within[source]
             model = _linear().fit(X[fit][:, columns], attack[fit])
@@ -57,4 +67,5 @@ def _linear():
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
-    return make_pipeline(StandardScaler(), LogisticRegression(C=.3, max_iter=3000, class_weight='balanced'))
+
+    return make_pipeline(StandardScaler(), LogisticRegression(C=0.3, max_iter=3000, class_weight='balanced'))

@@ -12,10 +12,34 @@ import cv2, numpy as np, pandas as pd
 from numpy import float32 as F
 from tqdm import tqdm
 from ..samples import load_samples, save_samples, validate_samples
-from .attacks import (CAMERA, FLAT, OVER, PATTERNS, PRINTERS, SCREENS, IN_PRINT, IN_REPLAY,
-                                      cut_eyes, expose, from_medium, jpeg, present, take_photo)
-from .faces import (EVEN, NEUTRAL, ROOMS, draw_clothes, draw_expression, draw_light, draw_room,
-                                    identity, render_scene, rotation)
+from gfa_fastai.synth.attacks import (
+    CAMERA,
+    FLAT,
+    OVER,
+    PATTERNS,
+    PRINTERS,
+    SCREENS,
+    IN_PRINT,
+    IN_REPLAY,
+    cut_eyes,
+    expose,
+    from_medium,
+    jpeg,
+    present,
+    take_photo,
+)
+from gfa_fastai.synth.faces import (
+    EVEN,
+    NEUTRAL,
+    ROOMS,
+    draw_clothes,
+    draw_expression,
+    draw_light,
+    draw_room,
+    identity,
+    render_scene,
+    rotation,
+)
 
 # %% auto #0
 __all__ = ['SYNTHPAD_VERSION', 'DOMAIN_NAMES', 'SYNTHPAD_PRESETS', 'domain_style', 'domain_strengths', 'domain_camera',
@@ -25,223 +49,345 @@ __all__ = ['SYNTHPAD_VERSION', 'DOMAIN_NAMES', 'SYNTHPAD_PRESETS', 'domain_style
 SYNTHPAD_VERSION = '2'
 
 _STYLES = dict(
-    webcam=dict(cast_r=1.06, cast_b=.93, blur=.46, shot=1.2e-3, read=4e-3, gamma=2.1, curve=.15, colour=.95,
-                sharp=.35, quality=85, target=.56, hard=.40, focus=1.0, unit=.240),
-    laptop=dict(cast_r=.95, cast_b=1.07, blur=.43, shot=1.8e-3, read=6e-3, gamma=2.0, curve=.32, colour=1.0,
-                sharp=.55, quality=87, target=.62, hard=.55, focus=.8, unit=.225),
-    phone=dict(cast_r=1.0, cast_b=1.0, blur=.40, shot=8e-4, read=3e-3, gamma=2.3, curve=.40, colour=1.12,
-               sharp=.75, quality=90, target=.60, hard=.65, focus=1.2, unit=.255),
-    slr=dict(cast_r=1.02, cast_b=.97, blur=.37, shot=4e-4, read=2e-3, gamma=2.2, curve=.24, colour=1.06,
-             sharp=.25, quality=93, target=.58, hard=.50, focus=1.5, unit=.245))
+    webcam=dict(
+        cast_r=1.06,
+        cast_b=0.93,
+        blur=0.46,
+        shot=1.2e-3,
+        read=4e-3,
+        gamma=2.1,
+        curve=0.15,
+        colour=0.95,
+        sharp=0.35,
+        quality=85,
+        target=0.56,
+        hard=0.40,
+        focus=1.0,
+        unit=0.240,
+    ),
+    laptop=dict(
+        cast_r=0.95,
+        cast_b=1.07,
+        blur=0.43,
+        shot=1.8e-3,
+        read=6e-3,
+        gamma=2.0,
+        curve=0.32,
+        colour=1.0,
+        sharp=0.55,
+        quality=87,
+        target=0.62,
+        hard=0.55,
+        focus=0.8,
+        unit=0.225,
+    ),
+    phone=dict(
+        cast_r=1.0,
+        cast_b=1.0,
+        blur=0.40,
+        shot=8e-4,
+        read=3e-3,
+        gamma=2.3,
+        curve=0.40,
+        colour=1.12,
+        sharp=0.75,
+        quality=90,
+        target=0.60,
+        hard=0.65,
+        focus=1.2,
+        unit=0.255,
+    ),
+    slr=dict(
+        cast_r=1.02,
+        cast_b=0.97,
+        blur=0.37,
+        shot=4e-4,
+        read=2e-3,
+        gamma=2.2,
+        curve=0.24,
+        colour=1.06,
+        sharp=0.25,
+        quality=93,
+        target=0.58,
+        hard=0.50,
+        focus=1.5,
+        unit=0.245,
+    ),
+)
 
 # %% ../../nbs/22_benchmark.ipynb #7b41b622
-_CAM = ('cast_r', 'cast_b', 'blur', 'shot', 'read', 'gamma', 'curve', 'colour', 'sharp', 'quality', 'target')  # those of the camera
+_CAM = (
+    'cast_r',
+    'cast_b',
+    'blur',
+    'shot',
+    'read',
+    'gamma',
+    'curve',
+    'colour',
+    'sharp',
+    'quality',
+    'target',
+)  # those of the camera
 DOMAIN_NAMES = tuple(_STYLES)
 
 _DEVICES = dict(  # for prints, for replays
     webcam=(('laser', 'photo'), ('phone', 'monitor')),
     laptop=(('laser', 'inkjet'), ('tablet', 'monitor')),
     phone=(('inkjet', 'photo'), ('phone', 'tablet')),
-    slr=(('inkjet', 'laser'), ('tablet', 'phone')))
+    slr=(('inkjet', 'laser'), ('tablet', 'phone')),
+)
 
 # %% ../../nbs/22_benchmark.ipynb #f7cc1bf1
-_STRENGTH = pd.DataFrame(dict(
-    #               webcam laptop phone  slr
-    moire=         [.95,   .10,   .10,   .10],
-    subpixel=      [.03,   .03,   .03,   .55],
-    halftone=      [.70,   .95,   .10,   .10],
-    gamut=         [.90,   .10,   .10,   .10],
-    black_lift=    [.10,   .90,   .80,   .10],
-    gloss=         [.10,   .10,   .95,   .10],
-    banding=       [.10,   .95,   .90,   .10],
-    paper_texture= [.10,   .10,   .80,   .95],
-    bend=          [.15,   .15,   .95,   .15],
-    double_blur=   [.10,   .10,   .10,   .10],
-    flat_shading=  [.30,   .30,   .30,   .30]), index=DOMAIN_NAMES)
+_STRENGTH = pd.DataFrame(
+    dict(
+        #               webcam laptop phone  slr
+        moire=[0.95, 0.10, 0.10, 0.10],
+        subpixel=[0.03, 0.03, 0.03, 0.55],
+        halftone=[0.70, 0.95, 0.10, 0.10],
+        gamut=[0.90, 0.10, 0.10, 0.10],
+        black_lift=[0.10, 0.90, 0.80, 0.10],
+        gloss=[0.10, 0.10, 0.95, 0.10],
+        banding=[0.10, 0.95, 0.90, 0.10],
+        paper_texture=[0.10, 0.10, 0.80, 0.95],
+        bend=[0.15, 0.15, 0.95, 0.15],
+        double_blur=[0.10, 0.10, 0.10, 0.10],
+        flat_shading=[0.30, 0.30, 0.30, 0.30],
+    ),
+    index=DOMAIN_NAMES,
+)
 
 # %% ../../nbs/22_benchmark.ipynb #f47e3980
 def domain_style(
-    name:str, # one of DOMAIN_NAMES
-    style_gap:float=1., # 0: all domains look alike; 1: as they are
-) -> dict: # camera, light and framing
+    name: str,  # one of DOMAIN_NAMES
+    style_gap: float = 1.0,  # 0: all domains look alike; 1: as they are
+) -> dict:  # camera, light and framing
     "The look of a domain, drawn towards the mean of all by a small gap."
     mean = pd.DataFrame(_STYLES).T.mean()
-    return {k: float(m+style_gap*(_STYLES[name][k]-m)) for k,m in mean.items()}
+    return {k: float(m + style_gap * (_STYLES[name][k] - m)) for k, m in mean.items()}
+
 
 def domain_strengths(
-    name:str, # one of DOMAIN_NAMES
-    pattern_gap:float=1., # 0: patterns are equally strong in all domains; 1: as in the table
-) -> dict: # mean strength of each pattern
+    name: str,  # one of DOMAIN_NAMES
+    pattern_gap: float = 1.0,  # 0: patterns are equally strong in all domains; 1: as in the table
+) -> dict:  # mean strength of each pattern
     "How strong each spoof pattern is in a domain."
-    return {k: float(np.clip(v.mean()+pattern_gap*(v[name]-v.mean()), 0, 1)) for k,v in _STRENGTH.items()}
+    return {k: float(np.clip(v.mean() + pattern_gap * (v[name] - v.mean()), 0, 1)) for k, v in _STRENGTH.items()}
 
 # %% ../../nbs/22_benchmark.ipynb #d026fda5
 def domain_camera(
-    name:str, # one of DOMAIN_NAMES
-    which:int, # 0 or 1: each domain has two
-    style:dict, # from domain_style
-) -> dict: # as CAMERA
+    name: str,  # one of DOMAIN_NAMES
+    which: int,  # 0 or 1: each domain has two
+    style: dict,  # from domain_style
+) -> dict:  # as CAMERA
     "One of the cameras of a domain."
     rng = np.random.default_rng([DOMAIN_NAMES.index(name), which, 5])
-    own = {k: style[k]*np.exp(rng.normal(0, .05)) for k in _CAM}
-    quality = int(np.clip(style['quality']+rng.normal(0, 2), 56, 93))
-    red, blue = (style[k]*np.exp(rng.normal(0, .02)) for k in ('cast_r', 'cast_b'))
-    return dict(target=own['target'], flare=(0, .6), awb=(.4, .95), cast=(red, 1., blue),
-                blur=(own['blur']*.8, own['blur']*1.25), noise=(own['shot'], own['read']),
-                gamma=style['gamma']*np.exp(rng.normal(0, .015)), curve=own['curve'], colour=own['colour'],
-                sharp=own['sharp'], quality=(quality-6, quality+2), worse=.25)
+    own = {k: style[k] * np.exp(rng.normal(0, 0.05)) for k in _CAM}
+    quality = int(np.clip(style['quality'] + rng.normal(0, 2), 56, 93))
+    red, blue = (style[k] * np.exp(rng.normal(0, 0.02)) for k in ('cast_r', 'cast_b'))
+    return dict(
+        target=own['target'],
+        flare=(0, 0.6),
+        awb=(0.4, 0.95),
+        cast=(red, 1.0, blue),
+        blur=(own['blur'] * 0.8, own['blur'] * 1.25),
+        noise=(own['shot'], own['read']),
+        gamma=style['gamma'] * np.exp(rng.normal(0, 0.015)),
+        curve=own['curve'],
+        colour=own['colour'],
+        sharp=own['sharp'],
+        quality=(quality - 6, quality + 2),
+        worse=0.25,
+    )
+
 
 def _session_light(rng, style, session):
     "Three sessions: as the domain is; soft and from above; hard, from one side."
-    harder = (0, -.3, .3)[session-1]
-    light = draw_light(rng, np.clip(style['hard']+harder, 0, 1))
+    harder = (0, -0.3, 0.3)[session - 1]
+    light = draw_light(rng, np.clip(style['hard'] + harder, 0, 1))
     (towards, colour), *rest = light['lights']
-    if session == 3: towards = (towards[0]+np.sign(towards[0])*.35, towards[1], towards[2])
+    if session == 3:
+        towards = (towards[0] + np.sign(towards[0]) * 0.35, towards[1], towards[2])
     return dict(light, lights=[(towards, colour), *rest])
+
 
 def _flatten(light, f):
     "The light of an enrolment photo: more frontal and even the larger f is."
     (towards, colour), *rest = light['lights']
-    towards = np.asarray(towards)/np.linalg.norm(towards)
-    frontal = tuple(towards*(1-f)+np.array([.1, -.3, .95])*f)
-    dimmed = [(t, c*(1-.7*f)) for t,c in rest]
-    sky = tuple(np.asarray(o)*(1+.5*f) for o in light['sky'])
-    return dict(lights=[(frontal, colour*(1-.4*f)), *dimmed], sky=sky)
+    towards = np.asarray(towards) / np.linalg.norm(towards)
+    frontal = tuple(towards * (1 - f) + np.array([0.1, -0.3, 0.95]) * f)
+    dimmed = [(t, c * (1 - 0.7 * f)) for t, c in rest]
+    sky = tuple(np.asarray(o) * (1 + 0.5 * f) for o in light['sky'])
+    return dict(lights=[(frontal, colour * (1 - 0.4 * f)), *dimmed], sky=sky)
+
 
 def _drift(expression, rng, amount):
     "An expression a moment later."
     other = draw_expression(rng)
-    def moved(old, new): return old+amount*(new-old)
-    return {k: tuple(moved(np.asarray(v), np.asarray(other[k]))) if k == 'gaze' else moved(v, other[k])
-            for k,v in expression.items()}
+
+    def moved(old, new):
+        return old + amount * (new - old)
+
+    return {
+        k: tuple(moved(np.asarray(v), np.asarray(other[k]))) if k == 'gaze' else moved(v, other[k])
+        for k, v in expression.items()
+    }
 
 # %% ../../nbs/22_benchmark.ipynb #8dd92d73
 class _Recording:
     "What stays the same over the frames of a recording of a living person."
-    def __init__(self, who, rng, style, session, size, light=None, zoom=1., calm=1.):
+
+    def __init__(self, who, rng, style, session, size, light=None, zoom=1.0, calm=1.0):
         self.who, self.calm = who, calm
-        self.size = H, W = tuple(o*OVER for o in size)
+        self.size = H, W = tuple(o * OVER for o in size)
         self.light = light or _session_light(rng, style, session)
-        self.room = draw_room(rng, (H, W), None, style['focus']*rng.uniform(.35, 1.7), detail=max(96, H//3))
+        self.room = draw_room(rng, (H, W), None, style['focus'] * rng.uniform(0.35, 1.7), detail=max(96, H // 3))
         self.clothes = draw_clothes(rng)
         self.base = draw_expression(rng)
-        self.glare = rng.uniform(0, .12)
-        self.unit = min(H, W*1.25)*style['unit']*np.exp(rng.normal(0, .09))*zoom
-        self.at = (W/2+rng.normal(0, .04)*W, H*.46+rng.normal(0, .03)*H)
-        self.pose = rng.normal(0, [.13, .07, .05])*calm
+        self.glare = rng.uniform(0, 0.12)
+        self.unit = min(H, W * 1.25) * style['unit'] * np.exp(rng.normal(0, 0.09)) * zoom
+        self.at = (W / 2 + rng.normal(0, 0.04) * W, H * 0.46 + rng.normal(0, 0.03) * H)
+        self.pose = rng.normal(0, [0.13, 0.07, 0.05]) * calm
 
     def __call__(self, rng):
         "Linear light, depth and box of one frame."
-        pose = self.pose+rng.normal(0, [.04, .025, .015])
-        at = np.asarray(self.at)+rng.normal(0, .012, 2)*self.size[0]
-        if callable(self.who): return self.who(rng, at, self.unit, self.size, pose[2])
-        expression = _drift(self.base, rng, .3)
-        unit = self.unit*np.exp(rng.normal(0, .015))
-        return render_scene(self.who, expression, rotation(*np.clip(pose, -.4, .4)), at, unit,
-                            self.light, self.room, self.clothes, self.glare)
+        pose = self.pose + rng.normal(0, [0.04, 0.025, 0.015])
+        at = np.asarray(self.at) + rng.normal(0, 0.012, 2) * self.size[0]
+        if callable(self.who):
+            return self.who(rng, at, self.unit, self.size, pose[2])
+        expression = _drift(self.base, rng, 0.3)
+        unit = self.unit * np.exp(rng.normal(0, 0.015))
+        return render_scene(
+            self.who,
+            expression,
+            rotation(*np.clip(pose, -0.4, 0.4)),
+            at,
+            unit,
+            self.light,
+            self.room,
+            self.clothes,
+            self.glare,
+        )
+
 
 def _lens_flare(light, rng):
     "Now and then a lamp is in the way, for live and for attack alike."
-    if rng.uniform() >= .3: return light
+    if rng.uniform() >= 0.3:
+        return light
     h, w = light.shape[:2]
-    x0, y0 = rng.uniform(0, 1, 2)*(w, h)
-    radius = rng.uniform(.06, .3)*h
+    x0, y0 = rng.uniform(0, 1, 2) * (w, h)
+    radius = rng.uniform(0.06, 0.3) * h
     y, x = np.ogrid[:h, :w]
-    spot = np.exp(-((x-x0)**2+(y-y0)**2)/(2*radius*radius))
-    glow = (spot*rng.uniform(.05, .6)*light.mean()*3).astype(F)
-    light += glow[..., None]*np.array([1.05, 1., .92], F)
+    spot = np.exp(-((x - x0) ** 2 + (y - y0) ** 2) / (2 * radius * radius))
+    glow = (spot * rng.uniform(0.05, 0.6) * light.mean() * 3).astype(F)
+    light += glow[..., None] * np.array([1.05, 1.0, 0.92], F)
     return light
 
 # %% ../../nbs/22_benchmark.ipynb #6806ebda
 def _draw_strengths(kind, table, patterns, rng):
     "Strengths of the patterns of one attack video: the domain's, with chance."
     usable = IN_REPLAY if kind == 'replay' else IN_PRINT
-    drawn = {k: float(np.clip(table[k]*np.exp(rng.normal(0, .25)), 0, 1))*(rng.uniform() < .95) for k in PATTERNS}
-    out = {k: round(drawn[k], 3) if k in usable and k in patterns else 0. for k in PATTERNS}
+    drawn = {k: float(np.clip(table[k] * np.exp(rng.normal(0, 0.25)), 0, 1)) * (rng.uniform() < 0.95) for k in PATTERNS}
+    out = {k: round(drawn[k], 3) if k in usable and k in patterns else 0.0 for k in PATTERNS}
     if out['moire'] and out['subpixel']:  # a screen has one pitch: the stronger of the two is likelier to stay
-        moire, subpixel = out['moire']**2, out['subpixel']**2
-        gone = 'moire' if rng.uniform() < subpixel/(moire+subpixel) else 'subpixel'
-        out[gone] = 0.
-    if kind == 'warped' and 'bend' in patterns: out['bend'] = round(float(rng.uniform(.7, 1)), 3)
+        moire, subpixel = out['moire'] ** 2, out['subpixel'] ** 2
+        gone = 'moire' if rng.uniform() < subpixel / (moire + subpixel) else 'subpixel'
+        out[gone] = 0.0
+    if kind == 'warped' and 'bend' in patterns:
+        out['bend'] = round(float(rng.uniform(0.7, 1)), 3)
     return out
 
 # %% ../../nbs/22_benchmark.ipynb #614aac37
 def _geometry(kind, strength, rng, context):
     "How the medium is held."
-    if not context: return dict(FLAT, bend=strength['bend']*rng.choice([-1, 1]))
-    smaller = rng.uniform() < .4
-    scale = rng.uniform(.76, .95) if smaller else rng.uniform(1.04, 1.15)
-    shift, angle, tilt = tuple(rng.normal(0, .02, 2)), rng.normal(0, .05), tuple(rng.normal(0, .07, 2))
-    bend = strength['bend']*(1.3 if kind == 'warped' else .9)*rng.choice([-1, 1])
+    if not context:
+        return dict(FLAT, bend=strength['bend'] * rng.choice([-1, 1]))
+    smaller = rng.uniform() < 0.4
+    scale = rng.uniform(0.76, 0.95) if smaller else rng.uniform(1.04, 1.15)
+    shift, angle, tilt = tuple(rng.normal(0, 0.02, 2)), rng.normal(0, 0.05), tuple(rng.normal(0, 0.07, 2))
+    bend = strength['bend'] * (1.3 if kind == 'warped' else 0.9) * rng.choice([-1, 1])
     return dict(scale=scale, shift=shift, angle=angle, tilt=tilt, bend=bend)
 
 # %% ../../nbs/22_benchmark.ipynb #b3cd87df
 def _tremble(g, rng):
     "A geometry a moment later: no hand is still."
-    shift = tuple(np.asarray(g['shift'])+rng.normal(0, .008, 2))
-    angle = g['angle']+rng.normal(0, .012)
-    tilt = tuple(np.asarray(g['tilt'])+rng.normal(0, .015, 2))
+    shift = tuple(np.asarray(g['shift']) + rng.normal(0, 0.008, 2))
+    angle = g['angle'] + rng.normal(0, 0.012)
+    tilt = tuple(np.asarray(g['tilt']) + rng.normal(0, 0.015, 2))
     return dict(g, shift=shift, angle=angle, tilt=tilt)
 
 # %% ../../nbs/22_benchmark.ipynb #1a6bba17
 def _recompress(picture, quality):
     "The picture as it comes out of a JPEG file."
     file = np.frombuffer(jpeg(picture, quality), np.uint8)
-    return cv2.imdecode(file, cv2.IMREAD_COLOR)[..., ::-1].astype(F)*F(1/255)
+    return cv2.imdecode(file, cv2.IMREAD_COLOR)[..., ::-1].astype(F) * F(1 / 255)
+
 
 def _first_camera(picture, f, rng):
     "What a phone makes of a picture, the worse the larger f is."
-    blurred = cv2.GaussianBlur(picture, (0, 0), OVER*(.15+.35*f))
-    noisy = blurred+rng.standard_normal(picture.shape, dtype=F)*F(.012*f)
-    edges = noisy-cv2.GaussianBlur(noisy, (0, 0), OVER*1.3)
-    sharp = np.clip(noisy+F(.55)*edges, 0, 1)
-    contrast = sharp*sharp*(3-2*sharp)-sharp
-    return _recompress(sharp+F(.35)*contrast, int(96-16*f))
+    blurred = cv2.GaussianBlur(picture, (0, 0), OVER * (0.15 + 0.35 * f))
+    noisy = blurred + rng.standard_normal(picture.shape, dtype=F) * F(0.012 * f)
+    edges = noisy - cv2.GaussianBlur(noisy, (0, 0), OVER * 1.3)
+    sharp = np.clip(noisy + F(0.55) * edges, 0, 1)
+    contrast = sharp * sharp * (3 - 2 * sharp) - sharp
+    return _recompress(sharp + F(0.35) * contrast, int(96 - 16 * f))
+
 
 def _enrol(scene, f, rng):
     "The attacker's photograph of the victim and the face's box: a good camera, the worse the stronger double blur is."
     light, _, box = scene
-    camera = dict(CAMERA, target=.45, flare=(0, 0), awb=(.5*f, .9*f))
-    picture = np.power(np.clip(expose(light, camera, rng), 0, 1), F(1/2.2))
+    camera = dict(CAMERA, target=0.45, flare=(0, 0), awb=(0.5 * f, 0.9 * f))
+    picture = np.power(np.clip(expose(light, camera, rng), 0, 1), F(1 / 2.2))
     return _first_camera(picture, f, rng) if f else picture, box
+
 
 def _medium_box(box, g, size):
     "The face's box as the camera sees it."
     (h, w), (x, y, bw, bh) = size, box
-    s = (np.array([x, x+bw, x, x+bw])-w/2)/h
-    t = (np.array([y, y, y+bh, y+bh])-h/2)/h
+    s = (np.array([x, x + bw, x, x + bw]) - w / 2) / h
+    t = (np.array([y, y, y + bh, y + bh]) - h / 2) / h
     px, py = from_medium(g, s, t)
-    px, py = px*h+w/2, py*h+h/2
+    px, py = px * h + w / 2, py * h + h / 2
     return float(px.min()), float(py.min()), float(np.ptp(px)), float(np.ptp(py))
 
 # %% ../../nbs/22_benchmark.ipynb #362806d9
 def _let_eyes_through(print_light, box, g, who, light, room, rng):
     "Holes in a print at the eyes, and somebody alive behind them."
     h, w = room.shape[:2]
-    def seen_at(x, y): return tuple(np.array(from_medium(g, (x-w/2)/h, (y-h/2)/h))*h+(w/2, h/2))
-    x, y, unit = box[0]+box[2]/2, box[1]+box[3]*.29, box[2]/2.16
-    scale = unit*g['scale']
+
+    def seen_at(x, y):
+        return tuple(np.array(from_medium(g, (x - w / 2) / h, (y - h / 2) / h)) * h + (w / 2, h / 2))
+
+    x, y, unit = box[0] + box[2] / 2, box[1] + box[3] * 0.29, box[2] / 2.16
+    scale = unit * g['scale']
     clothes = draw_clothes(np.random.default_rng(0))
-    alive = render_scene(who, draw_expression(rng), rotation(0, 0, g['angle']), seen_at(x, y), scale, light, room.copy(), clothes)[0]
-    eyes = [seen_at(x+side*.425*unit, y) for side in (-1, 1)]
-    return cut_eyes(print_light, alive, eyes, (.29*scale, .16*scale))
+    alive = render_scene(
+        who, draw_expression(rng), rotation(0, 0, g['angle']), seen_at(x, y), scale, light, room.copy(), clothes
+    )[0]
+    eyes = [seen_at(x + side * 0.425 * unit, y) for side in (-1, 1)]
+    return cut_eyes(print_light, alive, eyes, (0.29 * scale, 0.16 * scale))
 
 # %% ../../nbs/22_benchmark.ipynb #3f09e66b
 class _Attack:
     "An attack video: enrolment, medium, and how it is held."
+
     def __init__(self, who, kind, rng, style, session, size, table, patterns, device, context, other):
         self.kind, self.context, self.device = kind, context, {**PRINTERS, **SCREENS}[device]
-        self.size = tuple(o*OVER for o in size)
+        self.size = tuple(o * OVER for o in size)
         self.rng_seed = int(rng.integers(1 << 31))
         self.strength = _draw_strengths(kind, table, patterns, rng)
         self.g = _geometry(kind, self.strength, rng, context)
         f = self.strength['flat_shading']
         flat = _flatten(_session_light(rng, style, int(rng.integers(1, 4))), f) if f else None
-        self.victim = _Recording(who, rng, style, session, size, flat, zoom=1/self.g['scale'], calm=1-.4*f)
+        self.victim = _Recording(who, rng, style, session, size, flat, zoom=1 / self.g['scale'], calm=1 - 0.4 * f)
         self.light = _session_light(rng, style, session)
-        if context: self.behind = draw_room(rng, self.size, None, style['focus']*rng.uniform(.35, 1.7), detail=max(96, self.size[0]//3))
-        else: self.behind = np.zeros((*self.size, 3), F)
-        self.moves = kind == 'replay' and rng.uniform() < .6
+        if context:
+            self.behind = draw_room(
+                rng, self.size, None, style['focus'] * rng.uniform(0.35, 1.7), detail=max(96, self.size[0] // 3)
+            )
+        else:
+            self.behind = np.zeros((*self.size, 3), F)
+        self.moves = kind == 'replay' and rng.uniform() < 0.6
         self.shot = None
         self.other = other if kind == 'cut' and context else None
         self.phase = rng.uniform()
@@ -252,9 +398,19 @@ class _Attack:
             self.shot = _enrol(self.victim(rng), self.strength['double_blur'], rng)
         picture, box = self.shot
         g = _tremble(self.g, rng) if self.context else self.g
-        light = present(self.kind, picture, g, self.strength, self.device, self.light, self.behind,
-                        np.random.default_rng(self.rng_seed), self.phase+rng.uniform())
-        if self.other: light = _let_eyes_through(light, box, g, self.other, self.light, self.behind, rng)
+        light = present(
+            self.kind,
+            picture,
+            g,
+            self.strength,
+            self.device,
+            self.light,
+            self.behind,
+            np.random.default_rng(self.rng_seed),
+            self.phase + rng.uniform(),
+        )
+        if self.other:
+            light = _let_eyes_through(light, box, g, self.other, self.light, self.behind, rng)
         return light, None, _medium_box(box, g, self.size)
 
 # %% ../../nbs/22_benchmark.ipynb #441445f2
@@ -263,15 +419,17 @@ SYNTHPAD_PRESETS = dict(
     tiny=dict(size=48, subjects=(8, 4, 4), frames=1, live=2, prints=2, replays=2),
     quick=dict(size=64, subjects=(140, 15, 25), frames=1, live=3, prints=3, replays=3),
     standard=dict(size=64, subjects=(200, 25, 40), frames=1, live=3, prints=3, replays=3),
-    full=dict(size=_FULL_SIZES, subjects=(30, 10, 20), frames=2, live=3, prints=3, replays=3))
+    full=dict(size=_FULL_SIZES, subjects=(30, 10, 20), frames=2, live=3, prints=3, replays=3),
+)
+
 
 def _plan(rng, p):
     "Kind and session of every recording of a subject."
     special = str(rng.choice(['warped', 'cut']))
     turn = int(rng.integers(3))
-    prints = ['print']*max(1, p['prints']-1)+[special]
-    kinds = ['']*p['live']+prints[:p['prints']]+['replay']*p['replays']
-    return [(kind, 1+(turn+i) % 3) for i,kind in enumerate(kinds)]
+    prints = ['print'] * max(1, p['prints'] - 1) + [special]
+    kinds = [''] * p['live'] + prints[: p['prints']] + ['replay'] * p['replays']
+    return [(kind, 1 + (turn + i) % 3) for i, kind in enumerate(kinds)]
 
 # %% ../../nbs/22_benchmark.ipynb #ff77e35f
 def _write(path, data):
@@ -285,18 +443,21 @@ def _write(path, data):
         tmp.unlink(missing_ok=True)
         raise
 
+
 def _store(root, stem, scene, camera, rng):
     "Photograph a scene and write it; returns what the table says of the files."
     light, depth, box = scene
     picture, quality = take_photo(light, camera, rng)
     path, depth_path = f'{stem}.jpg', '' if depth is None else f'{stem}-depth.png'
     data = jpeg(picture, quality)
-    _write(root/path, data)
+    _write(root / path, data)
     if depth_path:
-        small = cv2.resize((depth*255).astype(np.uint8), (32, 32), interpolation=cv2.INTER_AREA)
-        _write(root/depth_path, cv2.imencode('.png', small)[1].tobytes())
-    box = [round(float(b)/OVER, 2) for b in box]
-    return dict(path=path, box=box, quality=quality, depth=depth_path, bytes=len(data), sha=hashlib.sha256(data).hexdigest())
+        small = cv2.resize((depth * 255).astype(np.uint8), (32, 32), interpolation=cv2.INTER_AREA)
+        _write(root / depth_path, cv2.imencode('.png', small)[1].tobytes())
+    box = [round(float(b) / OVER, 2) for b in box]
+    return dict(
+        path=path, box=box, quality=quality, depth=depth_path, bytes=len(data), sha=hashlib.sha256(data).hexdigest()
+    )
 
 # %% ../../nbs/22_benchmark.ipynb #3022e385
 def _subject(c, domain, k, split, photos=None):
@@ -305,13 +466,13 @@ def _subject(c, domain, k, split, photos=None):
     name, who = f'{domain}{k:03d}', identity(base) if photos is None else _Photograph(photos)
     style, size = domain_style(domain, c['style_gap']), c['sizes'][domain]
     table = {**domain_strengths(domain, c['pattern_gap']), **c['strength']}
-    none, rows = dict.fromkeys(PATTERNS, 0.), []
+    none, rows = dict.fromkeys(PATTERNS, 0.0), []
 
     def save(scene, cam, video, frame, rng, **row):
         stored = _store(Path(c['root']), f'{domain}/{name}/{video}-{frame}', scene, cam, rng)
         rows.append(dict(dataset=domain, split=split, subject=name, video=video, frame=frame, **stored, **row))
 
-    for v,(kind, session) in enumerate(_plan(np.random.default_rng([*base, 1000]), c)):
+    for v, (kind, session) in enumerate(_plan(np.random.default_rng([*base, 1000]), c)):
         rng = np.random.default_rng([*base, v])
         which, dev = int(rng.integers(2)), int(rng.integers(2))
         camera = domain_camera(domain, which, style)
@@ -326,59 +487,86 @@ def _subject(c, domain, k, split, photos=None):
         for f in range(c['frames']):
             frame_rng = np.random.default_rng([*base, v, f])
             light, depth, box = take(frame_rng)
-            save((_lens_flare(light, frame_rng), depth, box), camera, f'{name}-{v}-{kind or "live"}', f, frame_rng, **row)
+            save(
+                (_lens_flare(light, frame_rng), depth, box), camera, f'{name}-{v}-{kind or "live"}', f, frame_rng, **row
+            )
 
     rng = np.random.default_rng([*base, 2000])
-    still = _Recording(who, rng, dict(style, focus=2.5), 1, size, EVEN, calm=.15)
+    still = _Recording(who, rng, dict(style, focus=2.5), 1, size, EVEN, calm=0.15)
     still.base = NEUTRAL
-    save(still(rng), dict(domain_camera(domain, 0, style), worse=0.), f'{name}-legacy', 0, rng,
-         label='live', pai='', role='gallery', session=0, camera=f'{domain}-0', device='', **none)
+    save(
+        still(rng),
+        dict(domain_camera(domain, 0, style), worse=0.0),
+        f'{name}-legacy',
+        0,
+        rng,
+        label='live',
+        pai='',
+        role='gallery',
+        session=0,
+        camera=f'{domain}-0',
+        device='',
+        **none,
+    )
     return rows
 
 # %% ../../nbs/22_benchmark.ipynb #9abe48fc
-def _cascade(): return cv2.CascadeClassifier(cv2.data.haarcascades+'haarcascade_frontalface_default.xml')
+def _cascade():
+    return cv2.CascadeClassifier(cv2.data.haarcascades + 'haarcascade_frontalface_default.xml')
+
 
 def _face_in(path, cascade):
     "The largest face in a photograph, or None."
     im = cv2.imread(str(path))
-    if im is None or min(im.shape[:2]) < 32: return None
+    if im is None or min(im.shape[:2]) < 32:
+        return None
     grey = cv2.equalizeHist(cv2.cvtColor(im, cv2.COLOR_BGR2GRAY))
-    smallest = min(im.shape[:2])//8
+    smallest = min(im.shape[:2]) // 8
     found = cascade.detectMultiScale(grey, 1.1, 5, minSize=(smallest, smallest))
-    return tuple(int(o) for o in max(found, key=lambda b: b[2]*b[3])) if len(found) else None
+    return tuple(int(o) for o in max(found, key=lambda b: b[2] * b[3])) if len(found) else None
 
 # %% ../../nbs/22_benchmark.ipynb #40e09bbf
 def _people(folder, needed):
     "Photographs with a face, per person: a folder each, or a file each where there are no folders."
     folder, cascade = Path(folder), _cascade()
     if not folder.is_dir():
-        raise ValueError(f'synthpad: faces={str(folder)!r} is not a folder. '
-                         'Give a folder of photographs, best with a folder for each person.')
+        raise ValueError(
+            f'synthpad: faces={str(folder)!r} is not a folder. '
+            'Give a folder of photographs, best with a folder for each person.'
+        )
     files = sorted(p for p in folder.rglob('*') if p.suffix.lower() in ('.jpg', '.jpeg', '.png', '.bmp'))
-    if not files: raise ValueError(f'synthpad: no photographs (jpg, png, bmp) under {str(folder)!r}.')
+    if not files:
+        raise ValueError(f'synthpad: no photographs (jpg, png, bmp) under {str(folder)!r}.')
     groups, people = {}, []
-    for p in files: groups.setdefault(p.parent if p.parent != folder else p, []).append(p)
+    for p in files:
+        groups.setdefault(p.parent if p.parent != folder else p, []).append(p)
     for group in groups.values():
-        if len(people) >= needed: break
+        if len(people) >= needed:
+            break
         photos = [(str(p), box) for p in group[:3] if (box := _face_in(p, cascade))]
-        if photos: people.append(photos)
+        if photos:
+            people.append(photos)
     return people, len(groups)
+
 
 class _Photograph:
     "Real photographs in the place of a rendered person: linear light around the face."
-    def __init__(self, photos): self.photos = photos
+
+    def __init__(self, photos):
+        self.photos = photos
 
     def __call__(self, rng, at, unit, size, roll):
         path, (x, y, w, h) = self.photos[int(rng.integers(len(self.photos)))]
-        light = np.power(cv2.imread(path)[..., ::-1].astype(F)*F(1/255), F(2.2))
-        scale = 2.16*unit/w
-        if scale < .7: light = cv2.GaussianBlur(light, (0, 0), .4/scale)
-        from_x, from_y = x+w/2, y+h/2
-        to_x, to_y = at[0], at[1]+.45*unit
-        c, s = np.cos(roll)*scale, np.sin(roll)*scale
-        M = np.array([[c, -s, to_x-c*from_x+s*from_y], [s, c, to_y-s*from_x-c*from_y]], F)
+        light = np.power(cv2.imread(path)[..., ::-1].astype(F) * F(1 / 255), F(2.2))
+        scale = 2.16 * unit / w
+        if scale < 0.7:
+            light = cv2.GaussianBlur(light, (0, 0), 0.4 / scale)
+        from_x, from_y = x + w / 2, y + h / 2
+        to_x, to_y = at[0], at[1] + 0.45 * unit
+        c, s = np.cos(roll) * scale, np.sin(roll) * scale
+        M = np.array([[c, -s, to_x - c * from_x + s * from_y], [s, c, to_y - s * from_x - c * from_y]], F)
         light = cv2.warpAffine(light, M, size[::-1], flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
-        box = to_x-1.08*unit, to_y-1.08*unit, 2.16*unit, 2.16*unit
+        box = to_x - 1.08 * unit, to_y - 1.08 * unit, 2.16 * unit, 2.16 * unit
         return np.maximum(light, 0), None, box
 
 # %% ../../nbs/22_benchmark.ipynb #7fd1b128
@@ -386,52 +574,77 @@ def _check(value, known, what):
     "The chosen names, in the known order; raises ValueError."
     chosen = known if value is None else [value] if isinstance(value, str) else list(value)
     unknown = [o for o in chosen if o not in known]
-    if unknown: raise ValueError(f'synthpad: no {what} {", ".join(map(repr, unknown))}; known are {", ".join(known)}.')
+    if unknown:
+        raise ValueError(f'synthpad: no {what} {", ".join(map(repr, unknown))}; known are {", ".join(known)}.')
     return [o for o in known if o in chosen]
 
-def _between(value, low, high): return not isinstance(value, str) and np.isscalar(value) and low <= value <= high
+
+def _between(value, low, high):
+    return not isinstance(value, str) and np.isscalar(value) and low <= value <= high
 
 # %% ../../nbs/22_benchmark.ipynb #65932acf
 def _gap(value, what):
-    if _between(value, 0, 1.5): return float(value)
+    if _between(value, 0, 1.5):
+        return float(value)
     raise ValueError(f'synthpad: {what} is {value!r}; it runs from 0 (domains alike) over 1 (the benchmark) to 1.5.')
+
 
 def _frame_sizes(size, domains):
     "Height and width by domain; raises ValueError."
-    def pair(s): return (s, s) if np.isscalar(s) else tuple(s)
+
+    def pair(s):
+        return (s, s) if np.isscalar(s) else tuple(s)
+
     sizes = {d: pair(size[d] if isinstance(size, dict) else size) for d in domains}
-    bad = {d: s for d,s in sizes.items() if min(s) < 32 or any(int(o) != o or o % 2 for o in s)}
-    if bad: raise ValueError(f'synthpad: frame size {bad}; height and width are even and at least 32 pixels.')
-    return {d: list(map(int, s)) for d,s in sizes.items()}
+    bad = {d: s for d, s in sizes.items() if min(s) < 32 or any(int(o) != o or o % 2 for o in s)}
+    if bad:
+        raise ValueError(f'synthpad: frame size {bad}; height and width are even and at least 32 pixels.')
+    return {d: list(map(int, s)) for d, s in sizes.items()}
+
 
 def _config(preset, seed, domains, patterns, pattern_gap, style_gap, strength, context, size, subjects, frames):
     "Everything that the images depend on; raises ValueError."
-    if preset not in SYNTHPAD_PRESETS: raise ValueError(f'synthpad: no preset {preset!r}; known are {", ".join(SYNTHPAD_PRESETS)}.')
+    if preset not in SYNTHPAD_PRESETS:
+        raise ValueError(f'synthpad: no preset {preset!r}; known are {", ".join(SYNTHPAD_PRESETS)}.')
     if not isinstance(seed, (int, np.integer)) or seed < 0:
         raise ValueError(f'synthpad: seed is {seed!r}; it is a whole number, zero or more.')
     domains = _check(domains, DOMAIN_NAMES, 'domain')
     patterns = _check(patterns, PATTERNS, 'pattern')
-    if not domains: raise ValueError(f'synthpad: no domain is chosen; known are {", ".join(DOMAIN_NAMES)}.')
+    if not domains:
+        raise ValueError(f'synthpad: no domain is chosen; known are {", ".join(DOMAIN_NAMES)}.')
     strength = dict(strength or {})
-    for k,v in strength.items():
+    for k, v in strength.items():
         _check([k], PATTERNS, 'pattern')
-        if not _between(v, 0, 1): raise ValueError(f'synthpad: strength of {k} is {v!r}; it runs from 0 (off) to 1.')
+        if not _between(v, 0, 1):
+            raise ValueError(f'synthpad: strength of {k} is {v!r}; it runs from 0 (off) to 1.')
     given = dict(size=size, subjects=subjects, frames=frames)
-    p = {**SYNTHPAD_PRESETS[preset], **{k: v for k,v in given.items() if v is not None}}
+    p = {**SYNTHPAD_PRESETS[preset], **{k: v for k, v in given.items() if v is not None}}
     sizes, people = _frame_sizes(p['size'], domains), p['subjects']
     if len(people) != 3 or min(people) < 0 or sum(people) < 1 or p['frames'] < 1:
-        raise ValueError(f'synthpad: subjects={people}, frames={p["frames"]}; '
-                         'give three counts (train, dev, test) and at least one frame.')
-    return dict(version=SYNTHPAD_VERSION, preset=preset, seed=int(seed), domains=domains, patterns=patterns,
-                pattern_gap=_gap(pattern_gap, 'pattern_gap'), style_gap=_gap(style_gap, 'style_gap'), strength=strength,
-                context=bool(len(patterns) > 1 if context is None else context), sizes=sizes, subjects=list(people),
-                **{k: p[k] for k in ('frames', 'live', 'prints', 'replays')})
+        raise ValueError(
+            f'synthpad: subjects={people}, frames={p["frames"]}; '
+            'give three counts (train, dev, test) and at least one frame.'
+        )
+    return dict(
+        version=SYNTHPAD_VERSION,
+        preset=preset,
+        seed=int(seed),
+        domains=domains,
+        patterns=patterns,
+        pattern_gap=_gap(pattern_gap, 'pattern_gap'),
+        style_gap=_gap(style_gap, 'style_gap'),
+        strength=strength,
+        context=bool(len(patterns) > 1 if context is None else context),
+        sizes=sizes,
+        subjects=list(people),
+        **{k: p[k] for k in ('frames', 'live', 'prints', 'replays')},
+    )
 
 # %% ../../nbs/22_benchmark.ipynb #90005d13
 def _job(c, domain, k, split, photos):
     "One person, with the part file that says that everything is there."
     cv2.setNumThreads(1)
-    part = Path(c['root'])/'parts'/f'{domain}{k:03d}.json'
+    part = Path(c['root']) / 'parts' / f'{domain}{k:03d}.json'
     rows = _part(c['root'], part)
     if rows is None:
         rows = _subject(c, domain, k, split, photos)
@@ -444,96 +657,123 @@ def _part(root, part):
     root = Path(root)
     try:
         rows = json.loads(part.read_bytes())
-        images = all((root/r['path']).stat().st_size == r['bytes'] for r in rows)
-        return rows if images and all((root/r['depth']).stat().st_size for r in rows if r['depth']) else None
-    except (OSError, ValueError, KeyError): return None
+        images = all((root / r['path']).stat().st_size == r['bytes'] for r in rows)
+        return rows if images and all((root / r['depth']).stat().st_size for r in rows if r['depth']) else None
+    except (OSError, ValueError, KeyError):
+        return None
 
 # %% ../../nbs/22_benchmark.ipynb #3d37bdea
 def _claim(root, config):
     "Make the folder ours, or say why not."
-    manifest, another = root/'manifest.json', 'Choose another folder, or delete that one.'
+    manifest, another = root / 'manifest.json', 'Choose another folder, or delete that one.'
     if manifest.exists():
-        try: old = json.loads(manifest.read_text())['config']
+        try:
+            old = json.loads(manifest.read_text())['config']
         except (ValueError, KeyError):
             raise ValueError(f'synthpad: {manifest} cannot be read. Delete the folder, or choose another.') from None
-        if old == config: return
-        differ = '; '.join(f'{k} is {old.get(k)!r} there and {v!r} here' for k,v in config.items() if old.get(k) != v)
-        raise ValueError(f'synthpad: {str(root)!r} holds another dataset: {differ or "it has settings that are not known here"}. {another}')
-    if root.exists() and any((root/d).exists() for d in DOMAIN_NAMES):
+        if old == config:
+            return
+        differ = '; '.join(f'{k} is {old.get(k)!r} there and {v!r} here' for k, v in config.items() if old.get(k) != v)
+        raise ValueError(
+            f'synthpad: {str(root)!r} holds another dataset: {differ or "it has settings that are not known here"}. {another}'
+        )
+    if root.exists() and any((root / d).exists() for d in DOMAIN_NAMES):
         raise ValueError(f'synthpad: {str(root)!r} has images but no manifest.json. {another}')
     _write(manifest, json.dumps(dict(config=config, complete=False), indent=1).encode())
 
 # %% ../../nbs/22_benchmark.ipynb #d3966cce
 def _end_with_parent():
     "A worker must not outlive a main process that was killed: nobody would ever give it work again."
-    def watch(): multiprocessing.parent_process().join(); os._exit(1)
+
+    def watch():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
     threading.Thread(target=watch, daemon=True).start()
+
 
 def _results(jobs, c, workers):
     "Results of all jobs, as they come."
     if workers == 1:
-        for j in jobs: yield _job(c, *j)
+        for j in jobs:
+            yield _job(c, *j)
         return
     here = importlib.import_module('gfa_fastai.synth.benchmark')  # in a notebook, processes need the module
     spawn = multiprocessing.get_context('spawn')
     with ProcessPoolExecutor(workers, mp_context=spawn, initializer=here._end_with_parent) as pool:
         futures = [pool.submit(here._job, c, *j) for j in jobs]
         try:
-            for f in as_completed(futures): yield f.result()
+            for f in as_completed(futures):
+                yield f.result()
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
 
 def _run(jobs, c, workers, progress):
     "All jobs, in this process or in several; results by (domain, number)."
     done, bar = {}, tqdm(total=len(jobs), desc='SynthPAD', unit='person', disable=not progress)
     try:
-        for domain,k,rows in _results(jobs, c, workers):
+        for domain, k, rows in _results(jobs, c, workers):
             done[domain, k] = rows
             bar.update()
     except OSError as e:
-        if e.errno != errno.ENOSPC: raise
-        raise OSError(errno.ENOSPC, f'synthpad: no space left for {c["root"]!r}; {len(done)} of {len(jobs)} people are done. '
-                                    'Make space and call again: it goes on where it stopped') from None
+        if e.errno != errno.ENOSPC:
+            raise
+        raise OSError(
+            errno.ENOSPC,
+            f'synthpad: no space left for {c["root"]!r}; {len(done)} of {len(jobs)} people are done. '
+            'Make space and call again: it goes on where it stopped',
+        ) from None
     except BrokenProcessPool:
-        raise RuntimeError("synthpad: a worker process died. A script must call make_synthpad under `if __name__ == '__main__':`; "
-                           'where memory is short, use workers=1. Call again: it goes on where it stopped.') from None
-    finally: bar.close()
+        raise RuntimeError(
+            "synthpad: a worker process died. A script must call make_synthpad under `if __name__ == '__main__':`; "
+            'where memory is short, use workers=1. Call again: it goes on where it stopped.'
+        ) from None
+    finally:
+        bar.close()
     return done
 
 # %% ../../nbs/22_benchmark.ipynb #31e2a9f4
 def make_synthpad(
-    root, # folder for the dataset; made if need be
-    preset:str='quick', # one of SYNTHPAD_PRESETS
-    seed:int=0, # the same seed makes the same bytes
-    domains=None, # some of DOMAIN_NAMES; all by default
-    patterns=None, # the spoof patterns that are switched on; all of PATTERNS by default
-    faces=None, # a folder of real photographs (a folder for each person) in place of rendered people
-    pattern_gap:float=1., # how much domains differ in the strengths of patterns
-    style_gap:float=1., # how much they differ in camera, light and framing
-    strength:dict|None=None, # mean strengths, 0 to 1, in place of the domains' own
-    context:bool|None=None, # borders, hands, tilt; by default where more than one pattern is on
-    size=None, # of the frames: pixels, (height, width) or a dict by domain; the preset's by default
-    subjects=None, # (train, dev, test) people in each domain; the preset's by default
-    frames:int|None=None, # of each recording; the preset's by default
-    workers:int|None=None, # processes; as many as there are cores by default
-    progress:bool=True, # show a bar
-) -> pd.DataFrame: # samples table, with session, camera, device, quality, depth and a column for each pattern; raises ValueError
+    root,  # folder for the dataset; made if need be
+    preset: str = 'quick',  # one of SYNTHPAD_PRESETS
+    seed: int = 0,  # the same seed makes the same bytes
+    domains=None,  # some of DOMAIN_NAMES; all by default
+    patterns=None,  # the spoof patterns that are switched on; all of PATTERNS by default
+    faces=None,  # a folder of real photographs (a folder for each person) in place of rendered people
+    pattern_gap: float = 1.0,  # how much domains differ in the strengths of patterns
+    style_gap: float = 1.0,  # how much they differ in camera, light and framing
+    strength: dict | None = None,  # mean strengths, 0 to 1, in place of the domains' own
+    context: bool | None = None,  # borders, hands, tilt; by default where more than one pattern is on
+    size=None,  # of the frames: pixels, (height, width) or a dict by domain; the preset's by default
+    subjects=None,  # (train, dev, test) people in each domain; the preset's by default
+    frames: int | None = None,  # of each recording; the preset's by default
+    workers: int | None = None,  # processes; as many as there are cores by default
+    progress: bool = True,  # show a bar
+) -> (
+    pd.DataFrame
+):  # samples table, with session, camera, device, quality, depth and a column for each pattern; raises ValueError
     "Make the benchmark, or what is still missing of it."
     c = _config(preset, seed, domains, patterns, pattern_gap, style_gap, strength, context, size, subjects, frames)
-    if workers is not None and workers < 1: raise ValueError(f'synthpad: workers is {workers}; give at least one, or None for all cores.')
+    if workers is not None and workers < 1:
+        raise ValueError(f'synthpad: workers is {workers}; give at least one, or None for all cores.')
     root, photos = Path(root), {}
-    if faces is not None: c['faces'], photos = _deal(faces, c)
+    if faces is not None:
+        c['faces'], photos = _deal(faces, c)
     _claim(root, c)
     counts = c['subjects'] if faces is None else c['faces']['subjects']
     splits = np.repeat(['train', 'dev', 'test'], counts).tolist()
-    jobs = [(d, k, split, photos.get((d, k))) for d in c['domains'] for k,split in enumerate(splits)]
+    jobs = [(d, k, split, photos.get((d, k))) for d in c['domains'] for k, split in enumerate(splits)]
     done = _run(jobs, dict(c, root=str(root)), workers or _workers(len(jobs)), progress)
     df = pd.DataFrame([row for job in jobs for row in done[job[:2]]])
-    total = hashlib.sha256(''.join(df['path']+df['sha']).encode()).hexdigest()
+    total = hashlib.sha256(''.join(df['path'] + df['sha']).encode()).hexdigest()
     df = df.drop(columns=['bytes', 'sha']).assign(box=[tuple(b) for b in df['box']])
-    save_samples(df, root/'samples.csv')
-    _write(root/'manifest.json', json.dumps(dict(config=c, complete=True, images=len(df), sha256=total), indent=1).encode())
+    save_samples(df, root / 'samples.csv')
+    _write(
+        root / 'manifest.json',
+        json.dumps(dict(config=c, complete=True, images=len(df), sha256=total), indent=1).encode(),
+    )
     return _rooted(df, root)
 
 # %% ../../nbs/22_benchmark.ipynb #de7481dd
@@ -542,67 +782,84 @@ def _workers(jobs):
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     return 1 if jobs < 24 else min(cores, jobs)
 
+
 def _rooted(df, root):
     "Paths below the root instead of relative ones."
-    paths = [str(root/p) for p in df['path']]
-    depths = [str(root/p) if p else '' for p in df['depth']]
+    paths = [str(root / p) for p in df['path']]
+    depths = [str(root / p) if p else '' for p in df['depth']]
     df = validate_samples(df.assign(path=paths, depth=depths))
     df.attrs['root'] = str(root)
     return df
 
 # %% ../../nbs/22_benchmark.ipynb #55ef7b26
 def load_synthpad(
-    root, # a folder that make_synthpad has filled
-) -> pd.DataFrame: # samples table; raises ValueError where the dataset is not complete
+    root,  # a folder that make_synthpad has filled
+) -> pd.DataFrame:  # samples table; raises ValueError where the dataset is not complete
     "Read a finished benchmark."
-    root, manifest = Path(root), Path(root)/'manifest.json'
+    root, manifest = Path(root), Path(root) / 'manifest.json'
     if not (manifest.exists() and json.loads(manifest.read_text()).get('complete')):
-        raise ValueError(f'synthpad: {str(root)!r} holds no finished dataset. '
-                         'Call make_synthpad with the same arguments: it makes what is missing.')
-    df = load_samples(root/'samples.csv')
+        raise ValueError(
+            f'synthpad: {str(root)!r} holds no finished dataset. '
+            'Call make_synthpad with the same arguments: it makes what is missing.'
+        )
+    df = load_samples(root / 'samples.csv')
     empty = {k: df[k].fillna('') for k in ('device', 'depth')}  # of live people, of attacks
     return _rooted(df.assign(**empty), root)
+
 
 def _deal(faces, c):
     "Deal the people of a folder of photographs to the domains."
     domains, wanted = len(c['domains']), sum(c['subjects'])
-    people, seen = _people(faces, domains*wanted)
-    each = min(wanted, len(people)//domains)
+    people, seen = _people(faces, domains * wanted)
+    each = min(wanted, len(people) // domains)
     if each < 3:
-        raise ValueError(f'synthpad: {len(people)} of {seen} people in {str(faces)!r} have a photograph with a face that the detector '
-                         f'finds; {3*domains} are needed, three for each of {domains} domain(s). '
-                         'Give more photographs, or choose fewer domains.')
-    dev, test = (max(1, round(each*n/wanted)) for n in c['subjects'][1:])
-    files = [[(Path(p).name, Path(p).stat().st_size) for p,_ in photos] for photos in people]
+        raise ValueError(
+            f'synthpad: {len(people)} of {seen} people in {str(faces)!r} have a photograph with a face that the detector '
+            f'finds; {3 * domains} are needed, three for each of {domains} domain(s). '
+            'Give more photographs, or choose fewer domains.'
+        )
+    dev, test = (max(1, round(each * n / wanted)) for n in c['subjects'][1:])
+    files = [[(Path(p).name, Path(p).stat().st_size) for p, _ in photos] for photos in people]
     key = hashlib.sha256(json.dumps(files).encode()).hexdigest()
-    dealt = {(d, k): people[i*each+k] for i,d in enumerate(c['domains']) for k in range(each)}
-    return dict(photographs=key, subjects=[each-dev-test, dev, test]), dealt
+    dealt = {(d, k): people[i * each + k] for i, d in enumerate(c['domains']) for k in range(each)}
+    return dict(photographs=key, subjects=[each - dev - test, dev, test]), dealt
 
 # %% ../../nbs/22_benchmark.ipynb #bda10e51
 def make_variants(
-    root, # folder; each variant gets a folder of its own
-    mode:str='without', # 'without': all patterns but one; 'alone': one pattern alone
-    patterns=None, # for which patterns; all by default
-    **kw, # for make_synthpad
-) -> dict: # samples tables by pattern
+    root,  # folder; each variant gets a folder of its own
+    mode: str = 'without',  # 'without': all patterns but one; 'alone': one pattern alone
+    patterns=None,  # for which patterns; all by default
+    **kw,  # for make_synthpad
+) -> dict:  # samples tables by pattern
     "Leave one pattern out, or keep one alone."
-    if mode not in ('without', 'alone'): raise ValueError(f"synthpad: mode is {mode!r}; known are 'without' and 'alone'.")
-    def switched_on(k): return [k] if mode == 'alone' else [o for o in PATTERNS if o != k]
-    return {k: make_synthpad(Path(root)/f'{mode}-{k}', patterns=switched_on(k), **kw) for k in _check(patterns, PATTERNS, 'pattern')}
+    if mode not in ('without', 'alone'):
+        raise ValueError(f"synthpad: mode is {mode!r}; known are 'without' and 'alone'.")
+
+    def switched_on(k):
+        return [k] if mode == 'alone' else [o for o in PATTERNS if o != k]
+
+    return {
+        k: make_synthpad(Path(root) / f'{mode}-{k}', patterns=switched_on(k), **kw)
+        for k in _check(patterns, PATTERNS, 'pattern')
+    }
+
 
 def synthpad_protocol(
-    df:pd.DataFrame, # samples table of one or more domains
-    number:int, # 1: unseen session; 2: unseen medium; 3: unseen camera; 4: all three
-) -> pd.DataFrame: # the rows that take part
+    df: pd.DataFrame,  # samples table of one or more domains
+    number: int,  # 1: unseen session; 2: unseen medium; 3: unseen camera; 4: all three
+) -> pd.DataFrame:  # the rows that take part
     "Protocols in the manner of OULU-NPU: people stay in their splits, and the test sees new conditions."
     if number not in (1, 2, 3, 4):
         raise ValueError(f'synthpad: protocol {number!r}; known are 1 (session), 2 (medium), 3 (camera), 4 (all).')
-    seen_devices = {f'{d}-{kind[0]}' for d,kinds in _DEVICES.items() for kind in kinds}
+    seen_devices = {f'{d}-{kind[0]}' for d, kinds in _DEVICES.items() for kind in kinds}
     new_session = df['session'] == 3
     new_medium = ~df['device'].isin(seen_devices)
     new_camera = df['camera'].str.endswith('-1')
     test, live, keep = df['split'] == 'test', df['label'] == 'live', df['role'] == 'probe'
-    if number in (1, 4): keep &= new_session == test
-    if number in (2, 4): keep &= (new_medium == test) | live  # live people have no medium
-    if number in (3, 4): keep &= new_camera == test
+    if number in (1, 4):
+        keep &= new_session == test
+    if number in (2, 4):
+        keep &= (new_medium == test) | live  # live people have no medium
+    if number in (3, 4):
+        keep &= new_camera == test
     return df[keep].reset_index(drop=True)

@@ -16,457 +16,758 @@ __all__ = ['STYLES', 'NEUTRAL', 'EVEN', 'ROOMS', 'identity', 'skin_colour', 'hai
 
 # %% ../../nbs/20_faces.ipynb #f72efa50
 STYLES = ('bald', 'buzz', 'short', 'side', 'fringe', 'curly', 'swept', 'bob', 'long', 'wavy', 'bun', 'scarf', 'beanie')
-_MEN =   [.10, .14, .19, .15, .10, .12, .11, 0, .04, 0, 0, 0, .05]     # how often each style is worn
-_WOMEN = [0, .01, .06, .05, .11, .12, .04, .15, .18, .13, .08, .05, .02]
+_MEN = [0.10, 0.14, 0.19, 0.15, 0.10, 0.12, 0.11, 0, 0.04, 0, 0, 0, 0.05]  # how often each style is worn
+_WOMEN = [0, 0.01, 0.06, 0.05, 0.11, 0.12, 0.04, 0.15, 0.18, 0.13, 0.08, 0.05, 0.02]
+
 
 def _proportions(rng, m, age, dark):
     "Sizes and places of what a face has, in half head widths."
     n = rng.normal
-    return dict(width=1+n(0, .045)+.03*m, length=np.clip(1+n(0, .05)+.03*m, .88, 1.14), jaw=.92+n(0, .06)+.09*m,
-        chin=np.clip(n(0, .05)+.05*m, -.08, .2), chinw=1+n(0, .15)+.2*m, full=n(0, 1), eyes=.425+n(0, .022),
-        eye=.213*(1+n(0, .06)), lid=.092*(1+n(0, .13))-.008*m-.010*age, tilt=n(.05, .06)-.04*m,
-        crease=np.clip(rng.uniform(-.25, 1), 0, 1), socket=.10+n(0, .025)+.03*m, browy=-.335+n(0, .025)+.04*m,
-        browt=.045*(1+n(0, .2))+.018*m, browa=.05+n(0, .02)-.03*m, browd=rng.uniform(.65, 1), ridge=.05*m+n(0, .015),
-        cheek=.07+n(0, .02), nosel=.60+n(0, .04)+.02*m, nosew=.205*(1+n(0, .12))+.045*dark+.015*m,
-        bridge=.17+n(0, .035)-.03*dark, tip=.27+n(0, .035), tipw=1+n(0, .12), mouth=.365*(1+n(0, .08)),
-        mouthy=.955+n(0, .03), ulip=.082*(1+n(0, .2))*(1+.35*dark)*(1-.3*age),
-        llip=.105*(1+n(0, .17))*(1+.3*dark)*(1-.2*age), ears=rng.uniform(0, .11), asym=n(0, .012),
-        neck=.66+.1*m+n(0, .04), shoulder=2.55+.3*m+n(0, .12), drop=rng.uniform(.35, .8))
+    return dict(
+        width=1 + n(0, 0.045) + 0.03 * m,
+        length=np.clip(1 + n(0, 0.05) + 0.03 * m, 0.88, 1.14),
+        jaw=0.92 + n(0, 0.06) + 0.09 * m,
+        chin=np.clip(n(0, 0.05) + 0.05 * m, -0.08, 0.2),
+        chinw=1 + n(0, 0.15) + 0.2 * m,
+        full=n(0, 1),
+        eyes=0.425 + n(0, 0.022),
+        eye=0.213 * (1 + n(0, 0.06)),
+        lid=0.092 * (1 + n(0, 0.13)) - 0.008 * m - 0.010 * age,
+        tilt=n(0.05, 0.06) - 0.04 * m,
+        crease=np.clip(rng.uniform(-0.25, 1), 0, 1),
+        socket=0.10 + n(0, 0.025) + 0.03 * m,
+        browy=-0.335 + n(0, 0.025) + 0.04 * m,
+        browt=0.045 * (1 + n(0, 0.2)) + 0.018 * m,
+        browa=0.05 + n(0, 0.02) - 0.03 * m,
+        browd=rng.uniform(0.65, 1),
+        ridge=0.05 * m + n(0, 0.015),
+        cheek=0.07 + n(0, 0.02),
+        nosel=0.60 + n(0, 0.04) + 0.02 * m,
+        nosew=0.205 * (1 + n(0, 0.12)) + 0.045 * dark + 0.015 * m,
+        bridge=0.17 + n(0, 0.035) - 0.03 * dark,
+        tip=0.27 + n(0, 0.035),
+        tipw=1 + n(0, 0.12),
+        mouth=0.365 * (1 + n(0, 0.08)),
+        mouthy=0.955 + n(0, 0.03),
+        ulip=0.082 * (1 + n(0, 0.2)) * (1 + 0.35 * dark) * (1 - 0.3 * age),
+        llip=0.105 * (1 + n(0, 0.17)) * (1 + 0.3 * dark) * (1 - 0.2 * age),
+        ears=rng.uniform(0, 0.11),
+        asym=n(0, 0.012),
+        neck=0.66 + 0.1 * m + n(0, 0.04),
+        shoulder=2.55 + 0.3 * m + n(0, 0.12),
+        drop=rng.uniform(0.35, 0.8),
+    )
+
 
 def _hairdo(rng, masc, m, age, dark, pale):
     "Style and pigments of the hair, beard, glasses, eyes."
     u, n = rng.uniform, rng.normal
     style = str(rng.choice(STYLES, p=_MEN if masc else _WOMEN))
-    brown, amber, green, blue, grey = [.10, .045, .02], [.16, .09, .035], [.14, .16, .07], [.13, .22, .30], [.20, .24, .27]
-    often = [.3, .25, .15, .2, .1] if pale else [.75, .25, 0, 0, 0]
-    eyes = np.array([brown, amber, green, blue, grey])[rng.choice(5, p=often)]*u(.7, 1.3)
-    return dict(style=style, eu=max(3.5+n(0, .45) if u() < .3+.75*dark else u(.25, 2.8), .2),
-        pheo=max(0, n(.25, .3))*(1-dark), grey=float(np.clip((age-.6)*2.2+n(0, .2), 0, 1)), iris=eyes,
-        hairline=-.93+n(0, .06)-.15*m*age, recede=max(0, n(0, .3)+.7*age-.1)*m,
-        volume=u(.06, .2)+.14*(style in ('curly', 'swept')), part=u(-.6, .6), curl=u(0, 1), fringe=u(.15, .6),
-        cloth=u(.05, .6, 3)**1.5, beard=str(rng.choice(['none', 'stubble', 'moustache', 'goatee', 'full'],
-        p=[.42, .24, .07, .1, .17])) if masc else 'none', beardd=u(.5, 1),
-        glasses=str(rng.choice(['round', 'square', 'thin'])) if u() < .22+.18*age else 'none',
-        frame=u(.01, .25, 3)**1.5)
+    brown, amber, green, blue, grey = (
+        [0.10, 0.045, 0.02],
+        [0.16, 0.09, 0.035],
+        [0.14, 0.16, 0.07],
+        [0.13, 0.22, 0.30],
+        [0.20, 0.24, 0.27],
+    )
+    often = [0.3, 0.25, 0.15, 0.2, 0.1] if pale else [0.75, 0.25, 0, 0, 0]
+    eyes = np.array([brown, amber, green, blue, grey])[rng.choice(5, p=often)] * u(0.7, 1.3)
+    return dict(
+        style=style,
+        eu=max(3.5 + n(0, 0.45) if u() < 0.3 + 0.75 * dark else u(0.25, 2.8), 0.2),
+        pheo=max(0, n(0.25, 0.3)) * (1 - dark),
+        grey=float(np.clip((age - 0.6) * 2.2 + n(0, 0.2), 0, 1)),
+        iris=eyes,
+        hairline=-0.93 + n(0, 0.06) - 0.15 * m * age,
+        recede=max(0, n(0, 0.3) + 0.7 * age - 0.1) * m,
+        volume=u(0.06, 0.2) + 0.14 * (style in ('curly', 'swept')),
+        part=u(-0.6, 0.6),
+        curl=u(0, 1),
+        fringe=u(0.15, 0.6),
+        cloth=u(0.05, 0.6, 3) ** 1.5,
+        beard=str(rng.choice(['none', 'stubble', 'moustache', 'goatee', 'full'], p=[0.42, 0.24, 0.07, 0.1, 0.17]))
+        if masc
+        else 'none',
+        beardd=u(0.5, 1),
+        glasses=str(rng.choice(['round', 'square', 'thin'])) if u() < 0.22 + 0.18 * age else 'none',
+        frame=u(0.01, 0.25, 3) ** 1.5,
+    )
 
 # %% ../../nbs/20_faces.ipynb #f4c3f55e
 def identity(
-    seed, # of the subject: an int or a sequence of ints
-    **fixed, # values that are not to be drawn, as `beard='full'`
-) -> dict: # proportions in half head widths, pigments as optical depths, names of styles
+    seed,  # of the subject: an int or a sequence of ints
+    **fixed,  # values that are not to be drawn, as `beard='full'`
+) -> dict:  # proportions in half head widths, pigments as optical depths, names of styles
     "Draw a person."
     rng = np.random.default_rng(seed)
     u, n = rng.uniform, rng.normal
-    masc = u() < .5
-    m = float(np.clip(masc + n(0, .2), -.2, 1.2))
-    age = rng.beta(1.3, 1.8)   # 0: 18 years, 1: 80 years
-    melanin = .03+2.2*rng.beta(1.4, 1.8)
-    dark = min(melanin/1.6, 1)
-    p = dict(seed=tuple(int(o) for o in np.atleast_1d(seed)), masc=m, age=age, melanin=melanin,
-        blood=u(.14, .36)*(1-.35*dark), lipred=u(.35, .8)*(1-.35*m), freckles=max(0, u(-1.2, 1))*(melanin < .7),
-        moles=u(size=(2, 3)), makeup=max(0, u(-1, 1))*(not masc)*(1-.4*age))
+    masc = u() < 0.5
+    m = float(np.clip(masc + n(0, 0.2), -0.2, 1.2))
+    age = rng.beta(1.3, 1.8)  # 0: 18 years, 1: 80 years
+    melanin = 0.03 + 2.2 * rng.beta(1.4, 1.8)
+    dark = min(melanin / 1.6, 1)
+    p = dict(
+        seed=tuple(int(o) for o in np.atleast_1d(seed)),
+        masc=m,
+        age=age,
+        melanin=melanin,
+        blood=u(0.14, 0.36) * (1 - 0.35 * dark),
+        lipred=u(0.35, 0.8) * (1 - 0.35 * m),
+        freckles=max(0, u(-1.2, 1)) * (melanin < 0.7),
+        moles=u(size=(2, 3)),
+        makeup=max(0, u(-1, 1)) * (not masc) * (1 - 0.4 * age),
+    )
     p.update(_proportions(rng, m, age, dark))
-    p.update(_hairdo(rng, masc, m, age, dark, melanin < .6))
-    if unknown := set(fixed)-set(p):
+    p.update(_hairdo(rng, masc, m, age, dark, melanin < 0.6))
+    if unknown := set(fixed) - set(p):
         raise ValueError(f'identity: no number named {", ".join(sorted(unknown))}; known are {", ".join(p)}.')
     return {**p, **fixed}
 
 # %% ../../nbs/20_faces.ipynb #393cf752
-_BASE, _MELANIN, _BLOOD = np.array([.90, .78, .70], F), np.array([1., 1.24, 1.42], F), np.array([.11, 1., .90], F)
+_BASE, _MELANIN, _BLOOD = (
+    np.array([0.90, 0.78, 0.70], F),
+    np.array([1.0, 1.24, 1.42], F),
+    np.array([0.11, 1.0, 0.90], F),
+)
+
 
 def skin_colour(
-    melanin, # optical depth, 0.03 (very light) to 2.3 (very dark); number or array
-    blood, # optical depth, about 0.1 to 0.5; number or array of the same shape
-) -> np.ndarray: # (..., 3) linear reflectance
+    melanin,  # optical depth, 0.03 (very light) to 2.3 (very dark); number or array
+    blood,  # optical depth, about 0.1 to 0.5; number or array of the same shape
+) -> np.ndarray:  # (..., 3) linear reflectance
     "Skin from its two pigments."
-    return _BASE*np.exp(-np.asarray(melanin, F)[..., None]*_MELANIN - np.asarray(blood, F)[..., None]*_BLOOD)
+    return _BASE * np.exp(-np.asarray(melanin, F)[..., None] * _MELANIN - np.asarray(blood, F)[..., None] * _BLOOD)
+
 
 def hair_colour(
-    eumelanin:float, # 0.2 (fair) to 4.5 (black)
-    pheomelanin:float, # 0 to 1: red
-    grey:float, # share of grey hairs
-) -> np.ndarray: # (3,) linear reflectance
+    eumelanin: float,  # 0.2 (fair) to 4.5 (black)
+    pheomelanin: float,  # 0 to 1: red
+    grey: float,  # share of grey hairs
+) -> np.ndarray:  # (3,) linear reflectance
     "Hair from its two pigments."
-    c = np.array([.75, .62, .45])*np.exp(-eumelanin*np.array([1., 1.22, 1.45])
-        - pheomelanin*np.array([.25, 1.1, 2.2]))
-    return (c*(1-grey) + np.array([.40, .40, .41])*grey).astype(F)
+    c = np.array([0.75, 0.62, 0.45]) * np.exp(
+        -eumelanin * np.array([1.0, 1.22, 1.45]) - pheomelanin * np.array([0.25, 1.1, 2.2])
+    )
+    return (c * (1 - grey) + np.array([0.40, 0.40, 0.41]) * grey).astype(F)
 
-def _gauss(x, x0, s): return np.exp(-.5*((x-x0)/s)**2).astype(F)
+
+def _gauss(x, x0, s):
+    return np.exp(-0.5 * ((x - x0) / s) ** 2).astype(F)
+
+
 def _edge(x, width):
     "0 where x is negative, 1 where it is positive, and a soft flank between."
-    t = np.clip(x*(1/width)+F(.5), 0, 1)
-    return t*t*(3-2*t)
-def _mix(a, b, m): return a+(b-a)*m
-def _over(rgb, colour, mask): rgb += (np.asarray(colour, F)-rgb)*mask[..., None]
+    t = np.clip(x * (1 / width) + F(0.5), 0, 1)
+    return t * t * (3 - 2 * t)
+
+
+def _mix(a, b, m):
+    return a + (b - a) * m
+
+
+def _over(rgb, colour, mask):
+    rgb += (np.asarray(colour, F) - rgb) * mask[..., None]
+
 
 def _fold(u, v, a, b, width):
     "A soft groove from a to b, on both sides of the face."
-    d = np.array(b)-a
-    t = np.clip(((np.abs(u)-F(a[0]))*F(d[0])+(v-F(a[1]))*F(d[1]))/F(d@d), 0, 1)
-    q = (np.abs(u)-F(a[0])-t*F(d[0]))**2+(v-F(a[1])-t*F(d[1]))**2
-    return np.exp(-q*F(.5/width**2))*(F(.25)+F(.75)*np.sin(F(np.pi)*(t*F(.9)+F(.05))))
+    d = np.array(b) - a
+    t = np.clip(((np.abs(u) - F(a[0])) * F(d[0]) + (v - F(a[1])) * F(d[1])) / F(d @ d), 0, 1)
+    q = (np.abs(u) - F(a[0]) - t * F(d[0])) ** 2 + (v - F(a[1]) - t * F(d[1])) ** 2
+    return np.exp(-q * F(0.5 / width**2)) * (F(0.25) + F(0.75) * np.sin(F(np.pi) * (t * F(0.9) + F(0.05))))
 
 # %% ../../nbs/20_faces.ipynb #40b43bed
 def value_noise(
-    rng, # numpy Generator
-    shape, # (rows, columns)
-    cells:int=4, # grid cells along the longer side, in the coarsest octave
-    octaves:int=4, # each has twice the cells
-    fall:float=.5, # amplitude from one octave to the next
-) -> np.ndarray: # float32, mean about 0, deviation about 1 at the grid points
+    rng,  # numpy Generator
+    shape,  # (rows, columns)
+    cells: int = 4,  # grid cells along the longer side, in the coarsest octave
+    octaves: int = 4,  # each has twice the cells
+    fall: float = 0.5,  # amplitude from one octave to the next
+) -> np.ndarray:  # float32, mean about 0, deviation about 1 at the grid points
     "Smooth noise in several octaves."
-    out, amp, power = np.zeros(shape, F), 1., 0.
+    out, amp, power = np.zeros(shape, F), 1.0, 0.0
     for o in range(octaves):
-        n = cells*2**o
-        if n > max(shape): break
-        grid = rng.standard_normal([max(2, round(n*s/max(shape)))+1 for s in shape]).astype(F)
-        out += F(amp)*cv2.resize(grid, shape[::-1], interpolation=cv2.INTER_CUBIC)
+        n = cells * 2**o
+        if n > max(shape):
+            break
+        grid = rng.standard_normal([max(2, round(n * s / max(shape))) + 1 for s in shape]).astype(F)
+        out += F(amp) * cv2.resize(grid, shape[::-1], interpolation=cv2.INTER_CUBIC)
         power += amp**2
         amp *= fall
-    return out/F(max(power, 1e-9)**.5)  # where nothing fits: zero
+    return out / F(max(power, 1e-9) ** 0.5)  # where nothing fits: zero
+
 
 _ACROSS, _ALONG = 60, 3  # samples of the strand noise per half head width
 
+
 def _strand_noise(rng, P):
     "Noise that changes fast across a strand and slowly along it. Octaves that P pixels per unit could not show are left out."
-    out, power = np.zeros((64, 900), F), 0.
+    out, power = np.zeros((64, 900), F), 0.0
     for o in range(5):
-        across, amp = 36*2**o, .92**o
-        grid = rng.standard_normal((max(4, across//30)+1, across+1)).astype(F)
-        power += amp*amp
-        if across*_ACROSS < 900*P: out += F(amp)*cv2.resize(grid, (900, 64), interpolation=cv2.INTER_CUBIC)
-    return out/F(power**.5)
+        across, amp = 36 * 2**o, 0.92**o
+        grid = rng.standard_normal((max(4, across // 30) + 1, across + 1)).astype(F)
+        power += amp * amp
+        if across * _ACROSS < 900 * P:
+            out += F(amp) * cv2.resize(grid, (900, 64), interpolation=cv2.INTER_CUBIC)
+    return out / F(power**0.5)
+
 
 def _along_strands(tex, across, along):
     "The noise of strands, at points given in half head widths across them and along them."
-    x, y = (np.ascontiguousarray(np.broadcast_to(o, np.broadcast(across, along).shape), dtype=F)
-        for o in (across, along))
-    return cv2.remap(tex['strand'], x*F(_ACROSS)+F(450), y*F(_ALONG)+F(30), cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_REFLECT)
+    x, y = (
+        np.ascontiguousarray(np.broadcast_to(o, np.broadcast(across, along).shape), dtype=F) for o in (across, along)
+    )
+    return cv2.remap(
+        tex['strand'], x * F(_ACROSS) + F(450), y * F(_ALONG) + F(30), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
+    )
 
 # %% ../../nbs/20_faces.ipynb #1b62ada4
 _U0, _V0, _U1, _V1 = -1.75, -2.1, 1.75, 2.5  # the window, in half head widths; the eyes are at v = 0
 
+
 @lru_cache(8)
 def _grid(P):
     "Coordinates of the window's pixels: u as a row, v as a column."
-    def axis(a, b): return (np.arange(round((b-a)*P), dtype=F)+F(.5))/F(P)+F(a)
+
+    def axis(a, b):
+        return (np.arange(round((b - a) * P), dtype=F) + F(0.5)) / F(P) + F(a)
+
     return axis(_U0, _U1)[None], axis(_V0, _V1)[:, None]
 
+
 def face_outline(
-    p:dict, # an identity
-    v, # heights
-) -> np.ndarray: # half the width of the head there; 0 above and below it
+    p: dict,  # an identity
+    v,  # heights
+) -> np.ndarray:  # half the width of the head there; 0 above and below it
     "Half the width of a head at height v."
-    chin, jaw, full = 1.52*p['length']+p['chin'], p['jaw'], .03*p['full']
-    at = [-1.56, -1.45, -1.2, -.8, -.35, .05, .45, .8*p['length'], 1.1*p['length'], 1.32*p['length'], chin-.05, chin]
-    w = np.array([0, .42, .74, .94, 1, 1, .965+full, (.885+full)*(.35+.65*jaw), (.76+full)*jaw,
-        .55*jaw*(.6+.4*p['chinw']), .26*p['chinw'], 0])*p['width']
+    chin, jaw, full = 1.52 * p['length'] + p['chin'], p['jaw'], 0.03 * p['full']
+    at = [
+        -1.56,
+        -1.45,
+        -1.2,
+        -0.8,
+        -0.35,
+        0.05,
+        0.45,
+        0.8 * p['length'],
+        1.1 * p['length'],
+        1.32 * p['length'],
+        chin - 0.05,
+        chin,
+    ]
+    w = (
+        np.array(
+            [
+                0,
+                0.42,
+                0.74,
+                0.94,
+                1,
+                1,
+                0.965 + full,
+                (0.885 + full) * (0.35 + 0.65 * jaw),
+                (0.76 + full) * jaw,
+                0.55 * jaw * (0.6 + 0.4 * p['chinw']),
+                0.26 * p['chinw'],
+                0,
+            ]
+        )
+        * p['width']
+    )
     return np.sqrt(np.nan_to_num(np.clip(PchipInterpolator(at, w**2, extrapolate=False)(v), 0, None))).astype(F)
+
 
 def face_profile(p, v):
     "How far the midline of the head stands out at height v."
-    chin = 1.52*p['length']+p['chin']
-    at = [-1.6, -1.45, -1.2, -.85, -.4, 0, .5, .9, .79*chin, chin-.1, chin, chin+.3, 3]
-    d = [0, .45, .78, 1.02, 1.14, 1.12, 1.13, 1.13, 1.10, 1.04, .86, .5, .3]
+    chin = 1.52 * p['length'] + p['chin']
+    at = [-1.6, -1.45, -1.2, -0.85, -0.4, 0, 0.5, 0.9, 0.79 * chin, chin - 0.1, chin, chin + 0.3, 3]
+    d = [0, 0.45, 0.78, 1.02, 1.14, 1.12, 1.13, 1.13, 1.10, 1.04, 0.86, 0.5, 0.3]
     return PchipInterpolator(at, d)(np.clip(v, -1.6, 3)).astype(F)
 
-def _dome(p, au, w, v, least=0.):
+
+def _dome(p, au, w, v, least=0.0):
     "The head without its bumps, or the hair: the profile, rounded off towards the edge."
-    t = np.minimum(au/np.maximum(w, F(1e-3)), 1)
-    d = np.maximum(face_profile(p, v), F(least)*(v > 0))
-    return d*np.power(np.clip(1-np.power(t, F(2.3)), 0, 1), F(.52))
+    t = np.minimum(au / np.maximum(w, F(1e-3)), 1)
+    d = np.maximum(face_profile(p, v), F(least) * (v > 0))
+    return d * np.power(np.clip(1 - np.power(t, F(2.3)), 0, 1), F(0.52))
 
 # %% ../../nbs/20_faces.ipynb #d3888ea5
 def _bumps(p, e):
     "Amplitude, place and size (u, v) of every bump; one with u > 0 has a mirror image."
     m, age, s, y, nl, k = p['masc'], p['age'], e['smile'], p['mouthy'], p['nosel'], e['open']
-    return [(-p['socket'], p['eyes']-.03, -.03, .20, .13), (.075, p['eyes'], 0, .13, .085),
-        (p['ridge']+.03, .36, p['browy']+.06, .28, .085), (.02, 0, p['browy']-.02, .12, .08),
-        (p['cheek']+.05*s, .56, .40-.05*s, .21, .17), (-.05+.035*p['full'], .62, .86, .16, .22),
-        (-.06, .9, -.35, .16, .25), (p['bridge'], 0, .1, .092, .25), (p['bridge']*.5, 0, nl-.25, .11, .17),
-        (p['tip'], 0, nl-.09, .115*p['tipw'], .11), (.16, p['nosew']*.74, nl-.04, .07, .075),
-        (-.09, p['nosew']*.42, nl+.035, .05, .022), (-.025, 0, y-.19, .035, .05), (.06, 0, y, .30, .17),
-        (-.06, 0, y+.19+.05*k, .19, .055), (.11, 0, 1.32*p['length']+p['chin']*.8, .2*p['chinw'], .13),
-        (.045*age+.006, p['eyes'], .17, .14, .035), (-.04*age-.004, p['eyes']-.05, .235, .17, .03),
-        (.025*s, p['eyes'], .155, .13, .03), (-.03*age, .36, 1.12, .045, .12),
-        (-.03*max(age-.3, 0), .07, p['browy'], .016, .06)]
+    return [
+        (-p['socket'], p['eyes'] - 0.03, -0.03, 0.20, 0.13),
+        (0.075, p['eyes'], 0, 0.13, 0.085),
+        (p['ridge'] + 0.03, 0.36, p['browy'] + 0.06, 0.28, 0.085),
+        (0.02, 0, p['browy'] - 0.02, 0.12, 0.08),
+        (p['cheek'] + 0.05 * s, 0.56, 0.40 - 0.05 * s, 0.21, 0.17),
+        (-0.05 + 0.035 * p['full'], 0.62, 0.86, 0.16, 0.22),
+        (-0.06, 0.9, -0.35, 0.16, 0.25),
+        (p['bridge'], 0, 0.1, 0.092, 0.25),
+        (p['bridge'] * 0.5, 0, nl - 0.25, 0.11, 0.17),
+        (p['tip'], 0, nl - 0.09, 0.115 * p['tipw'], 0.11),
+        (0.16, p['nosew'] * 0.74, nl - 0.04, 0.07, 0.075),
+        (-0.09, p['nosew'] * 0.42, nl + 0.035, 0.05, 0.022),
+        (-0.025, 0, y - 0.19, 0.035, 0.05),
+        (0.06, 0, y, 0.30, 0.17),
+        (-0.06, 0, y + 0.19 + 0.05 * k, 0.19, 0.055),
+        (0.11, 0, 1.32 * p['length'] + p['chin'] * 0.8, 0.2 * p['chinw'], 0.13),
+        (0.045 * age + 0.006, p['eyes'], 0.17, 0.14, 0.035),
+        (-0.04 * age - 0.004, p['eyes'] - 0.05, 0.235, 0.17, 0.03),
+        (0.025 * s, p['eyes'], 0.155, 0.13, 0.03),
+        (-0.03 * age, 0.36, 1.12, 0.045, 0.12),
+        (-0.03 * max(age - 0.3, 0), 0.07, p['browy'], 0.016, 0.06),
+    ]
 
-NEUTRAL = dict(smile=0., open=0., brow=0., blink=0., gaze=(0., 0.))
+
+NEUTRAL = dict(smile=0.0, open=0.0, brow=0.0, blink=0.0, gaze=(0.0, 0.0))
+
 
 def face_height(
-    p:dict, # an identity
-    e:dict, # an expression, as NEUTRAL
-    P:int, # pixels per half head width
-) -> tuple: # the height field (rows, columns) in half head widths; the outline per row
+    p: dict,  # an identity
+    e: dict,  # an expression, as NEUTRAL
+    P: int,  # pixels per half head width
+) -> tuple:  # the height field (rows, columns) in half head widths; the outline per row
     "The height field of a head without hair."
-    (u, v), age, old = _grid(P), p['age'], .045*(p['age']-.35)
+    (u, v), age, old = _grid(P), p['age'], 0.045 * (p['age'] - 0.35)
     w = face_outline(p, v)
     h = _dome(p, np.abs(u), w, v)
-    for a,u0,v0,su,sv in _bumps(p, e):
-        h += F(a)*(_gauss(u, u0, su)+(_gauss(u, -u0, su) if u0 else 0))*_gauss(v, v0, sv)
-    nose, lips = (p['nosew']*1.05, p['nosel']-.06), (p['mouth']*1.22, p['mouthy']+.02)
-    h -= F(.004+.05*age+.05*max(e['smile'], 0))*_fold(u, v, nose, lips, .026)
+    for a, u0, v0, su, sv in _bumps(p, e):
+        h += F(a) * (_gauss(u, u0, su) + (_gauss(u, -u0, su) if u0 else 0)) * _gauss(v, v0, sv)
+    nose, lips = (p['nosew'] * 1.05, p['nosel'] - 0.06), (p['mouth'] * 1.22, p['mouthy'] + 0.02)
+    h -= F(0.004 + 0.05 * age + 0.05 * max(e['smile'], 0)) * _fold(u, v, nose, lips, 0.026)
     if old > 0:  # lines on the forehead, crow's feet
-        bent = v+F(.05)*u*u+F(.016)*np.sin(u*F(6)+F(p['asym']*900))
-        lines = np.sin(bent*F(2*np.pi/.135)+F(p['asym']*300))**6
-        h -= F(old)*(lines*_gauss(u, 0, .42)*_gauss(v, -.62, .14)).astype(F)
-        corner = p['eyes']+p['eye']
-        for k in (-.1, 0, .1): h -= F(old)*_fold(u, v, (corner+.05, k*.4), (corner+.2, k*1.5), .012)
+        bent = v + F(0.05) * u * u + F(0.016) * np.sin(u * F(6) + F(p['asym'] * 900))
+        lines = np.sin(bent * F(2 * np.pi / 0.135) + F(p['asym'] * 300)) ** 6
+        h -= F(old) * (lines * _gauss(u, 0, 0.42) * _gauss(v, -0.62, 0.14)).astype(F)
+        corner = p['eyes'] + p['eye']
+        for k in (-0.1, 0, 0.1):
+            h -= F(old) * _fold(u, v, (corner + 0.05, k * 0.4), (corner + 0.2, k * 1.5), 0.012)
     return h, w
 
 # %% ../../nbs/20_faces.ipynb #03697192
 def surface_normals(
-    h, # (rows, columns) float32 heights
-    P:float, # pixels per unit of height
-) -> tuple: # nx, ny, nz, each (rows, columns)
+    h,  # (rows, columns) float32 heights
+    P: float,  # pixels per unit of height
+) -> tuple:  # nx, ny, nz, each (rows, columns)
     "Unit normals of a height field."
-    k = np.array([[-1, 0, 1]], F)*F(P/2)
+    k = np.array([[-1, 0, 1]], F) * F(P / 2)
     dx, dy = (cv2.filter2D(h, -1, o, borderType=cv2.BORDER_REPLICATE) for o in (k, k.T))
-    inv = 1/np.sqrt(dx*dx+dy*dy+1)
-    return -dx*inv, -dy*inv, inv
+    inv = 1 / np.sqrt(dx * dx + dy * dy + 1)
+    return -dx * inv, -dy * inv, inv
 
 # %% ../../nbs/20_faces.ipynb #b1586803
 @lru_cache(8)
 def _texture(seed, P):
     "Noise that belongs to a person: blotches of the skin, strands of the hair."
     shape = _grid(P)[1].shape[0], _grid(P)[0].shape[1]
-    def noise(k, *args): return value_noise(np.random.default_rng([*seed, 7, k]), shape, *args)
-    return dict(strand=_strand_noise(np.random.default_rng([*seed, 7, 0]), P), blotch=noise(1, 9, 3),
-        slow=noise(2, 5, 2), lock=noise(3, 7, 2), fine=noise(4, 90, 2, .7), pore=noise(5, 260, 2, .8),
-        curls=noise(6, 40, 3, .8))
+
+    def noise(k, *args):
+        return value_noise(np.random.default_rng([*seed, 7, k]), shape, *args)
+
+    return dict(
+        strand=_strand_noise(np.random.default_rng([*seed, 7, 0]), P),
+        blotch=noise(1, 9, 3),
+        slow=noise(2, 5, 2),
+        lock=noise(3, 7, 2),
+        fine=noise(4, 90, 2, 0.7),
+        pore=noise(5, 260, 2, 0.8),
+        curls=noise(6, 40, 3, 0.8),
+    )
+
 
 def _skin(p, u, v, tex):
     "Reflectance of the skin over the window."
     au = np.abs(u)
-    def at(u0, v0, su, sv): return _gauss(au, u0, su)*_gauss(v, v0, sv)
-    warm = .38*at(.55, .45, .26, .2)+.4*at(0, p['nosel']-.08, .16, .14)+.3*at(.3, p['nosel'], .1, .1)-.15*at(0, -.6,
-        .5, .2)+.5*_edge(au-F(.95), .1)+.25*at(0, 1.3, .2, .12)
-    dusk = .3*at(p['eyes'], .13, .17, .07)+.42*at(p['eyes']-.02, -.06, .21, .10)+.10*_edge(v-F(1.35), .5)
-    m = p['melanin']*(1+.07*tex['blotch']+.03*tex['fine']+dusk*(.5+.5*p['age']))+.14*dusk
-    if p['freckles']: m = m+F(.5*p['freckles'])*_edge(tex['fine']-F(1.3), .5)*at(.35, .3, .45, .25)
-    for x,y,r in p['moles']:
-        if r > .65: m = m+F(1.3)*np.exp(-((u-F((x-.5)*1.5))**2+(v-F(y*1.6-.6))**2)/F((.012+.016*r)**2))
-    return skin_colour(m, np.maximum(p['blood']*(1+warm+.12*tex['blotch']+.10*tex['slow']), .02))
+
+    def at(u0, v0, su, sv):
+        return _gauss(au, u0, su) * _gauss(v, v0, sv)
+
+    warm = (
+        0.38 * at(0.55, 0.45, 0.26, 0.2)
+        + 0.4 * at(0, p['nosel'] - 0.08, 0.16, 0.14)
+        + 0.3 * at(0.3, p['nosel'], 0.1, 0.1)
+        - 0.15 * at(0, -0.6, 0.5, 0.2)
+        + 0.5 * _edge(au - F(0.95), 0.1)
+        + 0.25 * at(0, 1.3, 0.2, 0.12)
+    )
+    dusk = (
+        0.3 * at(p['eyes'], 0.13, 0.17, 0.07)
+        + 0.42 * at(p['eyes'] - 0.02, -0.06, 0.21, 0.10)
+        + 0.10 * _edge(v - F(1.35), 0.5)
+    )
+    m = p['melanin'] * (1 + 0.07 * tex['blotch'] + 0.03 * tex['fine'] + dusk * (0.5 + 0.5 * p['age'])) + 0.14 * dusk
+    if p['freckles']:
+        m = m + F(0.5 * p['freckles']) * _edge(tex['fine'] - F(1.3), 0.5) * at(0.35, 0.3, 0.45, 0.25)
+    for x, y, r in p['moles']:
+        if r > 0.65:
+            m = m + F(1.3) * np.exp(
+                -((u - F((x - 0.5) * 1.5)) ** 2 + (v - F(y * 1.6 - 0.6)) ** 2) / F((0.012 + 0.016 * r) ** 2)
+            )
+    return skin_colour(m, np.maximum(p['blood'] * (1 + warm + 0.12 * tex['blotch'] + 0.10 * tex['slow']), 0.02))
+
 
 def _cut(u, v, u0, v0, ru, rv):
     "The part of the window around a feature: its slices, u and v."
-    i0, i1 = np.searchsorted(v[:, 0], [v0-rv, v0+rv])
-    j0, j1 = np.searchsorted(u[0], [u0-ru, u0+ru])
+    i0, i1 = np.searchsorted(v[:, 0], [v0 - rv, v0 + rv])
+    j0, j1 = np.searchsorted(u[0], [u0 - ru, u0 + ru])
     return np.s_[i0:i1, j0:j1], u[:, j0:j1], v[i0:i1]
+
 
 def _ears(p, rgb, h, u, v, w, px):
     "Paint and raise the ears, in place; their mask."
-    y = v-F(.2)
-    r = np.sqrt(((np.abs(u)-F(p['width']*(1+p['ears']))+F(.12)*y)/F(.135))**2+(y/F(.28))**2)*(1
-        +F(.18)*np.clip(y/F(.3), 0, 1))
-    m = _edge(F(1)-r, .18)*(np.abs(u) > .8)*(1-_edge(w-np.abs(u), px))
-    rgb *= (1-F(.5)*_gauss(r, .62, .17)*m-F(.25)*_edge(F(.45)-r, .3)*m)[..., None]
-    h += (F(.10)+F(.1)*_gauss(r, .85, .2))*m
+    y = v - F(0.2)
+    r = np.sqrt(((np.abs(u) - F(p['width'] * (1 + p['ears'])) + F(0.12) * y) / F(0.135)) ** 2 + (y / F(0.28)) ** 2) * (
+        1 + F(0.18) * np.clip(y / F(0.3), 0, 1)
+    )
+    m = _edge(F(1) - r, 0.18) * (np.abs(u) > 0.8) * (1 - _edge(w - np.abs(u), px))
+    rgb *= (1 - F(0.5) * _gauss(r, 0.62, 0.17) * m - F(0.25) * _edge(F(0.45) - r, 0.3) * m)[..., None]
+    h += (F(0.10) + F(0.1) * _gauss(r, 0.85, 0.2)) * m
     return m
 
 # %% ../../nbs/20_faces.ipynb #9827f9df
 def _eyeball(p, x, y, up, gaze, side, px):
     "Colour of the eyeball at x, y around the middle of the eye, and the distance from the middle of the iris."
-    ao = np.clip((y-up)/F(.05), 0, 1)*F(.55)+F(.45)
-    white = np.array([.40, .35, .325], F)*F(1-.10*p['melanin'])*ao[...,
-        None]*(1-F(.25)*((x/F(p['eye']))**2)[..., None])
-    r = np.sqrt((x-F(gaze[0]*side))**2+(y-F(gaze[1]-.012))**2)
-    iris = np.clip(F(.35)+F(.9)*(r/F(.085)), .4, 1.05)*(1-F(.65)*_edge(r-F(.076), .025))*ao*F(1.1)
-    ball = _mix(white, p['iris'].astype(F)*iris[..., None], _edge(F(.092)-r, max(px, .016))[..., None])
-    return _mix(ball, F(.008), _edge(F(.034)-r, max(px, .012))[..., None])          # the pupil
+    ao = np.clip((y - up) / F(0.05), 0, 1) * F(0.55) + F(0.45)
+    white = (
+        np.array([0.40, 0.35, 0.325], F)
+        * F(1 - 0.10 * p['melanin'])
+        * ao[..., None]
+        * (1 - F(0.25) * ((x / F(p['eye'])) ** 2)[..., None])
+    )
+    r = np.sqrt((x - F(gaze[0] * side)) ** 2 + (y - F(gaze[1] - 0.012)) ** 2)
+    iris = (
+        np.clip(F(0.35) + F(0.9) * (r / F(0.085)), 0.4, 1.05) * (1 - F(0.65) * _edge(r - F(0.076), 0.025)) * ao * F(1.1)
+    )
+    ball = _mix(white, p['iris'].astype(F) * iris[..., None], _edge(F(0.092) - r, max(px, 0.016))[..., None])
+    return _mix(ball, F(0.008), _edge(F(0.034) - r, max(px, 0.012))[..., None])  # the pupil
+
 
 def _eyes(p, e, rgb, wet, gloss, u, v, px, glint):
     "Paint both eyes."
     a, makeup = p['eye'], F(p['makeup'])
-    lash = hair_colour(max(p['eu'], 1.5), .1, p['grey']*.4)*.35
+    lash = hair_colour(max(p['eu'], 1.5), 0.1, p['grey'] * 0.4) * 0.35
     skin = skin_colour(p['melanin'], p['blood'])
-    wide = p['lid']*(1-e['blink'])*(1-.22*e['smile'])*(1+.25*max(e['brow'], 0))+.002
+    wide = p['lid'] * (1 - e['blink']) * (1 - 0.22 * e['smile']) * (1 + 0.25 * max(e['brow'], 0)) + 0.002
     for s in (-1, 1):
-        at, uu, vv = _cut(u, v, s*p['eyes'], s*p['asym'], .42, .36)
-        x = (uu-F(s*p['eyes']))*s
-        y = vv-F(s*p['asym'])+x*F(p['tilt'])
-        t = np.clip(x/F(a), -1, 1)
-        k = 1-t*t
-        up = F(-wide*.95)*np.power(k, F(.62))*(1-F(.12)*t)
-        low = F(.058+.25*(wide-.08))*np.power(k, F(.8))*(1+F(.15)*t)*F(min(1, wide/.03))
-        inside = _edge(y-up, px)*_edge(low-y, px)*_edge(F(a)-np.abs(x), px)
+        at, uu, vv = _cut(u, v, s * p['eyes'], s * p['asym'], 0.42, 0.36)
+        x = (uu - F(s * p['eyes'])) * s
+        y = vv - F(s * p['asym']) + x * F(p['tilt'])
+        t = np.clip(x / F(a), -1, 1)
+        k = 1 - t * t
+        up = F(-wide * 0.95) * np.power(k, F(0.62)) * (1 - F(0.12) * t)
+        low = F(0.058 + 0.25 * (wide - 0.08)) * np.power(k, F(0.8)) * (1 + F(0.15) * t) * F(min(1, wide / 0.03))
+        inside = _edge(y - up, px) * _edge(low - y, px) * _edge(F(a) - np.abs(x), px)
         R = rgb[at]
-        R *= 1-(_gauss(y-up, 0, .035)*k*(F(.14)+F(.3)*makeup)*_edge(up-y+F(.02), px))[..., None]  # shadow on the lid
+        R *= (
+            1 - (_gauss(y - up, 0, 0.035) * k * (F(0.14) + F(0.3) * makeup) * _edge(up - y + F(0.02), px))[..., None]
+        )  # shadow on the lid
         if p['crease'] > 0:
-            R *= 1-(F(.4*p['crease'])*_gauss(y-(up*F(1.12)-F(.032+.02*p['crease'])), 0, max(.009, px*.5))*np.power(k,
-                F(.3)))[..., None]
-        R += (_eyeball(p, x, y, up, e['gaze'], s, px)-R)*inside[..., None]
-        line = _gauss(y-up, -.004, max(.012+.008*makeup, px*.55))*_edge(F(a*1.06)-np.abs(x),
-            .05)*(F(.72)+F(.2)*makeup)
-        _over(R, lash, np.maximum(line, _gauss(y-low, 0, max(.007, px*.45))*k*(F(.3)+F(.3)*makeup)))  # lashes
-        _over(R, skin*np.array([1., .6, .55], F), _gauss(x, -a*.97, .018)*_gauss(y, .012, .016)*.6)
-        spot = np.exp(-((x-F(s*e['gaze'][0]+s*glint[0]*.035))**2+(y-F(e['gaze'][1]-.012+glint[1]*.035))**2)
-            *F(.5/max(.011, px*.45)**2))
-        wet[at] += (F(1.6)*spot+F(.012))*inside
-        gloss[at] *= 1-inside
+            R *= (
+                1
+                - (
+                    F(0.4 * p['crease'])
+                    * _gauss(y - (up * F(1.12) - F(0.032 + 0.02 * p['crease'])), 0, max(0.009, px * 0.5))
+                    * np.power(k, F(0.3))
+                )[..., None]
+            )
+        R += (_eyeball(p, x, y, up, e['gaze'], s, px) - R) * inside[..., None]
+        line = (
+            _gauss(y - up, -0.004, max(0.012 + 0.008 * makeup, px * 0.55))
+            * _edge(F(a * 1.06) - np.abs(x), 0.05)
+            * (F(0.72) + F(0.2) * makeup)
+        )
+        _over(
+            R, lash, np.maximum(line, _gauss(y - low, 0, max(0.007, px * 0.45)) * k * (F(0.3) + F(0.3) * makeup))
+        )  # lashes
+        _over(R, skin * np.array([1.0, 0.6, 0.55], F), _gauss(x, -a * 0.97, 0.018) * _gauss(y, 0.012, 0.016) * 0.6)
+        spot = np.exp(
+            -(
+                (x - F(s * e['gaze'][0] + s * glint[0] * 0.035)) ** 2
+                + (y - F(e['gaze'][1] - 0.012 + glint[1] * 0.035)) ** 2
+            )
+            * F(0.5 / max(0.011, px * 0.45) ** 2)
+        )
+        wet[at] += (F(1.6) * spot + F(0.012)) * inside
+        gloss[at] *= 1 - inside
 
 # %% ../../nbs/20_faces.ipynb #68d3f331
 def _nose(p, rgb, u, v):
     "Nostrils, the crease beside the wings, the shadow under the tip."
-    at, uu, vv = _cut(u, v, 0, p['nosel'], .45, .16)
+    at, uu, vv = _cut(u, v, 0, p['nosel'], 0.45, 0.16)
     R = rgb[at]
-    _over(R, R*F(.16)+F(.004), np.clip(1.1*_gauss(np.abs(uu), p['nosew']*.45, .042)*_gauss(vv-F(.02)*np.abs(uu),
-        p['nosel']+.018, .022), 0, 1))
-    _over(R, R*.55, .55*_gauss(np.abs(uu), p['nosew']*1.02, .018)*_gauss(vv, p['nosel']-.05, .06))
-    _over(R, R*.6, .55*_gauss(uu, 0, p['nosew']*.8)*_gauss(vv, p['nosel']+.035, .018))
+    _over(
+        R,
+        R * F(0.16) + F(0.004),
+        np.clip(
+            1.1
+            * _gauss(np.abs(uu), p['nosew'] * 0.45, 0.042)
+            * _gauss(vv - F(0.02) * np.abs(uu), p['nosel'] + 0.018, 0.022),
+            0,
+            1,
+        ),
+    )
+    _over(R, R * 0.55, 0.55 * _gauss(np.abs(uu), p['nosew'] * 1.02, 0.018) * _gauss(vv, p['nosel'] - 0.05, 0.06))
+    _over(R, R * 0.6, 0.55 * _gauss(uu, 0, p['nosew'] * 0.8) * _gauss(vv, p['nosel'] + 0.035, 0.018))
+
 
 def _mouth(p, e, rgb, wet, u, v, px):
     "Lips, the line between them, teeth."
-    mw, y0, s, k = p['mouth']*(1+.16*e['smile']), p['mouthy'], e['smile'], e['open']
-    at, uu, vv = _cut(u, v, 0, y0+.05, .62, .42)
-    t = np.clip(uu/F(mw), -1, 1)
-    q = 1-t*t
+    mw, y0, s, k = p['mouth'] * (1 + 0.16 * e['smile']), p['mouthy'], e['smile'], e['open']
+    at, uu, vv = _cut(u, v, 0, y0 + 0.05, 0.62, 0.42)
+    t = np.clip(uu / F(mw), -1, 1)
+    q = 1 - t * t
     R = rgb[at]
-    soft = max(px, .02)
-    shut = 1-min(1, k*5)
-    mid = F(y0)-F(.09*s)*t*t+F(.012)*np.cos(F(3*np.pi)*t)*q+F(p['asym'])*t
-    gap = F(.16*k+.004)*np.power(q, F(.7))
-    top, bot = mid-gap*F(.35), mid+gap*F(.65)
-    ul = F(p['ulip']*(1-.25*s))*np.power(q, F(.75))*(F(1.05)-F(.3)*_gauss(uu, 0, .045))
-    ll = F(p['llip']*(1-.1*s))*np.power(q, F(.62))
-    lip = _mix(skin_colour(p['melanin']*.92+.10, p['blood']+.20+.55*p['lipred']), np.array([.42, .04, .06], F),
-        F(.7*p['makeup']))
-    dark = np.array([.06, .018, .015], F)
-    upper, lower = _edge(vv-(top-ul), soft)*_edge(top-vv, px), _edge(vv-bot, px)*_edge(bot+ll-vv, soft)
-    hole = _edge(vv-top, px)*_edge(bot-vv, px)*_edge(F(mw)-np.abs(uu), .02)
-    _over(R, lip*.86, upper*.9)
-    _over(R, lip*1.04, lower*.9)
+    soft = max(px, 0.02)
+    shut = 1 - min(1, k * 5)
+    mid = F(y0) - F(0.09 * s) * t * t + F(0.012) * np.cos(F(3 * np.pi) * t) * q + F(p['asym']) * t
+    gap = F(0.16 * k + 0.004) * np.power(q, F(0.7))
+    top, bot = mid - gap * F(0.35), mid + gap * F(0.65)
+    ul = F(p['ulip'] * (1 - 0.25 * s)) * np.power(q, F(0.75)) * (F(1.05) - F(0.3) * _gauss(uu, 0, 0.045))
+    ll = F(p['llip'] * (1 - 0.1 * s)) * np.power(q, F(0.62))
+    lip = _mix(
+        skin_colour(p['melanin'] * 0.92 + 0.10, p['blood'] + 0.20 + 0.55 * p['lipred']),
+        np.array([0.42, 0.04, 0.06], F),
+        F(0.7 * p['makeup']),
+    )
+    dark = np.array([0.06, 0.018, 0.015], F)
+    upper, lower = _edge(vv - (top - ul), soft) * _edge(top - vv, px), _edge(vv - bot, px) * _edge(bot + ll - vv, soft)
+    hole = _edge(vv - top, px) * _edge(bot - vv, px) * _edge(F(mw) - np.abs(uu), 0.02)
+    _over(R, lip * 0.86, upper * 0.9)
+    _over(R, lip * 1.04, lower * 0.9)
     _over(R, dark, hole)
-    _over(R, np.array([.56, .52, .45], F),
-        hole*_edge(top+F(.075)-vv, .02)*np.clip(1.1-np.abs(t)*.6, 0,
-        1)*F(min(1, k*5))*(1-F(.18)*(np.abs(np.sin(uu*F(np.pi/.075))) < .22)))
-    _over(R, dark+lip*.12, _gauss(vv-(top+bot)*F(.5), 0, max(.011, px*.5))*np.power(q, F(.4))*F(.78*shut))
-    _over(R, skin_colour(p['melanin'], p['blood'])*.55,
-        (_gauss(uu, mw, .02)+_gauss(uu, -mw, .02))*_gauss(vv, y0-.09*s, .02)*.6)
-    wet[at] += F(.12)*lower*_gauss(vv-(bot+ll*F(.4)), 0, .02)*_gauss(uu, 0, .12)*(1+2*F(p['makeup']))
+    _over(
+        R,
+        np.array([0.56, 0.52, 0.45], F),
+        hole
+        * _edge(top + F(0.075) - vv, 0.02)
+        * np.clip(1.1 - np.abs(t) * 0.6, 0, 1)
+        * F(min(1, k * 5))
+        * (1 - F(0.18) * (np.abs(np.sin(uu * F(np.pi / 0.075))) < 0.22)),
+    )
+    _over(
+        R,
+        dark + lip * 0.12,
+        _gauss(vv - (top + bot) * F(0.5), 0, max(0.011, px * 0.5)) * np.power(q, F(0.4)) * F(0.78 * shut),
+    )
+    _over(
+        R,
+        skin_colour(p['melanin'], p['blood']) * 0.55,
+        (_gauss(uu, mw, 0.02) + _gauss(uu, -mw, 0.02)) * _gauss(vv, y0 - 0.09 * s, 0.02) * 0.6,
+    )
+    wet[at] += (
+        F(0.12) * lower * _gauss(vv - (bot + ll * F(0.4)), 0, 0.02) * _gauss(uu, 0, 0.12) * (1 + 2 * F(p['makeup']))
+    )
 
 # %% ../../nbs/20_faces.ipynb #d998797f
 _CLOTH, _LONG, _SMOOTH = ('scarf', 'beanie'), ('bob', 'long', 'wavy'), ('buzz', 'bald', 'scarf', 'beanie')
-_END = dict(bald=.15, buzz=.12, short=.18, side=.15, fringe=.2, curly=.35, swept=.12, bob=1., long=2.35, wavy=2.2,
-    bun=.1, scarf=2.4, beanie=.15)
+_END = dict(
+    bald=0.15,
+    buzz=0.12,
+    short=0.18,
+    side=0.15,
+    fringe=0.2,
+    curly=0.35,
+    swept=0.12,
+    bob=1.0,
+    long=2.35,
+    wavy=2.2,
+    bun=0.1,
+    scarf=2.4,
+    beanie=0.15,
+)
+
 
 def _strands(p, u, v, tex):
     "Brightness that is constant along a strand of hair."
     st = p['style']
-    if st in _CLOTH: return tex['lock']
-    if st == 'curly': return tex['curls']
-    x, y = u-F(p['part'] if st in ('side', 'short', *_LONG) else 0), v+F(1.62 if st in ('bun', *_LONG) else 2.1)
+    if st in _CLOTH:
+        return tex['lock']
+    if st == 'curly':
+        return tex['curls']
+    x, y = u - F(p['part'] if st in ('side', 'short', *_LONG) else 0), v + F(1.62 if st in ('bun', *_LONG) else 2.1)
     r, th = cv2.cartToPolar(*(np.ascontiguousarray(np.broadcast_to(o, tex['lock'].shape)) for o in (y, x)))
-    th = np.where(th > np.pi, th-F(2*np.pi), th)
-    th = _mix(th, 2*x/(np.abs(x)+F(.9)), _edge(v-F(.1), 1.4))
-    if st in ('wavy', 'long'): th = th+F(.04+.04*p['curl'])*np.sin(r*F(5+5*p['curl'])+tex['slow']*F(.7))*_edge(v
-            +F(.6), .8)
-    return _along_strands(tex, (th+tex['lock']*F(.03))*F(2), r*F(1.3))
+    th = np.where(th > np.pi, th - F(2 * np.pi), th)
+    th = _mix(th, 2 * x / (np.abs(x) + F(0.9)), _edge(v - F(0.1), 1.4))
+    if st in ('wavy', 'long'):
+        th = th + F(0.04 + 0.04 * p['curl']) * np.sin(r * F(5 + 5 * p['curl']) + tex['slow'] * F(0.7)) * _edge(
+            v + F(0.6), 0.8
+        )
+    return _along_strands(tex, (th + tex['lock'] * F(0.03)) * F(2), r * F(1.3))
+
 
 def _hairline(p, u, strand):
     "Height of the hair's edge on the forehead."
     st, au, part = p['style'], np.abs(u), p['part']
-    bangs = st == 'fringe' or (st == 'bob' and p['curl'] > .5)
-    if st == 'beanie': return F(-.62)+F(.12)*u*u
-    hl = F(p['hairline'])+F(.30)*np.power(au/F(.85), F(4))-F(p['recede'])*(F(.28)*_gauss(au, .48, .2)+F(.06))
-    if bangs: hl = hl+F(p['fringe']*.55+.22)*_gauss(u, 0, .9)+strand*F(.09)
-    elif st in _LONG: hl = hl+F(.45)*np.power(np.clip(np.abs(u-F(part))/F(.85), 0, 1.2), F(1.6))-F(.06)
+    bangs = st == 'fringe' or (st == 'bob' and p['curl'] > 0.5)
+    if st == 'beanie':
+        return F(-0.62) + F(0.12) * u * u
+    hl = (
+        F(p['hairline'])
+        + F(0.30) * np.power(au / F(0.85), F(4))
+        - F(p['recede']) * (F(0.28) * _gauss(au, 0.48, 0.2) + F(0.06))
+    )
+    if bangs:
+        hl = hl + F(p['fringe'] * 0.55 + 0.22) * _gauss(u, 0, 0.9) + strand * F(0.09)
+    elif st in _LONG:
+        hl = hl + F(0.45) * np.power(np.clip(np.abs(u - F(part)) / F(0.85), 0, 1.2), F(1.6)) - F(0.06)
     if st == 'side':
-        hl = hl+F(.12+.3*p['fringe'])*_edge((u-F(part))*F(-np.sign(part)), 1.4)+F(.35*p['fringe'])*_gauss(u,
-            -np.sign(part)*.75, .3)
+        hl = (
+            hl
+            + F(0.12 + 0.3 * p['fringe']) * _edge((u - F(part)) * F(-np.sign(part)), 1.4)
+            + F(0.35 * p['fringe']) * _gauss(u, -np.sign(part) * 0.75, 0.3)
+        )
     return hl
 
 # %% ../../nbs/20_faces.ipynb #d478a768
 def _hair_outer(p, au, v, w, jag):
     "Half the width of the hair at height v, and how far it stands off."
     st = p['style']
-    end = _END[st]+(.3*p['curl'] if st == 'bob' else 0)
-    grow = dict(buzz=.012, bun=.03, bald=.005, scarf=.08, beanie=.07).get(st, p['volume'])
-    top = face_outline(p, (v+F(.35))/F(1+grow*(1.25 if st in ('swept', 'curly') else .9))-F(.35))
-    side = F(1+grow*(1.1 if st in _LONG else .8))
-    wide = F(p['width'])*(F(1.02)+F(.14 if st in (*_LONG, 'scarf') else 0)*_edge(v-F(.2), 1.2))
-    outer = np.where(v < 0, top*side, np.maximum(top, wide*_edge(F(end+.8)-v, .9))*side) if end > .5 else top*side
-    return outer+jag*F(dict(curly=1.6, scarf=.2, beanie=.2).get(st, .6)), top, grow, end
+    end = _END[st] + (0.3 * p['curl'] if st == 'bob' else 0)
+    grow = dict(buzz=0.012, bun=0.03, bald=0.005, scarf=0.08, beanie=0.07).get(st, p['volume'])
+    top = face_outline(p, (v + F(0.35)) / F(1 + grow * (1.25 if st in ('swept', 'curly') else 0.9)) - F(0.35))
+    side = F(1 + grow * (1.1 if st in _LONG else 0.8))
+    wide = F(p['width']) * (F(1.02) + F(0.14 if st in (*_LONG, 'scarf') else 0) * _edge(v - F(0.2), 1.2))
+    outer = (
+        np.where(v < 0, top * side, np.maximum(top, wide * _edge(F(end + 0.8) - v, 0.9)) * side)
+        if end > 0.5
+        else top * side
+    )
+    return outer + jag * F(dict(curly=1.6, scarf=0.2, beanie=0.2).get(st, 0.6)), top, grow, end
+
 
 def _hair(p, u, v, w, tex, px):
     "Mask of the hair in front, its surface, mask of the hair behind the neck (or None), strands."
     st, au = p['style'], np.abs(u)
     strand = _strands(p, u, v, tex)
-    jag = strand*F(.035)+tex['lock']*F(.035)
+    jag = strand * F(0.035) + tex['lock'] * F(0.035)
     outer, top, grow, end = _hair_outer(p, au, v, w, jag)
-    soft = max(px*1.2, .05 if st == 'curly' else .03)
-    out = _edge(outer-au, soft)*((top > 0) | (v > 0))
-    front = _edge(_hairline(p, u, strand)-v+jag*F(0 if st in _CLOTH else .6), max(px, .05))
-    inner = (F(.90)-F(.05)*_edge(v+F(.3), .5))*np.maximum(w, F(.6)*_edge(v, 1))+tex['lock']*F(.015)
-    ends = F(end)+jag*3 if end < .5 else F(end)+strand*F(.08)+tex['lock']*F(.10)-F(.35)*_edge(au-F(1), .5)
-    sides = _edge(au-inner, max(px, .06))*_edge(ends-v, .12)
-    if st == 'bald': front = front*_edge(au-F(.80-.25*(1-p['recede']) if p['recede'] > .3 else 1.7),
-            .1)*_edge(v+F(.75), .3)
+    soft = max(px * 1.2, 0.05 if st == 'curly' else 0.03)
+    out = _edge(outer - au, soft) * ((top > 0) | (v > 0))
+    front = _edge(_hairline(p, u, strand) - v + jag * F(0 if st in _CLOTH else 0.6), max(px, 0.05))
+    inner = (F(0.90) - F(0.05) * _edge(v + F(0.3), 0.5)) * np.maximum(w, F(0.6) * _edge(v, 1)) + tex['lock'] * F(0.015)
+    ends = (
+        F(end) + jag * 3
+        if end < 0.5
+        else F(end) + strand * F(0.08) + tex['lock'] * F(0.10) - F(0.35) * _edge(au - F(1), 0.5)
+    )
+    sides = _edge(au - inner, max(px, 0.06)) * _edge(ends - v, 0.12)
+    if st == 'bald':
+        front = (
+            front
+            * _edge(au - F(0.80 - 0.25 * (1 - p['recede']) if p['recede'] > 0.3 else 1.7), 0.1)
+            * _edge(v + F(0.75), 0.3)
+        )
     if st == 'scarf':
-        front, sides = _edge(np.sqrt((u/F(.84*p['width']))**2+((v-F(.27))/F(1.2*p['length']))**2)-1, px*1.5), F(0)
-        out = np.where(v < 0, out, _edge(outer+F(.25)*np.clip(v-F(1), 0, 1)-au, soft))
-    if st == 'beanie': sides = F(0)
-    mask = np.maximum(front*(1 if st == 'scarf' else _edge(F(.2)-v, .2)),
-        sides)*out*F(dict(buzz=.55+.3*p['curl'], bald=.5).get(st, 1))
-    if st == 'bun': mask = np.maximum(mask, _edge(F(.42)+jag-np.sqrt(u*u+(v+F(1.72))**2), .04))
-    back = _edge(outer*F(.96)-au, soft)*((top > 0) | (v > 0))*_edge(F(end-.1)+strand*F(.08)-v,
-        .2) if end > .5 else None
-    return mask, _dome(p, au, outer, v, .95 if end > .5 else 0)+F(max(grow, .01)*.7), back, strand
+        front, sides = (
+            _edge(np.sqrt((u / F(0.84 * p['width'])) ** 2 + ((v - F(0.27)) / F(1.2 * p['length'])) ** 2) - 1, px * 1.5),
+            F(0),
+        )
+        out = np.where(v < 0, out, _edge(outer + F(0.25) * np.clip(v - F(1), 0, 1) - au, soft))
+    if st == 'beanie':
+        sides = F(0)
+    mask = (
+        np.maximum(front * (1 if st == 'scarf' else _edge(F(0.2) - v, 0.2)), sides)
+        * out
+        * F(dict(buzz=0.55 + 0.3 * p['curl'], bald=0.5).get(st, 1))
+    )
+    if st == 'bun':
+        mask = np.maximum(mask, _edge(F(0.42) + jag - np.sqrt(u * u + (v + F(1.72)) ** 2), 0.04))
+    back = (
+        _edge(outer * F(0.96) - au, soft) * ((top > 0) | (v > 0)) * _edge(F(end - 0.1) + strand * F(0.08) - v, 0.2)
+        if end > 0.5
+        else None
+    )
+    return mask, _dome(p, au, outer, v, 0.95 if end > 0.5 else 0) + F(max(grow, 0.01) * 0.7), back, strand
 
 # %% ../../nbs/20_faces.ipynb #256f84b0
 def _brows(p, e, rgb, u, v, tex):
     "Paint the eyebrows: an arch that tapers, with hairs."
     for s in (-1, 1):
-        at, uu, vv = _cut(u, v, s*.46, p['browy'], .5, .3)
-        t = (uu*s-F(.13))/F(.66)
+        at, uu, vv = _cut(u, v, s * 0.46, p['browy'], 0.5, 0.3)
+        t = (uu * s - F(0.13)) / F(0.66)
         tt = np.clip(t, 0, 1)
-        mid = F(p['browy']-.05*e['brow']+s*p['asym'])-F(p['browa']*1.25)*np.sin(F(np.pi*.92)*tt)+F(.02)*tt+F(.05
-            *max(-e['brow'], 0))*(1-tt)
-        thick = F(p['browt'])*(F(.55)+F(.75)*np.minimum(tt*3, 1))*np.power(np.clip(1.02-tt, 0, 1), F(.55))
+        mid = (
+            F(p['browy'] - 0.05 * e['brow'] + s * p['asym'])
+            - F(p['browa'] * 1.25) * np.sin(F(np.pi * 0.92) * tt)
+            + F(0.02) * tt
+            + F(0.05 * max(-e['brow'], 0)) * (1 - tt)
+        )
+        thick = (
+            F(p['browt']) * (F(0.55) + F(0.75) * np.minimum(tt * 3, 1)) * np.power(np.clip(1.02 - tt, 0, 1), F(0.55))
+        )
         # hairs stand up at the nose and lie down outwards
-        across = (vv-mid)*F(2)+t*(F(.75)-F(.55)*tt)
-        hairs = _along_strands(tex, across+F(2*s), t*F(8))
-        m = _edge(thick*(F(1)+F(.10)*hairs)-np.abs(vv-mid), .05)*_edge(t+F(.05)*hairs, .14)*_edge(F(1)-t, .25)
-        _over(rgb[at], hair_colour(p['eu']+.25, p['pheo'], p['grey']*.6)*.7,
-            np.clip(m*F(p['browd'])*(F(.94)+hairs*F(.14)), 0, 1))
+        across = (vv - mid) * F(2) + t * (F(0.75) - F(0.55) * tt)
+        hairs = _along_strands(tex, across + F(2 * s), t * F(8))
+        m = (
+            _edge(thick * (F(1) + F(0.10) * hairs) - np.abs(vv - mid), 0.05)
+            * _edge(t + F(0.05) * hairs, 0.14)
+            * _edge(F(1) - t, 0.25)
+        )
+        _over(
+            rgb[at],
+            hair_colour(p['eu'] + 0.25, p['pheo'], p['grey'] * 0.6) * 0.7,
+            np.clip(m * F(p['browd']) * (F(0.94) + hairs * F(0.14)), 0, 1),
+        )
+
 
 def _beard(p, u, v, tex):
     "Density of the beard and its hairs, or None."
     kind, au, y, mw = p['beard'], np.abs(u), p['mouthy'], p['mouth']
-    if kind == 'none': return None
-    cheek = F(.52)+F(.62)*np.power(np.clip(1-au, 0, 1), F(.8))
-    jaw = _edge(v-cheek+tex['lock']*F(.05), .16)
-    lips = np.sqrt((u*F(1/(1.02*mw)))**2+((v-F(y+.01))*F(1/.12))**2)
-    jaw = jaw*_edge(lips-1, .35)
-    lip = np.exp(-F(.5)*((v-F(y-.155)-F(.32)*au*au)/(F(.068)-F(.06)*au))**2)*_edge(F(mw*1.15)-au,
-        .14)*(1-F(.35)*_gauss(u, 0, .025))
-    chin = _edge(F(.36)-au, .2)*_edge(v-F(y+.17)-F(.2)*au*au, .1)
-    ring = _gauss(au, mw*1.12, .065)*_edge(v-F(y-.12), .1)*_edge(F(y+.42)-v, .2)
-    m = np.maximum.reduce(dict(stubble=[jaw*.5, lip*.5, chin*.5], moustache=[lip], goatee=[lip, chin, ring],
-        full=[jaw, lip, chin, ring])[kind])
-    if kind == 'stubble': return np.clip(m*F(p['beardd'])*(1+.3*tex['pore']+.08*tex['fine']), 0, 1), tex['pore']
+    if kind == 'none':
+        return None
+    cheek = F(0.52) + F(0.62) * np.power(np.clip(1 - au, 0, 1), F(0.8))
+    jaw = _edge(v - cheek + tex['lock'] * F(0.05), 0.16)
+    lips = np.sqrt((u * F(1 / (1.02 * mw))) ** 2 + ((v - F(y + 0.01)) * F(1 / 0.12)) ** 2)
+    jaw = jaw * _edge(lips - 1, 0.35)
+    lip = (
+        np.exp(-F(0.5) * ((v - F(y - 0.155) - F(0.32) * au * au) / (F(0.068) - F(0.06) * au)) ** 2)
+        * _edge(F(mw * 1.15) - au, 0.14)
+        * (1 - F(0.35) * _gauss(u, 0, 0.025))
+    )
+    chin = _edge(F(0.36) - au, 0.2) * _edge(v - F(y + 0.17) - F(0.2) * au * au, 0.1)
+    ring = _gauss(au, mw * 1.12, 0.065) * _edge(v - F(y - 0.12), 0.1) * _edge(F(y + 0.42) - v, 0.2)
+    m = np.maximum.reduce(
+        dict(
+            stubble=[jaw * 0.5, lip * 0.5, chin * 0.5],
+            moustache=[lip],
+            goatee=[lip, chin, ring],
+            full=[jaw, lip, chin, ring],
+        )[kind]
+    )
+    if kind == 'stubble':
+        return np.clip(m * F(p['beardd']) * (1 + 0.3 * tex['pore'] + 0.08 * tex['fine']), 0, 1), tex['pore']
     # a moustache is combed to the sides, a beard falls
-    aside = _edge(F(y+.02)-v, .3)*F(.75)
-    hairs = _along_strands(tex, F(1.6)*(au*(F(1.1)-F(.25)*v)-(v-F(y))*aside)+tex['lock']*F(.03)+F(3)*np.sign(u),
-        v+au*aside)
-    return np.clip(_edge(m*(F(1.3)+F(.3)*hairs)-F(.42), .55)*(F(.95)+F(.05)*hairs), 0, 1), hairs
+    aside = _edge(F(y + 0.02) - v, 0.3) * F(0.75)
+    hairs = _along_strands(
+        tex,
+        F(1.6) * (au * (F(1.1) - F(0.25) * v) - (v - F(y)) * aside) + tex['lock'] * F(0.03) + F(3) * np.sign(u),
+        v + au * aside,
+    )
+    return np.clip(_edge(m * (F(1.3) + F(0.3) * hairs) - F(0.42), 0.55) * (F(0.95) + F(0.05) * hairs), 0, 1), hairs
 
 # %% ../../nbs/20_faces.ipynb #679f01c7
 def face_maps(
-    p:dict, # an identity
-    e:dict, # an expression
-    P:int, # pixels per half head width
-    glint=(0., -1.), # where the highlight of the eyes stands, x and y
-) -> dict: # arrays over the window: h, rgb, gloss, wet, alpha, hair, sheen, back (or None), tint
+    p: dict,  # an identity
+    e: dict,  # an expression
+    P: int,  # pixels per half head width
+    glint=(0.0, -1.0),  # where the highlight of the eyes stands, x and y
+) -> dict:  # arrays over the window: h, rgb, gloss, wet, alpha, hair, sheen, back (or None), tint
     "Height, colour and mask of a head, face on."
     u, v = _grid(P)
-    px = F(1.6/P)
+    px = F(1.6 / P)
     tex = _texture(p['seed'], P)
     h, w = face_height(p, e, P)
-    rgb, wet, head = _skin(p, u, v, tex), np.zeros_like(h), _edge(w-np.abs(u), px*F(1.3))*(w > 0)
-    gloss = F(1+.35*p['melanin'])*(F(.8)+F(.5)*_gauss(u, 0, .3)*_gauss(v, -.5, .25)+F(.8)*_gauss(u, 0, .12)*_gauss(v,
-        p['nosel']-.1, .16))*(1+.12*tex['fine'])
+    rgb, wet, head = _skin(p, u, v, tex), np.zeros_like(h), _edge(w - np.abs(u), px * F(1.3)) * (w > 0)
+    gloss = (
+        F(1 + 0.35 * p['melanin'])
+        * (
+            F(0.8)
+            + F(0.5) * _gauss(u, 0, 0.3) * _gauss(v, -0.5, 0.25)
+            + F(0.8) * _gauss(u, 0, 0.12) * _gauss(v, p['nosel'] - 0.1, 0.16)
+        )
+        * (1 + 0.12 * tex['fine'])
+    )
     _mouth(p, e, rgb, wet, u, v, px)
     _nose(p, rgb, u, v)
     _eyes(p, e, rgb, wet, gloss, u, v, px, glint)
@@ -474,356 +775,493 @@ def face_maps(
     ear = _ears(p, rgb, h, u, v, w, px)
     if (grown := _beard(p, u, v, tex)) is not None:
         b, hairs = grown
-        _over(rgb, hair_colour(p['eu']+.2, p['pheo'], p['grey']*.8)*np.exp(hairs[..., None]*F(.5)), b*head)
-        gloss *= 1-F(.7)*b
-        if p['beard'] == 'full': h += F(.05)*b+F(.004)*hairs*b
+        _over(rgb, hair_colour(p['eu'] + 0.2, p['pheo'], p['grey'] * 0.8) * np.exp(hairs[..., None] * F(0.5)), b * head)
+        gloss *= 1 - F(0.7) * b
+        if p['beard'] == 'full':
+            h += F(0.05) * b + F(0.004) * hairs * b
     mask, dome, back, strand = _hair(p, u, v, w, tex, px)
     st = p['style']
-    tint = np.asarray(p['cloth'] if st in _CLOTH else hair_colour(p['eu'], p['pheo'], p['grey']),
-        F)*np.exp(strand*F(.1 if st in _SMOOTH else .28))[..., None]
-    rgb += (tint-rgb)*mask[..., None]
-    h += (dome-h)*mask+F(.03 if st in _CLOTH else .01)*strand*mask*(st not in ('buzz', 'bald'))
-    band = (_gauss(v-F(.25)*u*u, -1.12, .13)+F(.7)*_gauss(v, .55, .3)*(np.abs(u) > .7))*np.clip(F(.6)+strand*F(.5), 0,
-        2)
-    return dict(h=h, rgb=rgb, gloss=gloss*(1-mask), wet=wet*(1-mask), alpha=np.maximum.reduce([head, ear, mask]),
-        hair=mask, sheen=band*mask*(st not in (*_SMOOTH, 'curly')), back=back, tint=tint)
+    tint = (
+        np.asarray(p['cloth'] if st in _CLOTH else hair_colour(p['eu'], p['pheo'], p['grey']), F)
+        * np.exp(strand * F(0.1 if st in _SMOOTH else 0.28))[..., None]
+    )
+    rgb += (tint - rgb) * mask[..., None]
+    h += (dome - h) * mask + F(0.03 if st in _CLOTH else 0.01) * strand * mask * (st not in ('buzz', 'bald'))
+    band = (_gauss(v - F(0.25) * u * u, -1.12, 0.13) + F(0.7) * _gauss(v, 0.55, 0.3) * (np.abs(u) > 0.7)) * np.clip(
+        F(0.6) + strand * F(0.5), 0, 2
+    )
+    return dict(
+        h=h,
+        rgb=rgb,
+        gloss=gloss * (1 - mask),
+        wet=wet * (1 - mask),
+        alpha=np.maximum.reduce([head, ear, mask]),
+        hair=mask,
+        sheen=band * mask * (st not in (*_SMOOTH, 'curly')),
+        back=back,
+        tint=tint,
+    )
 
 # %% ../../nbs/20_faces.ipynb #e40bbed9
 def cast_shadow(
-    h, # height field
-    l, # (3,) direction to the light
-    P:float, # pixels per unit
-    reach=(.08, .18, .32, .5), # how far above the surface to look, in units
-) -> np.ndarray: # 1 where the light arrives, 0 in shadow
+    h,  # height field
+    l,  # (3,) direction to the light
+    P: float,  # pixels per unit
+    reach=(0.08, 0.18, 0.32, 0.5),  # how far above the surface to look, in units
+) -> np.ndarray:  # 1 where the light arrives, 0 in shadow
     "Where the surface stands in its own light."
-    out, k = np.ones_like(h), 1/max(l[2], .25)
+    out, k = np.ones_like(h), 1 / max(l[2], 0.25)
     for t in reach:
-        ahead = cv2.warpAffine(h, np.array([[1, 0, -l[0]*k*t*P], [0, 1, -l[1]*k*t*P]], F), h.shape[::-1],
-            borderMode=cv2.BORDER_REPLICATE)
-        out = np.minimum(out, _edge(h+F(t)-ahead+F(.03), .14))
+        ahead = cv2.warpAffine(
+            h,
+            np.array([[1, 0, -l[0] * k * t * P], [0, 1, -l[1] * k * t * P]], F),
+            h.shape[::-1],
+            borderMode=cv2.BORDER_REPLICATE,
+        )
+        out = np.minimum(out, _edge(h + F(t) - ahead + F(0.03), 0.14))
     return out
+
 
 def _hollow(h, P):
     "Share of the sky that a point sees: less in hollows."
-    far = cv2.resize(cv2.GaussianBlur(cv2.resize(h, None, fx=.25, fy=.25, interpolation=cv2.INTER_AREA), (0, 0),
-        .04*P), h.shape[::-1])
-    return np.clip(1-F(2.2)*np.maximum(cv2.GaussianBlur(h, (0, 0), .05*P)-h, 0)-F(1.1)*np.maximum(far-h, 0), .25, 1.1)
+    far = cv2.resize(
+        cv2.GaussianBlur(cv2.resize(h, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA), (0, 0), 0.04 * P),
+        h.shape[::-1],
+    )
+    return np.clip(
+        1 - F(2.2) * np.maximum(cv2.GaussianBlur(h, (0, 0), 0.05 * P) - h, 0) - F(1.1) * np.maximum(far - h, 0),
+        0.25,
+        1.1,
+    )
 
 # %% ../../nbs/20_faces.ipynb #7d5c5ca2
-EVEN = dict(lights=[((.25, -.45, 1.), np.full(3, .5)), ((-.6, -.3, 1.), np.full(3, .3))],  # a studio
-            sky=(np.full(3, .42), np.full(3, .30)))
+EVEN = dict(
+    lights=[((0.25, -0.45, 1.0), np.full(3, 0.5)), ((-0.6, -0.3, 1.0), np.full(3, 0.3))],  # a studio
+    sky=(np.full(3, 0.42), np.full(3, 0.30)),
+)
+
 
 def shade_face(
-    c:dict, # maps of a face
-    light:dict, # lights: list of (direction (x, y, z), colour (3,)), the first casts shadows; sky: colours from above and below
-    P:int, # pixels per half head width
-    R=np.eye(3), # rotation of the head
-) -> np.ndarray: # (rows, columns, 3) linear light over the window
+    c: dict,  # maps of a face
+    light: dict,  # lights: list of (direction (x, y, z), colour (3,)), the first casts shadows; sky: colours from above and below
+    P: int,  # pixels per half head width
+    R=np.eye(3),  # rotation of the head
+) -> np.ndarray:  # (rows, columns, 3) linear light over the window
     "Light on the maps; the lights are turned into the frame of the head."
     h, n, hollow = c['h'], surface_normals(c['h'], P), _hollow(c['h'], P)
+
     def along(d):
-        d = R.T@np.asarray(d, float)
-        d = d/np.linalg.norm(d)
-        return d, n[0]*F(d[0])+n[1]*F(d[1])+n[2]*F(d[2])
+        d = R.T @ np.asarray(d, float)
+        d = d / np.linalg.norm(d)
+        return d, n[0] * F(d[0]) + n[1] * F(d[1]) + n[2] * F(d[2])
+
     top, low = (np.asarray(o, F) for o in light['sky'])
-    wrap = np.array([.22, .10, .06], F)
-    out = (low+(top-low)*(F(.5)+F(.5)*along((0, -1, 0))[1])[..., None])*hollow[..., None]
+    wrap = np.array([0.22, 0.10, 0.06], F)
+    out = (low + (top - low) * (F(0.5) + F(0.5) * along((0, -1, 0))[1])[..., None]) * hollow[..., None]
     spec = np.zeros_like(out)
-    for i,(d,colour) in enumerate(light['lights']):
+    for i, (d, colour) in enumerate(light['lights']):
         l, nl = along(d)
         colour = np.asarray(colour, F)
         seen = cast_shadow(h, l, P) if i == 0 else F(1)
-        out += np.clip((nl[..., None]+wrap)/(1+wrap), 0, None)*colour*(seen*hollow)[..., None]
-        nh = np.clip(along(np.asarray(d)/np.linalg.norm(d)+[0, 0, 1])[1], 0, 1)
-        skin = np.power(nh, F(20))*F(.075)*c['gloss']
-        hair = c['sheen']*F(.10)*np.clip(nl, 0, 1)
-        spec += ((skin+hair)*seen+c['wet']*F(.6))[..., None]*colour
-    return c['rgb']*out+spec
+        out += np.clip((nl[..., None] + wrap) / (1 + wrap), 0, None) * colour * (seen * hollow)[..., None]
+        nh = np.clip(along(np.asarray(d) / np.linalg.norm(d) + [0, 0, 1])[1], 0, 1)
+        skin = np.power(nh, F(20)) * F(0.075) * c['gloss']
+        hair = c['sheen'] * F(0.10) * np.clip(nl, 0, 1)
+        spec += ((skin + hair) * seen + c['wet'] * F(0.6))[..., None] * colour
+    return c['rgb'] * out + spec
 
 # %% ../../nbs/20_faces.ipynb #6b23b99e
-_PIVOT = np.array([0, .7, .15])  # the head turns around this point
+_PIVOT = np.array([0, 0.7, 0.15])  # the head turns around this point
+
 
 def rotation(
-    yaw:float, # radians, positive turns the face to the right of the picture
-    pitch:float, # radians, positive turns it down
-    roll:float, # radians, in the plane of the picture
-) -> np.ndarray: # (3, 3)
+    yaw: float,  # radians, positive turns the face to the right of the picture
+    pitch: float,  # radians, positive turns it down
+    roll: float,  # radians, in the plane of the picture
+) -> np.ndarray:  # (3, 3)
     "Rotation of a head."
     (cy, cp, cr), (sy, sp, sr) = np.cos([yaw, -pitch, roll]), np.sin([yaw, -pitch, roll])
     roll_z = np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])
     pitch_x = np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]])
     yaw_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
-    return roll_z@pitch_x@yaw_y
+    return roll_z @ pitch_x @ yaw_y
+
 
 def project_face(
-    h, # height field over the window
-    P:int, # pixels per half head width
-    R, # (3, 3) rotation
-    x, y, # where to look, in half head widths from the upright head's origin; a row and a column
-) -> tuple: # column and row in the window that is seen there, and the depth z
+    h,  # height field over the window
+    P: int,  # pixels per half head width
+    R,  # (3, 3) rotation
+    x,
+    y,  # where to look, in half head widths from the upright head's origin; a row and a column
+) -> tuple:  # column and row in the window that is seen there, and the depth z
     "Which point of the head is seen at x, y?"
-    x, y = (np.ascontiguousarray(np.broadcast_to(o, np.broadcast(x, y).shape), dtype=F) for o in (x, y-F(_PIVOT[1])))
-    r, z = R.astype(F), np.full_like(x, .75)
+    x, y = (np.ascontiguousarray(np.broadcast_to(o, np.broadcast(x, y).shape), dtype=F) for o in (x, y - F(_PIVOT[1])))
+    r, z = R.astype(F), np.full_like(x, 0.75)
     for k in range(4):
-        mu = (r[0,0]*x+r[1,0]*y+r[2,0]*z-F(_U0))*F(P)-F(.5)
-        mv = (r[0,1]*x+r[1,1]*y+r[2,1]*z+F(_PIVOT[1]-_V0))*F(P)-F(.5)
-        new = (cv2.remap(h, mu, mv, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)-F(_PIVOT[2])-r[0,2]*x-r[1,
-            2]*y)/r[2,2]
-        z = _mix(z, new, F(.65 if k else 1))
+        mu = (r[0, 0] * x + r[1, 0] * y + r[2, 0] * z - F(_U0)) * F(P) - F(0.5)
+        mv = (r[0, 1] * x + r[1, 1] * y + r[2, 1] * z + F(_PIVOT[1] - _V0)) * F(P) - F(0.5)
+        new = (
+            cv2.remap(h, mu, mv, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+            - F(_PIVOT[2])
+            - r[0, 2] * x
+            - r[1, 2] * y
+        ) / r[2, 2]
+        z = _mix(z, new, F(0.65 if k else 1))
     return mu, mv, z
 
 # %% ../../nbs/20_faces.ipynb #07a3d733
 def draw_clothes(
-    rng, # numpy Generator of the session
+    rng,  # numpy Generator of the session
 ) -> dict:
     "Draw what somebody wears."
     u = rng.uniform
-    bright = np.clip((.5+.5*np.cos(2*np.pi*(u()+np.array([0, .33, .67]))))*u(0, .8)+u(0, .5), .01, .9)**1.6
-    colour = (bright, .02+u(0, .03, 3), np.full(3, u(.3, .7)))[rng.choice(3, p=[.6, .25, .15])]
-    return dict(colour=colour.astype(F), second=(u(.02, .8, 3)**1.5).astype(F),
-        pattern=str(rng.choice(['plain', 'stripes', 'checks', 'marl'], p=[.52, .16, .16, .16])),
-        cut=str(rng.choice(['crew', 'vee', 'shirt', 'hood', 'high'], p=[.36, .2, .24, .12, .08])), pitch=u(.1, .3), seed=int(rng.integers(1 << 31)))
+    bright = (
+        np.clip((0.5 + 0.5 * np.cos(2 * np.pi * (u() + np.array([0, 0.33, 0.67])))) * u(0, 0.8) + u(0, 0.5), 0.01, 0.9)
+        ** 1.6
+    )
+    colour = (bright, 0.02 + u(0, 0.03, 3), np.full(3, u(0.3, 0.7)))[rng.choice(3, p=[0.6, 0.25, 0.15])]
+    return dict(
+        colour=colour.astype(F),
+        second=(u(0.02, 0.8, 3) ** 1.5).astype(F),
+        pattern=str(rng.choice(['plain', 'stripes', 'checks', 'marl'], p=[0.52, 0.16, 0.16, 0.16])),
+        cut=str(rng.choice(['crew', 'vee', 'shirt', 'hood', 'high'], p=[0.36, 0.2, 0.24, 0.12, 0.08])),
+        pitch=u(0.1, 0.3),
+        seed=int(rng.integers(1 << 31)),
+    )
+
 
 def _lit(light, nx, ny, nz):
     "Lambert with a sky, for what is not the face."
-    inv = 1/np.sqrt(nx*nx+ny*ny+nz*nz)
-    out = np.zeros(inv.shape+(3,), F)+(np.asarray(light['sky'][0], F)+np.asarray(light['sky'][1], F))*F(.45)
-    for d,c in light['lights']:
-        d = np.asarray(d)/np.linalg.norm(d)
-        out += np.clip((nx*F(d[0])+ny*F(d[1])+nz*F(d[2]))*inv*F(.9)+F(.1), 0, None)[..., None]*np.asarray(c, F)
+    inv = 1 / np.sqrt(nx * nx + ny * ny + nz * nz)
+    out = np.zeros(inv.shape + (3,), F) + (np.asarray(light['sky'][0], F) + np.asarray(light['sky'][1], F)) * F(0.45)
+    for d, c in light['lights']:
+        d = np.asarray(d) / np.linalg.norm(d)
+        out += np.clip((nx * F(d[0]) + ny * F(d[1]) + nz * F(d[2])) * inv * F(0.9) + F(0.1), 0, None)[
+            ..., None
+        ] * np.asarray(c, F)
     return out
+
 
 def _fabric(c, rng, x, y, bx, fold, px):
     "Colour of the cloth."
-    base, wave = np.broadcast_to(c['colour'], fold.shape+(3,)).copy(), F(2*np.pi/c['pitch'])
-    if c['pattern'] == 'stripes': _over(base, c['second'], _edge(np.sin((y+F(.2)*bx*bx+fold*F(.03))*wave), .5))
+    base, wave = np.broadcast_to(c['colour'], fold.shape + (3,)).copy(), F(2 * np.pi / c['pitch'])
+    if c['pattern'] == 'stripes':
+        _over(base, c['second'], _edge(np.sin((y + F(0.2) * bx * bx + fold * F(0.03)) * wave), 0.5))
     if c['pattern'] == 'checks':
-        _over(base, c['second'], .5*_edge(np.sin((y+fold*F(.02))*wave), .5)+.5*_edge(np.sin((x+fold*F(.02))*wave), .5))
-    if c['pattern'] == 'marl': base *= np.exp(F(.25)*rng.standard_normal(fold.shape, dtype=F))[..., None]
+        _over(
+            base,
+            c['second'],
+            0.5 * _edge(np.sin((y + fold * F(0.02)) * wave), 0.5)
+            + 0.5 * _edge(np.sin((x + fold * F(0.02)) * wave), 0.5),
+        )
+    if c['pattern'] == 'marl':
+        base *= np.exp(F(0.25) * rng.standard_normal(fold.shape, dtype=F))[..., None]
     return base
+
 
 def _glasses(p, x, y, px):
     "Masks of frame and lenses, at points of the plane of the glasses."
-    kind, au, ex = p['glasses'], np.abs(x), p['eyes']+.03
-    a, b = dict(round=(.30, .29), square=(.36, .24), thin=(.35, .20))[kind]
-    t, n = dict(round=.028, square=.045, thin=.017)[kind], F(2.2 if kind == 'round' else 4.5)
-    r = np.power(np.power(np.abs(au-F(ex))/F(a), n)+np.power(np.abs(y-F(.04))/F(b), n), 1/n)
-    rim = _edge(F(t)-np.abs(r-1)*F((a+b)/2), max(px, .015))
-    bridge = _edge(F(t*.8)-np.abs(y+F(.03)), px)*(au < ex-a*.97)
-    arm = _edge(F(t*1.1)-np.abs(y+F(.04)), px)*(au > ex+a*.97)*(au < .97*p['width'])
-    return np.maximum.reduce([rim, bridge, arm]), _edge(F(1)-r, px)
+    kind, au, ex = p['glasses'], np.abs(x), p['eyes'] + 0.03
+    a, b = dict(round=(0.30, 0.29), square=(0.36, 0.24), thin=(0.35, 0.20))[kind]
+    t, n = dict(round=0.028, square=0.045, thin=0.017)[kind], F(2.2 if kind == 'round' else 4.5)
+    r = np.power(np.power(np.abs(au - F(ex)) / F(a), n) + np.power(np.abs(y - F(0.04)) / F(b), n), 1 / n)
+    rim = _edge(F(t) - np.abs(r - 1) * F((a + b) / 2), max(px, 0.015))
+    bridge = _edge(F(t * 0.8) - np.abs(y + F(0.03)), px) * (au < ex - a * 0.97)
+    arm = _edge(F(t * 1.1) - np.abs(y + F(0.04)), px) * (au > ex + a * 0.97) * (au < 0.97 * p['width'])
+    return np.maximum.reduce([rim, bridge, arm]), _edge(F(1) - r, px)
 
 # %% ../../nbs/20_faces.ipynb #4b7d04f9
 def _body(p, c, x, y, light, px):
     "Colour and mask of neck and shoulders; x, y in half head widths from the upright head."
     rng, nw, sh, ax, cut = np.random.default_rng(c['seed']), p['neck'], p['shoulder'], np.abs(x), c['cut']
-    fold = value_noise(rng, np.broadcast(x, y).shape, 6, 3, .6)
-    wide = F(nw)+F(.5)*np.power(np.clip((y-F(1.75))/F(.55), 0, 1), 2)
-    neck = _edge(wide-ax, px)*_edge(y-F(.6), .1)
-    t = np.clip(x/np.maximum(wide, .1), -1, 1)
-    round_neck = _lit(light, t, np.full_like(t, .1), np.sqrt(np.clip(1-t*t, .02, 1)))
-    sinews = 1-F(.1)*_gauss(np.abs(t)-F(1.11)+F(.35)*y, 0, .09)
-    rgb = skin_colour(p['melanin']+.05, p['blood']*1.05)*round_neck*sinews[..., None]
-    q = np.clip((ax-F(nw*.8))/F(sh-nw*.8), 0, 1.6)
-    depth = y-F(1.88)-F(.55*p['drop']+.1)*np.power(q, F(.9))-F(3)*np.power(np.clip(q-F(.82), 0, 1), 2)
-    if cut in ('vee', 'shirt'): hole = ax/F(nw*dict(vee=1.05, shirt=.85)[cut])+(y-F(1.85))/F(dict(vee=.95,
-            shirt=.6)[cut])
-    else: hole = np.sqrt((x/F(nw*1.08))**2+((y-F(1.85))/F(dict(crew=.44, hood=.38, high=.04)[cut]))**2)
-    bare = _edge(F(1)-hole, px*2)
-    cloth = _edge(depth+fold*F(.012), px)*(1-bare)
-    if cut == 'high': cloth = np.maximum(cloth, _edge(F(nw*1.06)-ax, px*2)*_edge(y-F(1.62)-F(.1)*t*t, px*2))
-    bx, k = np.clip(x/F(sh*1.05), -1, 1), F(.028/px)
+    fold = value_noise(rng, np.broadcast(x, y).shape, 6, 3, 0.6)
+    wide = F(nw) + F(0.5) * np.power(np.clip((y - F(1.75)) / F(0.55), 0, 1), 2)
+    neck = _edge(wide - ax, px) * _edge(y - F(0.6), 0.1)
+    t = np.clip(x / np.maximum(wide, 0.1), -1, 1)
+    round_neck = _lit(light, t, np.full_like(t, 0.1), np.sqrt(np.clip(1 - t * t, 0.02, 1)))
+    sinews = 1 - F(0.1) * _gauss(np.abs(t) - F(1.11) + F(0.35) * y, 0, 0.09)
+    rgb = skin_colour(p['melanin'] + 0.05, p['blood'] * 1.05) * round_neck * sinews[..., None]
+    q = np.clip((ax - F(nw * 0.8)) / F(sh - nw * 0.8), 0, 1.6)
+    depth = (
+        y - F(1.88) - F(0.55 * p['drop'] + 0.1) * np.power(q, F(0.9)) - F(3) * np.power(np.clip(q - F(0.82), 0, 1), 2)
+    )
+    if cut in ('vee', 'shirt'):
+        hole = ax / F(nw * dict(vee=1.05, shirt=0.85)[cut]) + (y - F(1.85)) / F(dict(vee=0.95, shirt=0.6)[cut])
+    else:
+        hole = np.sqrt((x / F(nw * 1.08)) ** 2 + ((y - F(1.85)) / F(dict(crew=0.44, hood=0.38, high=0.04)[cut])) ** 2)
+    bare = _edge(F(1) - hole, px * 2)
+    cloth = _edge(depth + fold * F(0.012), px) * (1 - bare)
+    if cut == 'high':
+        cloth = np.maximum(cloth, _edge(F(nw * 1.06) - ax, px * 2) * _edge(y - F(1.62) - F(0.1) * t * t, px * 2))
+    bx, k = np.clip(x / F(sh * 1.05), -1, 1), F(0.028 / px)
     gx, gy = (cv2.Sobel(fold, -1, *o, ksize=3) for o in ((1, 0), (0, 1)))
-    base = _fabric(c, rng, x, y, bx, fold, px)*(1-F(.35)*_gauss(hole-F(1.06), 0, .045)*cloth)[..., None]
+    base = _fabric(c, rng, x, y, bx, fold, px) * (1 - F(0.35) * _gauss(hole - F(1.06), 0, 0.045) * cloth)[..., None]
     if cut == 'shirt':
-        collar = _edge(F(1.55)-hole, px*2)*_edge(F(nw*1.2)-ax, px*2)*_edge(y-F(1.68), px*2)*(1-bare)
-        _over(base, np.clip(c['colour']*1.15+.01, 0, 1), collar*.9)
+        collar = (
+            _edge(F(1.55) - hole, px * 2) * _edge(F(nw * 1.2) - ax, px * 2) * _edge(y - F(1.68), px * 2) * (1 - bare)
+        )
+        _over(base, np.clip(c['colour'] * 1.15 + 0.01, 0, 1), collar * 0.9)
         cloth = np.maximum(cloth, collar)
-        base *= (1-F(.5)*_gauss(hole-F(1.55), 0, .035)*(ax < nw*1.2)-F(.35)*_gauss(x, .02, .012)*(hole > 1))[...,
-            None]
-    if cut == 'hood': base *= (1-F(.45)*_gauss(hole-F(1.5), 0, .08))[..., None]
-    lit = _lit(light, bx*F(.9)-gx*k, F(-.05)-F(.9)*np.exp(-np.clip(depth, 0, None)*F(2.6))-gy*k,
-        np.sqrt(np.clip(1-F(.5)*bx*bx, .2, 1)))
-    return _mix(rgb, base*lit*F(.9), cloth[..., None]), np.maximum(neck, cloth)
+        base *= (
+            1
+            - F(0.5) * _gauss(hole - F(1.55), 0, 0.035) * (ax < nw * 1.2)
+            - F(0.35) * _gauss(x, 0.02, 0.012) * (hole > 1)
+        )[..., None]
+    if cut == 'hood':
+        base *= (1 - F(0.45) * _gauss(hole - F(1.5), 0, 0.08))[..., None]
+    lit = _lit(
+        light,
+        bx * F(0.9) - gx * k,
+        F(-0.05) - F(0.9) * np.exp(-np.clip(depth, 0, None) * F(2.6)) - gy * k,
+        np.sqrt(np.clip(1 - F(0.5) * bx * bx, 0.2, 1)),
+    )
+    return _mix(rgb, base * lit * F(0.9), cloth[..., None]), np.maximum(neck, cloth)
 
 # %% ../../nbs/20_faces.ipynb #965fb49f
 ROOMS = ('wall', 'shelf', 'window', 'outdoor', 'office', 'curtain', 'tiles')
 
-def _tone(rng, lo=.03, hi=.6, sat=.22):
-    return np.clip(rng.uniform(lo**.45, hi**.45)**(1/.45)*np.exp(rng.normal(0, sat, 3)), .01, .95)
+
+def _tone(rng, lo=0.03, hi=0.6, sat=0.22):
+    return np.clip(rng.uniform(lo**0.45, hi**0.45) ** (1 / 0.45) * np.exp(rng.normal(0, sat, 3)), 0.01, 0.95)
+
 
 class _Canvas:
     "A small picture, with boxes in shares of its width and height."
+
     def __init__(self, rng, h, w):
         self.rng, self.h, self.w, self.im = rng, h, w, np.empty((h, w, 3), F)
-        self.im[:] = _tone(rng, .1, .55, .11)
+        self.im[:] = _tone(rng, 0.1, 0.55, 0.11)
+
     def box(self, x0, y0, x1, y1, c):
-        cv2.rectangle(self.im, (int(x0*16*self.w), int(y0*16*self.h)), (int(x1*16*self.w), int(y1*16*self.h)),
-            [float(o) for o in c], -1, cv2.LINE_AA, 4)
+        cv2.rectangle(
+            self.im,
+            (int(x0 * 16 * self.w), int(y0 * 16 * self.h)),
+            (int(x1 * 16 * self.w), int(y1 * 16 * self.h)),
+            [float(o) for o in c],
+            -1,
+            cv2.LINE_AA,
+            4,
+        )
+
     def dot(self, x, y, r, c):
-        cv2.circle(self.im, (int(x*self.w), int(y*self.h)), max(1, int(r*self.h)), c.tolist(), -1, cv2.LINE_AA)
+        cv2.circle(self.im, (int(x * self.w), int(y * self.h)), max(1, int(r * self.h)), c.tolist(), -1, cv2.LINE_AA)
+
 
 def _wall(c, rng, u):
     for _ in range(rng.integers(0, 4)):
-        x, y, a, b, col = u(0, .9), u(0, .6), u(.1, .3), u(.1, .35), _tone(rng)
-        c.box(x, y, x+a, y+b, col*.4)
-        c.box(x+.015, y+.015, x+a-.015, y+b-.015, col)
-        for _ in range(4): c.dot(u(x, x+a), u(y, y+b), u(.01, .06), _tone(rng))
-    if u() < .5: c.box(-.1, u(.75, .95), 1.1, 1.1, _tone(rng, .03, .4))
+        x, y, a, b, col = u(0, 0.9), u(0, 0.6), u(0.1, 0.3), u(0.1, 0.35), _tone(rng)
+        c.box(x, y, x + a, y + b, col * 0.4)
+        c.box(x + 0.015, y + 0.015, x + a - 0.015, y + b - 0.015, col)
+        for _ in range(4):
+            c.dot(u(x, x + a), u(y, y + b), u(0.01, 0.06), _tone(rng))
+    if u() < 0.5:
+        c.box(-0.1, u(0.75, 0.95), 1.1, 1.1, _tone(rng, 0.03, 0.4))
+
 
 def _shelf(c, rng, u):
-    c.im[:] = _tone(rng, .02, .3, .3)
+    c.im[:] = _tone(rng, 0.02, 0.3, 0.3)
     n = rng.integers(2, 5)
-    for y in np.arange(1, n+1)/n:
-        x = u(-.05, .05)
-        c.box(-.1, y-.03, 1.1, y, _tone(rng, .05, .5))
+    for y in np.arange(1, n + 1) / n:
+        x = u(-0.05, 0.05)
+        c.box(-0.1, y - 0.03, 1.1, y, _tone(rng, 0.05, 0.5))
         while x < 1:
-            b = u(.015, .06)
-            if u() < .85: c.box(x, y-.03-u(.5, .85)/n, x+b, y-.03, _tone(rng, .02, .55, .4))
-            x += b+(u(0, .06) if u() < .2 else .003)
+            b = u(0.015, 0.06)
+            if u() < 0.85:
+                c.box(x, y - 0.03 - u(0.5, 0.85) / n, x + b, y - 0.03, _tone(rng, 0.02, 0.55, 0.4))
+            x += b + (u(0, 0.06) if u() < 0.2 else 0.003)
 
 # %% ../../nbs/20_faces.ipynb #55295a60
 def _window(c, rng, u):
-    x, a, n, m = u(-.1, .6), u(.35, .7), rng.integers(1, 4), rng.integers(1, 4)
-    c.box(x-.03, .03, x+a+.03, .83, _tone(rng, .3, .8, .05))
-    sky = np.array([.92, 1, 1.1])*u(.6, 1.4)
+    x, a, n, m = u(-0.1, 0.6), u(0.35, 0.7), rng.integers(1, 4), rng.integers(1, 4)
+    c.box(x - 0.03, 0.03, x + a + 0.03, 0.83, _tone(rng, 0.3, 0.8, 0.05))
+    sky = np.array([0.92, 1, 1.1]) * u(0.6, 1.4)
     for i in range(n):
         for j in range(m):
-            c.box(x+a*i/n+.012, .05+.76*j/m, x+a*(i+1)/n-.012, .03+.76*(j+1)/m,
-                sky*u(.85, 1)*(1 if j < m-1 or m == 1 else u(.3, .9)))
-    if u() < .5: c.box(-.1, .86, 1.1, 1.1, _tone(rng, .05, .4))
+            c.box(
+                x + a * i / n + 0.012,
+                0.05 + 0.76 * j / m,
+                x + a * (i + 1) / n - 0.012,
+                0.03 + 0.76 * (j + 1) / m,
+                sky * u(0.85, 1) * (1 if j < m - 1 or m == 1 else u(0.3, 0.9)),
+            )
+    if u() < 0.5:
+        c.box(-0.1, 0.86, 1.1, 1.1, _tone(rng, 0.05, 0.4))
+
 
 def _outdoor(c, rng, u):
     h, w = c.h, c.w
-    c.im[:] = _mix(np.array([.32, .45, .7], F)*u(.5, 1.2), np.array([.65, .65, .68], F)*u(.5, 1.2),
-        np.linspace(0, 1, h, dtype=F)[:, None, None])
+    c.im[:] = _mix(
+        np.array([0.32, 0.45, 0.7], F) * u(0.5, 1.2),
+        np.array([0.65, 0.65, 0.68], F) * u(0.5, 1.2),
+        np.linspace(0, 1, h, dtype=F)[:, None, None],
+    )
     for _ in range(rng.integers(2, 6)):
-        x, a, t, col = u(-.1, 1), u(.1, .35), u(.1, .7), _tone(rng, .08, .5, .2)
+        x, a, t, col = u(-0.1, 1), u(0.1, 0.35), u(0.1, 0.7), _tone(rng, 0.08, 0.5, 0.2)
         nx, ny = rng.integers(2, 6), rng.integers(3, 9)
-        c.box(x, t, x+a, 1.1, col)
+        c.box(x, t, x + a, 1.1, col)
         for i in range(nx):
-            for j in range(ny): c.box(x+a*(i+.25)/nx, t+(1-t)*(j+.2)/ny, x+a*(i+.75)/nx, t+(1-t)*(j+.7)/ny,
-                    col*u(.2, 1.6))
-    if u() < .7:
-        m = _edge(value_noise(rng, (h, w), 5, 5, .75)+F(u(-.8, .4))+np.linspace(-.8, .8, h, dtype=F)[:, None], .25)
-        _over(c.im, np.array([.06, .12, .03])*u(.6, 2), m)
-        c.im *= np.exp(value_noise(rng, (h, w), 20, 3, .8)*F(.3)*m)[..., None]
+            for j in range(ny):
+                c.box(
+                    x + a * (i + 0.25) / nx,
+                    t + (1 - t) * (j + 0.2) / ny,
+                    x + a * (i + 0.75) / nx,
+                    t + (1 - t) * (j + 0.7) / ny,
+                    col * u(0.2, 1.6),
+                )
+    if u() < 0.7:
+        m = _edge(
+            value_noise(rng, (h, w), 5, 5, 0.75) + F(u(-0.8, 0.4)) + np.linspace(-0.8, 0.8, h, dtype=F)[:, None], 0.25
+        )
+        _over(c.im, np.array([0.06, 0.12, 0.03]) * u(0.6, 2), m)
+        c.im *= np.exp(value_noise(rng, (h, w), 20, 3, 0.8) * F(0.3) * m)[..., None]
+
 
 def _office(c, rng, u):
-    c.box(-.1, u(.5, .7), 1.1, 1.1, _tone(rng, .1, .5, .1))
+    c.box(-0.1, u(0.5, 0.7), 1.1, 1.1, _tone(rng, 0.1, 0.5, 0.1))
     for _ in range(rng.integers(3, 9)):
-        x, y, a, b = u(-.1, 1), u(.05, .8), u(.05, .3), u(.05, .35)
-        c.box(x, y, x+a, y+b, _tone(rng, .02, .7, .25))
-        if u() < .6: c.box(x+.01, y+.012, x+a-.01, y+b-.015, _tone(rng, .02, .8, .3))
-    for x in u(0, 1, rng.integers(0, 4)): c.box(x, -.1, x+u(.01, .04), 1.1, _tone(rng, .05, .6))
+        x, y, a, b = u(-0.1, 1), u(0.05, 0.8), u(0.05, 0.3), u(0.05, 0.35)
+        c.box(x, y, x + a, y + b, _tone(rng, 0.02, 0.7, 0.25))
+        if u() < 0.6:
+            c.box(x + 0.01, y + 0.012, x + a - 0.01, y + b - 0.015, _tone(rng, 0.02, 0.8, 0.3))
+    for x in u(0, 1, rng.integers(0, 4)):
+        c.box(x, -0.1, x + u(0.01, 0.04), 1.1, _tone(rng, 0.05, 0.6))
     for x in u(0, 1, rng.integers(0, 3)):
-        y = u(0, .12)
-        c.box(x, y, x+u(.1, .25), y+.035, [1.6, 1.6, 1.5])
+        y = u(0, 0.12)
+        c.box(x, y, x + u(0.1, 0.25), y + 0.035, [1.6, 1.6, 1.5])
 
 # %% ../../nbs/20_faces.ipynb #5014d6d8
 def _curtain(c, rng, u):
     x, n = np.linspace(0, 1, c.w, dtype=F)[None], value_noise(rng, (c.h, c.w), 3, 2)
-    f = np.sin(F(2*np.pi)*(x*F(u(4, 14))+n*F(.12)))+F(.5)*np.sin(F(2*np.pi)*(x*F(u(10, 30))+n*F(.2)))
-    c.im[:] = _tone(rng, .06, .6, .2)*np.exp(F(u(.15, .45))*f)[..., None]
+    f = np.sin(F(2 * np.pi) * (x * F(u(4, 14)) + n * F(0.12))) + F(0.5) * np.sin(
+        F(2 * np.pi) * (x * F(u(10, 30)) + n * F(0.2))
+    )
+    c.im[:] = _tone(rng, 0.06, 0.6, 0.2) * np.exp(F(u(0.15, 0.45)) * f)[..., None]
+
 
 def _tiles(c, rng, u):
-    col, a, b = _tone(rng, .2, .6, .1), u(.08, .25), u(.06, .2)
-    off = a/2 if u() < .6 else 0
-    c.im[:] = col*u(.3, .8)
-    for j in range(int(1/b)+2):
-        for x in np.arange(-a+(off if j % 2 else 0), 1.05, a):
-            c.box(x+.006, j*b+.006, x+a-.006, (j+1)*b-.006, col*np.exp(rng.normal(0, .14)))
+    col, a, b = _tone(rng, 0.2, 0.6, 0.1), u(0.08, 0.25), u(0.06, 0.2)
+    off = a / 2 if u() < 0.6 else 0
+    c.im[:] = col * u(0.3, 0.8)
+    for j in range(int(1 / b) + 2):
+        for x in np.arange(-a + (off if j % 2 else 0), 1.05, a):
+            c.box(x + 0.006, j * b + 0.006, x + a - 0.006, (j + 1) * b - 0.006, col * np.exp(rng.normal(0, 0.14)))
+
 
 def draw_room(
-    rng, # numpy Generator of the session
-    shape, # (rows, columns) in pixels
-    kind:str|None=None, # one of ROOMS, or None to draw one
-    blur:float|None=None, # of the lens, in 1/96 of the height; None to draw it
-    detail:int=96, # rows of the drawing, before it is enlarged
-) -> np.ndarray: # (rows, columns, 3) linear light
+    rng,  # numpy Generator of the session
+    shape,  # (rows, columns) in pixels
+    kind: str | None = None,  # one of ROOMS, or None to draw one
+    blur: float | None = None,  # of the lens, in 1/96 of the height; None to draw it
+    detail: int = 96,  # rows of the drawing, before it is enlarged
+) -> np.ndarray:  # (rows, columns, 3) linear light
     "Draw a place, somewhat out of focus."
     kind, u = kind or str(rng.choice(ROOMS)), rng.uniform
     (H, W), h = shape, detail
-    w = round(h*W/H)
+    w = round(h * W / H)
     c = _Canvas(rng, h, w)
-    globals()['_'+kind](c, rng, u)
+    globals()['_' + kind](c, rng, u)
     im = c.im
     x, y = np.linspace(-1, 1, w, dtype=F)[None], np.linspace(-1, 1, h, dtype=F)[:, None]
-    im *= np.exp(F(u(-.5, .5))*x+F(u(-.3, .3))*y+value_noise(rng, (h, w), 4, 6, .75)*F(u(.02, .09)))[..., None]
-    im = cv2.GaussianBlur(im, (0, 0), max(.25, (u(.3, 2.2) if blur is None else blur)*h/96))
-    return np.maximum(cv2.resize(im, (W, H), interpolation=cv2.INTER_CUBIC), F(.002))
+    im *= np.exp(F(u(-0.5, 0.5)) * x + F(u(-0.3, 0.3)) * y + value_noise(rng, (h, w), 4, 6, 0.75) * F(u(0.02, 0.09)))[
+        ..., None
+    ]
+    im = cv2.GaussianBlur(im, (0, 0), max(0.25, (u(0.3, 2.2) if blur is None else blur) * h / 96))
+    return np.maximum(cv2.resize(im, (W, H), interpolation=cv2.INTER_CUBIC), F(0.002))
 
 # %% ../../nbs/20_faces.ipynb #af4da5fb
 def draw_light(
-    rng, # numpy Generator of the session
-    hard:float=.5, # 0 soft (sky only) to 1 hard (lamp only)
-) -> dict: # lights, sky
+    rng,  # numpy Generator of the session
+    hard: float = 0.5,  # 0 soft (sky only) to 1 hard (lamp only)
+) -> dict:  # lights, sky
     "Draw the light of a session."
-    u, warm = rng.uniform, lambda s: np.array([1.08, 1., .86])**rng.normal(0, s)
-    def towards(az, el): return np.sin(az)*np.cos(el), -np.sin(el), np.cos(az)*np.cos(el)
-    az, k = rng.normal(0, .55), u(.35, .75)*(.6+.8*hard)
-    lights = [(towards(az, u(-.1, .9)), warm(1)*k)]
-    if u() < .6: lights.append((towards(-np.sign(az)*u(.5, 1.4), u(-.2, .6)), warm(1.2)*k*u(.1, .5)))
-    if u() < .25: lights.append((towards(np.sign(rng.normal())*u(1.7, 2.1), u(0, .5)), warm(1.2)*k*u(.4, 1)))
-    sky = np.array([.92, 1., 1.12])**rng.normal(0, .6)*u(.28, .55)*(1.3-.6*hard)
-    return dict(lights=lights, sky=(sky*1.1, sky*u(.35, .8)*np.array([1.05, 1., .93])))
+    u, warm = rng.uniform, lambda s: np.array([1.08, 1.0, 0.86]) ** rng.normal(0, s)
+
+    def towards(az, el):
+        return np.sin(az) * np.cos(el), -np.sin(el), np.cos(az) * np.cos(el)
+
+    az, k = rng.normal(0, 0.55), u(0.35, 0.75) * (0.6 + 0.8 * hard)
+    lights = [(towards(az, u(-0.1, 0.9)), warm(1) * k)]
+    if u() < 0.6:
+        lights.append((towards(-np.sign(az) * u(0.5, 1.4), u(-0.2, 0.6)), warm(1.2) * k * u(0.1, 0.5)))
+    if u() < 0.25:
+        lights.append((towards(np.sign(rng.normal()) * u(1.7, 2.1), u(0, 0.5)), warm(1.2) * k * u(0.4, 1)))
+    sky = np.array([0.92, 1.0, 1.12]) ** rng.normal(0, 0.6) * u(0.28, 0.55) * (1.3 - 0.6 * hard)
+    return dict(lights=lights, sky=(sky * 1.1, sky * u(0.35, 0.8) * np.array([1.05, 1.0, 0.93])))
+
 
 def draw_expression(
-    rng, # numpy Generator
-    amount:float=1., # 0: none
-) -> dict: # as NEUTRAL
+    rng,  # numpy Generator
+    amount: float = 1.0,  # 0: none
+) -> dict:  # as NEUTRAL
     "Draw an expression."
     n = rng.normal
-    smile, mouth, brow, blink, gx, gy = n([.15, -.12, 0, -.1, 0, 0], [.4, .35, .5, .15, .02, .012])
-    return dict(smile=float(np.clip(smile, 0, 1)*amount), open=float(np.clip(mouth, 0, .9)*amount),
-        brow=float(np.clip(brow, -1, 1)*amount), blink=float(np.clip(blink, 0, .6)*amount),
-        gaze=(gx*amount, gy*amount))
+    smile, mouth, brow, blink, gx, gy = n([0.15, -0.12, 0, -0.1, 0, 0], [0.4, 0.35, 0.5, 0.15, 0.02, 0.012])
+    return dict(
+        smile=float(np.clip(smile, 0, 1) * amount),
+        open=float(np.clip(mouth, 0, 0.9) * amount),
+        brow=float(np.clip(brow, -1, 1) * amount),
+        blink=float(np.clip(blink, 0, 0.6) * amount),
+        gaze=(gx * amount, gy * amount),
+    )
 
 # %% ../../nbs/20_faces.ipynb #4ad47e98
 def render_scene(
-    p:dict, # an identity
-    e:dict, # an expression
-    R, # (3, 3) rotation of the head
-    at, # (x, y) in pixels: where the point between the eyes of the upright head is
-    unit:float, # pixels per half head width
-    light:dict, # as EVEN
-    room, # (H, W, 3) linear light
-    clothes:dict, # from draw_clothes
-    glare:float=0., # of the glasses, 0 to 0.2
-) -> tuple: # (H, W, 3) linear light; depth (H, W), 0 off the head to 1; the face's box (x, y, w, h)
+    p: dict,  # an identity
+    e: dict,  # an expression
+    R,  # (3, 3) rotation of the head
+    at,  # (x, y) in pixels: where the point between the eyes of the upright head is
+    unit: float,  # pixels per half head width
+    light: dict,  # as EVEN
+    room,  # (H, W, 3) linear light
+    clothes: dict,  # from draw_clothes
+    glare: float = 0.0,  # of the glasses, 0 to 0.2
+) -> tuple:  # (H, W, 3) linear light; depth (H, W), 0 off the head to 1; the face's box (x, y, w, h)
     "A person in a room."
     H, W = room.shape[:2]
-    P = int(np.clip(np.ceil(unit*.28)*4, 16, 240))
-    px = 1.6/unit
-    x, y = (np.arange(W, dtype=F)[None]+F(.5-at[0]))/F(unit), (np.arange(H, dtype=F)[:, None]+F(.5-at[1]))/F(unit)
+    P = int(np.clip(np.ceil(unit * 0.28) * 4, 16, 240))
+    px = 1.6 / unit
+    x, y = (
+        (np.arange(W, dtype=F)[None] + F(0.5 - at[0])) / F(unit),
+        (np.arange(H, dtype=F)[:, None] + F(0.5 - at[1])) / F(unit),
+    )
     key, sky = light['lights'][0][0], np.asarray(light['sky'][0], F)
-    c = face_maps(p, e, P, (R.T@np.asarray(key, float))[:2])
-    mu, mv, z = project_face(cv2.GaussianBlur(c['h'], (0, 0), .06*P), P, R, x, y)
-    def seen(a): return cv2.remap(a, mu, mv, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
+    c = face_maps(p, e, P, (R.T @ np.asarray(key, float))[:2])
+    mu, mv, z = project_face(cv2.GaussianBlur(c['h'], (0, 0), 0.06 * P), P, R, x, y)
+
+    def seen(a):
+        return cv2.remap(a, mu, mv, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
+
     alpha, out = seen(c['alpha']), room.copy()
-    if c['back'] is not None: _blend(out, seen(c['tint'])*(sky*F(.35)), seen(c['back']))
-    rgb, mask = _body(p, clothes, x-F(.12*R[0, 2]), y, light, px)
+    if c['back'] is not None:
+        _blend(out, seen(c['tint']) * (sky * F(0.35)), seen(c['back']))
+    rgb, mask = _body(p, clothes, x - F(0.12 * R[0, 2]), y, light, px)
     # the head's shadow on the neck
-    near = cv2.GaussianBlur(cv2.resize(alpha, (W//2, H//2), interpolation=cv2.INTER_AREA), (0, 0), .11*unit)
-    near = cv2.warpAffine(cv2.resize(near, (W, H)), np.array([[1, 0, -.15*unit*key[0]], [0, 1, .22*unit]], F), (W, H),
-        borderMode=cv2.BORDER_REPLICATE)
-    _blend(out, rgb*(1-F(.62)*near)[..., None], mask)
+    near = cv2.GaussianBlur(cv2.resize(alpha, (W // 2, H // 2), interpolation=cv2.INTER_AREA), (0, 0), 0.11 * unit)
+    near = cv2.warpAffine(
+        cv2.resize(near, (W, H)),
+        np.array([[1, 0, -0.15 * unit * key[0]], [0, 1, 0.22 * unit]], F),
+        (W, H),
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    _blend(out, rgb * (1 - F(0.62) * near)[..., None], mask)
     _blend(out, seen(shade_face(c, light, P, R)), alpha)
-    if p['glasses'] != 'none': _put_on(out, p, R, x, y, alpha, sky+np.asarray(light['lights'][0][1], F)*F(.5), glare,
-            px)
-    cx, cy = (R@(np.array([0, .45, 1.2])-_PIVOT))[:2]+_PIVOT[:2]
-    s = 1.08*p['width']
-    depth = np.clip((z+F(_PIVOT[2]+.2))*F(1/1.8), .02, 1)*(alpha > .5)
-    return out, depth, (at[0]+(cx-s)*unit, at[1]+(cy-s)*unit, 2*s*unit, 2*s*unit)
+    if p['glasses'] != 'none':
+        _put_on(out, p, R, x, y, alpha, sky + np.asarray(light['lights'][0][1], F) * F(0.5), glare, px)
+    cx, cy = (R @ (np.array([0, 0.45, 1.2]) - _PIVOT))[:2] + _PIVOT[:2]
+    s = 1.08 * p['width']
+    depth = np.clip((z + F(_PIVOT[2] + 0.2)) * F(1 / 1.8), 0.02, 1) * (alpha > 0.5)
+    return out, depth, (at[0] + (cx - s) * unit, at[1] + (cy - s) * unit, 2 * s * unit, 2 * s * unit)
 
 # %% ../../nbs/20_faces.ipynb #38da2f4c
-def _blend(a, b, m): a += (b-a)*m[..., None]
+def _blend(a, b, m):
+    a += (b - a) * m[..., None]
+
 
 def _put_on(out, p, R, x, y, alpha, light, glare, px):
     "Glasses: a plane in front of the eyes, turned with the head."
-    r, y, z = R.astype(F), y-F(_PIVOT[1]), F(1.22-_PIVOT[2])
-    gx, gy = r[0,0]*x+r[1,0]*y+r[2,0]*z, r[0,1]*x+r[1,1]*y+r[2,1]*z+F(_PIVOT[1])
+    r, y, z = R.astype(F), y - F(_PIVOT[1]), F(1.22 - _PIVOT[2])
+    gx, gy = r[0, 0] * x + r[1, 0] * y + r[2, 0] * z, r[0, 1] * x + r[1, 1] * y + r[2, 1] * z + F(_PIVOT[1])
     frame, lens = _glasses(p, gx, gy, px)
-    out *= (1-F(.08)*lens)[..., None]
-    out += (lens*F(glare)*np.clip(F(.5)-gy*2+gx*F(.4), 0, 1))[..., None]
-    _blend(out, p['frame'].astype(F)*light, frame*(alpha > .3))
+    out *= (1 - F(0.08) * lens)[..., None]
+    out += (lens * F(glare) * np.clip(F(0.5) - gy * 2 + gx * F(0.4), 0, 1))[..., None]
+    _blend(out, p['frame'].astype(F) * light, frame * (alpha > 0.3))
