@@ -12,7 +12,7 @@ import time
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 
-START = 'import time; t = time.perf_counter(); import torch; u = time.perf_counter(); from gfa_fastai.authenticate import FaceAuthenticator; v = time.perf_counter(); FaceAuthenticator.load("small", device="cpu"); print(u-t, v-u, time.perf_counter()-v)'
+START = 'import time; t = time.perf_counter(); import torch; u = time.perf_counter(); from gfa_fastai.use.authenticate import FaceAuthenticator; v = time.perf_counter(); FaceAuthenticator.load("small", device="cpu"); print(u-t, v-u, time.perf_counter()-v)'
 
 
 def timed(f, least=2.0):
@@ -41,8 +41,8 @@ def scene(h=480, w=640):
 def measure(name, auth, image, batches=(1, 8, 32)):
     "Lines of the report for one authenticator."
     import numpy as np
-    from gfa_fastai.authenticate import both_answers
-    from gfa_fastai.quality import find_faces
+    from gfa_fastai.use.authenticate import both_answers
+    from gfa_fastai.use.quality import find_faces
 
     rng = np.random.default_rng(0)
     look = auth.look([image])[0]
@@ -68,7 +68,7 @@ if __name__ == '__main__':
         float, subprocess.run([sys.executable, '-c', START], capture_output=True, text=True, check=True).stdout.split()
     )
     print(f'start-up: PyTorch {torch_s:.1f} s, then imports {own:.2f} s and the small model {load:.2f} s')
-    from gfa_fastai.authenticate import FaceAuthenticator
+    from gfa_fastai.use.authenticate import FaceAuthenticator
     from gfa_fastai.model import GFACNN
 
     image = scene()

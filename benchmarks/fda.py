@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from benchmarks.measure import against, clock, line, turns
-from gfa_fastai.adapt import GridNet
-from gfa_fastai.fda import FDA, FDALoss, LossNetwork, TransformNet, domain_loss, gram_matrix
+from gfa_fastai.adapt.light import GridNet
+from gfa_fastai.adapt.fda import FDA
+from gfa_fastai.fda import FDALoss, LossNetwork, TransformNet, domain_loss, gram_matrix
 
 JUDGED = ('relu1_2', 'relu2_2', 'relu3_3', 'relu4_3')
 

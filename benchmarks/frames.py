@@ -79,7 +79,8 @@ def generate(folder, videos, frames, size, ext):
 
 CHILD = """
 import json, resource, sys, time, cv2, pandas as pd
-from gfa_fastai.frames import extract_frames, video_frames
+from gfa_fastai.inputs.frames import extract_frames
+from gfa_fastai.inputs.videos import video_frames
 table, cache, workers, every = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(2**20 if sys.platform == 'darwin' else 2**10)
 cv2.setNumThreads(1)

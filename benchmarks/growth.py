@@ -26,7 +26,7 @@ IMAGES = (
     HEAD
     + """
 from gfa_fastai.divergence import channel_stats
-from gfa_fastai.vgg import vgg16_trunk
+from gfa_fastai.inputs.weights import vgg16_trunk
 from PIL import Image
 with tempfile.TemporaryDirectory() as tmp:
     rng, files = np.random.default_rng(0), []
@@ -39,8 +39,8 @@ with tempfile.TemporaryDirectory() as tmp:
 TRANSFER = (
     HEAD
     + """
-from gfa_fastai.adapter import Adapter, run_files
-from gfa_fastai.fda import FDA
+from gfa_fastai.adapt.adapter import Adapter, run_files
+from gfa_fastai.adapt.fda import FDA
 from PIL import Image
 with tempfile.TemporaryDirectory() as tmp:
     rng, todo = np.random.default_rng(0), []

@@ -12,8 +12,10 @@ import torch
 from fastai.vision.all import Adam, Callback, CancelValidException, DataLoaders, to_device
 
 from benchmarks.measure import against, clock, line, turns
-from gfa_fastai.learner import GFALoss, fit_resumable, gfa_learner, tf_adam
-from gfa_fastai.model import GFACNN, run_head, training_memory
+from gfa_fastai.learner import GFALoss, gfa_learner, tf_adam
+from gfa_fastai.train.checkpoint import fit_resumable
+from gfa_fastai.model import GFACNN, run_head
+from gfa_fastai.train.memory import training_memory
 
 SIZES = dict(
     tiny=dict(px=48, width=0.125, bs=16, pool=2),
@@ -304,7 +306,8 @@ def noise_files(folder, n, px):
 def divergence(a):
     "The row of the report: channel statistics of all 13 layers, in one streaming pass, and in a pass for each."
     from gfa_fastai.divergence import channel_stats
-    from gfa_fastai.vgg import LAYER_NAMES, vgg16_trunk
+    from gfa_fastai.model import LAYER_NAMES
+    from gfa_fastai.inputs.weights import vgg16_trunk
 
     n, px = (16, 32) if a.quick else (64, 64)
     net, x = vgg16_trunk(0.25).to(a.device).eval(), torch.rand(n, 3, px, px)

@@ -25,7 +25,7 @@ def process(*args):
 def rows(a):
     "The row of the report; goal: --help in two seconds (`times`: how many times below it)."
     command = (
-        'import sys; sys.argv = ["gfa_evaluate", "--help"]; from gfa_fastai.cli import gfa_evaluate; gfa_evaluate()'
+        'import sys; sys.argv = ["gfa_evaluate", "--help"]; from gfa_fastai.run.cli import gfa_evaluate; gfa_evaluate()'
     )
     seen = turns(
         {
@@ -76,7 +76,7 @@ def authenticate(a):
 
 def reproduce(a):
     "The row of the report; goal: a quarter of an hour."
-    command = 'import sys; from gfa_fastai.cli import gfa_reproduce; gfa_reproduce(sys.argv[1:])'
+    command = 'import sys; from gfa_fastai.run.cli import gfa_reproduce; gfa_reproduce(sys.argv[1:])'
     with tempfile.TemporaryDirectory() as tmp:
         start = time.perf_counter()
         process('-c', command, '--preset', 'quick', '--out', str(Path(tmp) / 'out'))()

@@ -10,31 +10,13 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from gfa_fastai import adapt
-from gfa_fastai.adapt import (
-    FITTED,
-    SIMPLE,
-    AdaIN,
-    ColourMatch,
-    FourierSwap,
-    GridNet,
-    Identity,
-    LightFDA,
-    Recompress,
-    adain,
-    domain_gap,
-    drift,
-    equal_divergence,
-    find_media,
-    fourier_swap,
-    make_adapter,
-    no_painted_texture,
-    slice_grid,
-    texture_energy,
-    transfer_media,
-    clip_frames,
-)
-from gfa_fastai.adapter import Adapter, load_adapter
+from gfa_fastai.adapt.methods import methods as adapt
+from gfa_fastai.adapt.media import FITTED, SIMPLE, find_media, make_adapter, transfer_media
+from gfa_fastai.adapt.methods import AdaIN, ColourMatch, FourierSwap, Identity, Recompress, adain, fourier_swap
+from gfa_fastai.adapt.light import GridNet, LightFDA, slice_grid
+from gfa_fastai.adapt.measures import domain_gap, drift, equal_divergence, no_painted_texture, texture_energy
+from gfa_fastai.inputs.videos import clip_frames
+from gfa_fastai.adapt.adapter import Adapter, load_adapter
 from gfa_fastai.fda import LossNetwork
 
 RNG = np.random.default_rng(0)

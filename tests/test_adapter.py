@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from gfa_fastai import adapter
-from gfa_fastai.adapter import Adapter, load_adapter, read_result, write_result
+from gfa_fastai.adapt.methods import adapter
+from gfa_fastai.adapt.adapter import Adapter, load_adapter, read_result, write_result
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -206,7 +206,7 @@ def test_full_disk(samples, tmp_path, monkeypatch, codec):
 
 CODE = '''
 import sys, time, pandas as pd
-from gfa_fastai.adapter import Adapter
+from gfa_fastai.adapt.adapter import Adapter
 class Slow(Adapter):
     def apply(self, x): time.sleep(.15); return .5*x
 Slow().transform(pd.read_csv(sys.argv[1], keep_default_na=False), sys.argv[2], bs=1, progress=False)

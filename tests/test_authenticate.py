@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from gfa_fastai import authenticate as module, cli
-from gfa_fastai.adapt import save_video
-from gfa_fastai.authenticate import (
+from gfa_fastai.use import authenticate as module
+from gfa_fastai.run import cli
+from gfa_fastai.inputs.videos import save_video
+from gfa_fastai.use.authenticate import (
     CODES,
     AuthResult,
     FaceAuthenticator,
@@ -22,9 +23,11 @@ from gfa_fastai.authenticate import (
     model_card,
     small_model,
 )
-from gfa_fastai.gallery import Gallery, check_name, model_hash
-from gfa_fastai.model import GFACNN, load_model, save_model
-from gfa_fastai.quality import MAX_PIXELS, Gates, as_photo, check_faces, face_quality, find_faces
+from gfa_fastai.use.gallery import Gallery, check_name, model_hash
+from gfa_fastai.model import GFACNN
+from gfa_fastai.inputs.models import load_model, save_model
+from gfa_fastai.inputs.images import MAX_PIXELS, as_photo
+from gfa_fastai.use.quality import Gates, check_faces, face_quality, find_faces
 from gfa_fastai.synth.faces import EVEN, NEUTRAL, draw_clothes, identity, render_scene
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -267,7 +270,7 @@ def test_quality_of_a_box_over_the_border(people):
 
 
 def test_both_answers_are_those_of_two_passes():
-    from gfa_fastai.recognition import embed, similarity
+    from gfa_fastai.compare.recognition import embed, similarity
 
     m, rng = slim(), np.random.default_rng(0)
     frames, faces = (rng.integers(0, 256, (3, 64, 64, 3), dtype=np.uint8) for _ in range(2))
@@ -282,7 +285,8 @@ def test_both_answers_are_those_of_two_passes():
 
 def test_frames_and_faces_are_those_of_extract_frames(people, tmp_path, monkeypatch):
     "A new picture is cut as the training's were."
-    from gfa_fastai.frames import prepare, read_image
+    from gfa_fastai.inputs.frames import prepare
+    from gfa_fastai.inputs.images import read_image
 
     Image.fromarray(people[0]).save(tmp_path / 'a.png')
     seen = {}
@@ -300,7 +304,7 @@ def test_frames_and_faces_are_those_of_extract_frames(people, tmp_path, monkeypa
 
 def test_boxes_are_moved_to_where_the_training_had_them(people, tmp_path, monkeypatch):
     import pandas as pd
-    from gfa_fastai.frames import crop_face
+    from gfa_fastai.inputs.faces import crop_face
 
     Image.fromarray(people[0]).save(tmp_path / 'a.png')
     x, y, w, h = find_faces(people[0])[0]
@@ -320,7 +324,7 @@ def test_boxes_are_moved_to_where_the_training_had_them(people, tmp_path, monkey
 
 
 def test_adapter_is_applied_to_frames_only(people, tmp_path, monkeypatch):
-    from gfa_fastai.adapt import ColourMatch
+    from gfa_fastai.adapt.methods import ColourMatch
 
     target = np.zeros((32, 32, 3), np.uint8)
     target[..., 2] = 200
@@ -582,7 +586,7 @@ def test_dev_thresholds(tmp_path):
 
 
 def test_model_card(tmp_path):
-    from gfa_fastai.adapt import Recompress
+    from gfa_fastai.adapt.methods import Recompress
 
     card = model_card(
         save_model(
@@ -672,7 +676,7 @@ def test_half_precision_files(tmp_path):
 
 
 def test_a_damaged_adapter(tmp_path):
-    from gfa_fastai.model import load_model_adapter
+    from gfa_fastai.inputs.models import load_model_adapter
 
     path = forge(tmp_path / 'm.safetensors', {}, {'adapter.file': torch.zeros(40, dtype=torch.uint8)})
     with pytest.raises(ValueError, match='m.safetensors: its adapter cannot be read') as e:
@@ -690,7 +694,7 @@ def unit(seed, dim=16):
 
 def worker(path, who, n, pause=0):
     code = f"""import sys, numpy as np, time
-from gfa_fastai.gallery import Gallery
+from gfa_fastai.use.gallery import Gallery
 for i in range({n}): Gallery(sys.argv[1], 'm', 16).add(f'{who}{{i}}', np.full(16, .25)); print(i, flush=True); time.sleep({pause})"""
     return subprocess.Popen(
         [sys.executable, '-c', code, str(path)],
@@ -1025,8 +1029,8 @@ def test_bombs_in_png_chunks(tmp_path, kind):
 def test_an_adapter_that_claims_to_be_huge(tmp_path):
     "No memory is taken for what a header says."
     from safetensors import safe_open
-    from gfa_fastai.adapter import load_adapter
-    from gfa_fastai.fda import FDA
+    from gfa_fastai.adapt.adapter import load_adapter
+    from gfa_fastai.adapt.fda import FDA
 
     path = FDA(noise(), width=0.25, size=64, info=dict(steps=1)).save(tmp_path / 'a.safetensors')
     with safe_open(path, 'pt') as f:
@@ -1041,7 +1045,7 @@ def test_an_adapter_that_claims_to_be_huge(tmp_path):
 
 def test_start_brings_no_fastai():
     "The shipped model is up within two seconds beyond PyTorch because nothing that trains is imported."
-    code = "import sys\nfrom gfa_fastai.authenticate import FaceAuthenticator\nFaceAuthenticator.load('small', device='cpu')\nprint(*sorted({'fastai', 'sklearn', 'scipy', 'matplotlib', 'torchvision', 'accelerate'} & set(sys.modules)))"
+    code = "import sys\nfrom gfa_fastai.use.authenticate import FaceAuthenticator\nFaceAuthenticator.load('small', device='cpu')\nprint(*sorted({'fastai', 'sklearn', 'scipy', 'matplotlib', 'torchvision', 'accelerate'} & set(sys.modules)))"
     done = subprocess.run(
         [sys.executable, '-c', code], env={**os.environ, 'PYTHONPATH': str(ROOT)}, capture_output=True, text=True
     )

@@ -16,8 +16,8 @@ from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.mixture import GaussianMixture
 
-from gfa_fastai import baselines as B
-from gfa_fastai.baselines import (
+from gfa_fastai.compare import baselines as B
+from gfa_fastai.compare.baselines import (
     BASELINES,
     Baseline,
     FisherVectors,

@@ -435,8 +435,8 @@ def test_ten_lines_of_contributing_run(tmp_path):
     "The reader and the baseline of CONTRIBUTING.md, as they stand there."
     import numpy as np
     from PIL import Image
-    from gfa_fastai.baselines import BASELINES
-    from gfa_fastai.datasets import READERS
+    from gfa_fastai.compare.baselines import BASELINES
+    from gfa_fastai.inputs.datasets import READERS
 
     dataset, baseline = re.findall(
         r'^```python\n(.*?)^```', (ROOT / 'CONTRIBUTING.md').read_text(encoding='utf-8'), flags=re.M | re.S

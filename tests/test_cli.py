@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gfa_fastai import cli
+from gfa_fastai.run import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 PHOTOS = ROOT.parent / 'shared' / 'data' / 'nuaa_small'
@@ -20,7 +20,7 @@ PLAIN = [*TINY, '--no-fda']  # the arms of FDA double the trainings
 def shell(command, *args, **kwargs):
     "A command in a process of its own."
     env = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'MPLBACKEND': 'agg'}
-    code = f'import sys; from gfa_fastai.cli import {command}; sys.exit({command}(sys.argv[1:]))'
+    code = f'import sys; from gfa_fastai.run.cli import {command}; sys.exit({command}(sys.argv[1:]))'
     return subprocess.Popen(
         [sys.executable, '-c', code, *map(str, args)],
         env=env,
@@ -124,7 +124,8 @@ def test_run_folder_without_out(folder, tmp_path, monkeypatch, capsys):
 
 
 def test_results_are_those_of_the_scores(whole):
-    from gfa_fastai.evaluation import evaluate_scores, load_scores
+    from gfa_fastai.evaluation import evaluate_scores
+    from gfa_fastai.inputs.tables import load_scores
 
     out, _ = whole
     results = json.loads((out / 'results.json').read_text(encoding='utf-8'))
@@ -164,7 +165,7 @@ def test_arms_differ_in_tpc_only(whole):
 
 def test_fda_is_of_training_people_of_the_source(whole):
     "Targets and what FDA was fitted on; frames of all test sets are transferred, faces are not, and nothing is scored twice."
-    from gfa_fastai.fda import FDA
+    from gfa_fastai.adapt.fda import FDA
 
     out, _ = whole
     results = json.loads((out / 'results.json').read_text(encoding='utf-8'))
@@ -590,7 +591,7 @@ def test_a_published_dataset_and_a_folder(msu, folder, tmp_path, capsys):
 
 def test_people_who_are_in_some_of_the_folders(folder):
     "Who is dealt in one folder keeps the place in the next, and each folder still has people for all three."
-    from gfa_fastai.reproduce import read_data, with_splits
+    from gfa_fastai.run.reproduce import read_data, with_splits
 
     def table(name, people):
         return pd.concat(
@@ -731,8 +732,8 @@ def test_a_model_of_fda_brings_its_fda(whole, folder, tmp_path, capsys):
 
 def test_models_of_a_run_authenticate(whole):
     "Thresholds for both decisions, and the adapter, are in the file."
-    from gfa_fastai.authenticate import FaceAuthenticator, model_card
-    from gfa_fastai.model import model_header
+    from gfa_fastai.use.authenticate import FaceAuthenticator, model_card
+    from gfa_fastai.inputs.models import model_header
 
     for fda in (False, True):
         path = whole[0] / 'arms' / f'webcam-tpc_off{"-fda" * fda}-seed0' / 'model.safetensors'
@@ -785,7 +786,8 @@ def scores_of(seed, people=14):
 
 def test_evaluate_anybodys_scores(tmp_path):
     "Development and test files, in CSV and in four columns, make the same page; PyTorch is not asked for."
-    from gfa_fastai.evaluation import evaluate_scores, save_four_column
+    from gfa_fastai.evaluation import evaluate_scores
+    from gfa_fastai.inputs.tables import save_four_column
 
     df, pages = scores_of(0), []
     for ext in ('csv', 'txt'):
@@ -795,7 +797,7 @@ def test_evaluate_anybodys_scores(tmp_path):
                 rows.drop(columns=['split', 'dataset']).to_csv(path, index=False)
             else:
                 save_four_column(rows, path)
-        code = 'import sys; from gfa_fastai.cli import gfa_evaluate; s = gfa_evaluate(sys.argv[1:]); sys.exit(s or 3*bool({"torch", "fastai"} & set(sys.modules)))'
+        code = 'import sys; from gfa_fastai.run.cli import gfa_evaluate; s = gfa_evaluate(sys.argv[1:]); sys.exit(s or 3*bool({"torch", "fastai"} & set(sys.modules)))'
         args = [
             tmp_path / f'scores_dev.{ext}',
             tmp_path / f'scores_test.{ext}',
@@ -975,7 +977,7 @@ def test_transfer_says_what_it_skipped(folder, tmp_path, capsys):
 
 
 def test_transfer_of_a_video(tmp_path, capsys):
-    from gfa_fastai.adapt import clip_frames
+    from gfa_fastai.inputs.videos import clip_frames
 
     writer = cv2.VideoWriter(str(tmp_path / 'in.avi'), cv2.VideoWriter_fourcc(*'MJPG'), 12, (64, 48))
     for i in range(10):
@@ -998,7 +1000,7 @@ def test_transfer_of_a_video(tmp_path, capsys):
 
 
 def test_transfer_killed_in_the_middle_of_a_folder(folder, tmp_path):
-    from gfa_fastai.adapter import read_result
+    from gfa_fastai.adapt.adapter import read_result
 
     for s in range(150):
         picture(folder / 'live' / 'more' / f'{s}.jpg', s, (320, 240))

@@ -12,7 +12,7 @@ from pictures import picture_table
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
-from gfa_fastai.comparators import (
+from gfa_fastai.compare.comparators import (
     COMPARATORS,
     Comparator,
     DepthNet,

@@ -26,8 +26,8 @@ with warnings.catch_warnings():
         set_seed,
     )
 from gfa_fastai.data import UNKNOWN, PairDL, gfa_dataloaders, table_rows
-from gfa_fastai.frames import extract_frames
-from gfa_fastai.model import CLASSES
+from gfa_fastai.inputs.frames import extract_frames
+from gfa_fastai.samples import CLASSES
 from gfa_fastai.samples import balance_flips
 from gfa_fastai.synth.benchmark import make_synthpad
 

@@ -8,7 +8,7 @@ import cv2
 import pandas as pd
 import pytest
 
-from gfa_fastai.datasets import (
+from gfa_fastai.inputs.datasets import (
     ATTACK_NAMES,
     LIVE_NAMES,
     READERS,
@@ -26,8 +26,9 @@ from gfa_fastai.datasets import (
     read_replay_attack,
     read_siw,
 )
-from gfa_fastai.frames import extract_frames
-from gfa_fastai.samples import load_samples, sample_counts, save_samples, split_by_subject, validate_samples
+from gfa_fastai.inputs.frames import extract_frames
+from gfa_fastai.inputs.tables import load_samples, save_samples
+from gfa_fastai.samples import sample_counts, split_by_subject, validate_samples
 from miniature import (
     FACE,
     MSU,

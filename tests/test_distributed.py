@@ -4,7 +4,7 @@ import os, subprocess, sys
 from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
 from PIL import Image
-from gfa_fastai.distributed import share_dl, share_rows
+from gfa_fastai.train.distributed import share_dl, share_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 pytest.importorskip('accelerate')
@@ -45,8 +45,9 @@ import sys, types
 import numpy as np, pandas as pd, torch
 from fastai.callback.core import Callback
 from gfa_fastai.data import gfa_dataloaders
-from gfa_fastai.distributed import gather_rows, on_first, start_processes
-from gfa_fastai.learner import fit_resumable, gfa_learner, terms_table
+from gfa_fastai.train.distributed import gather_rows, on_first, start_processes
+from gfa_fastai.train.checkpoint import fit_resumable
+from gfa_fastai.learner import gfa_learner, terms_table
 from gfa_fastai.tpc import tpc_loss
 
 folder, n = sys.argv[1], int(sys.argv[2])
@@ -242,7 +243,7 @@ def python(code, **env):
 def test_without_accelerate():
     "The module imports; several processes without the package are an error that says what to install."
     code = (
-        "import sys; sys.modules['accelerate'] = None\nfrom gfa_fastai.distributed import start_processes\nassert not start_processes()\n"
+        "import sys; sys.modules['accelerate'] = None\nfrom gfa_fastai.train.distributed import start_processes\nassert not start_processes()\n"
         "import os; os.environ.update(WORLD_SIZE='2', RANK='0')\nstart_processes()"
     )
     done = python(code)
@@ -253,7 +254,7 @@ def test_without_accelerate():
 
 
 def test_precision_of_accelerate_is_refused(monkeypatch):
-    from gfa_fastai.distributed import start_processes
+    from gfa_fastai.train.distributed import start_processes
 
     monkeypatch.setenv('WORLD_SIZE', '2')
     monkeypatch.setenv('ACCELERATE_MIXED_PRECISION', 'fp16')
@@ -263,7 +264,8 @@ def test_precision_of_accelerate_is_refused(monkeypatch):
 
 def test_fastais_own_context_is_refused(tmp_path):
     from gfa_fastai.data import gfa_dataloaders
-    from gfa_fastai.learner import Callback, gfa_learner
+    from fastai.vision.all import Callback
+    from gfa_fastai.learner import gfa_learner
 
     class DistributedTrainer(Callback):
         pass
@@ -271,6 +273,6 @@ def test_fastais_own_context_is_refused(tmp_path):
     learn = gfa_learner(
         gfa_dataloaders(table(tmp_path), bs=8, device='cpu'), width=0.125, fc_dim=8, pool=1, cbs=DistributedTrainer()
     )
-    with pytest.raises(ValueError, match='import gfa_fastai.distributed'):
+    with pytest.raises(ValueError, match='import gfa_fastai.train.distributed'):
         with learn.no_bar(), learn.no_logging():
             learn.fit(1)

@@ -29,13 +29,14 @@ from gfa_fastai.divergence import (
     gaussian_divergence,
     kernel_mmd,
     merge_batch,
-    picture_batches,
     plot_divergence,
     pool_groups,
     symmetric_kl,
 )
+from gfa_fastai.inputs.images import picture_batches
 from gfa_fastai.model import GFACNN
-from gfa_fastai.vgg import IMAGENET_MEAN, IMAGENET_STD, LAYER_NAMES, vgg16_trunk
+from gfa_fastai.model import IMAGENET_MEAN, IMAGENET_STD, LAYER_NAMES
+from gfa_fastai.inputs.weights import vgg16_trunk
 
 torch.set_num_threads(1)
 
@@ -387,7 +388,7 @@ MEMORY = '''
 import resource, sys, torch, numpy as np
 sys.path.insert(0, sys.argv[2])
 from gfa_fastai.divergence import channel_stats
-from gfa_fastai.vgg import vgg16_trunk
+from gfa_fastai.inputs.weights import vgg16_trunk
 torch.set_num_threads(1); torch.manual_seed(0)
 class Many:   # images that are made when they are asked for
     def __init__(self, n): self.n = n

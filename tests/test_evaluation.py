@@ -18,19 +18,17 @@ from gfa_fastai.evaluation import (
     evaluate_scores,
     expected_performance,
     find_threshold,
-    load_scores,
     log_odds,
     page_html,
     percent,
     plot_expected,
     report_figure,
     report_markdown,
-    save_four_column,
-    save_scores,
     thresholds_table,
     validate_scores,
     video_scores,
 )
+from gfa_fastai.inputs.tables import load_scores, save_four_column, save_scores
 from tables import table
 from gfa_fastai.metrics import (
     acer,
@@ -645,7 +643,7 @@ def test_input_is_left_alone():
 
 @pytest.fixture(scope='module')
 def frames(tmp_path_factory):
-    from gfa_fastai.frames import extract_frames
+    from gfa_fastai.inputs.frames import extract_frames
     from gfa_fastai.synth.benchmark import make_synthpad
 
     d = tmp_path_factory.mktemp('synthpad')

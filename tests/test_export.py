@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from gfa_fastai import export
-from gfa_fastai.authenticate import FaceAuthenticator, both_answers
-from gfa_fastai.export import Answers8, explain, export_onnx, export_torch, onnx_answers, open_onnx
+from gfa_fastai.use import export
+from gfa_fastai.use.authenticate import FaceAuthenticator, both_answers
+from gfa_fastai.use.export import Answers8, explain, export_onnx, export_torch, onnx_answers, open_onnx
 from gfa_fastai.model import GFACNN
 
 
@@ -69,8 +69,8 @@ def test_smaller_variants(onnx_file, tmp_path, precision, near):
 
 
 def test_adaptation_is_in_the_graph():
-    from gfa_fastai.adapt import Recompress
-    from gfa_fastai.fda import FDA
+    from gfa_fastai.adapt.methods import Recompress
+    from gfa_fastai.adapt.fda import FDA
 
     fda = FDA(pictures(1)[0], width=0.25, size=64, info=dict(steps=1))
     fda.device = 'cpu'
@@ -144,8 +144,8 @@ def test_explain(layer):
 )
 def test_resize_is_opencvs(size, shape):
     "Never off by more than one grey level, and that in few places."
-    from gfa_fastai.export import resize8
-    from gfa_fastai.frames import _resize
+    from gfa_fastai.use.export import resize8
+    from gfa_fastai.inputs.images import resize_square
 
     im = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     for im in (
@@ -155,14 +155,14 @@ def test_resize_is_opencvs(size, shape):
     ):
         got = resize8(torch.from_numpy(im).permute(2, 0, 1)[None], size)
         assert got.shape == (1, 3, size, size)
-        d = np.abs(got[0].permute(1, 2, 0).numpy() - _resize(im, size))
+        d = np.abs(got[0].permute(1, 2, 0).numpy() - resize_square(im, size))
         assert d.max() <= 1 and (d > 0).mean() < 0.02
 
 
 @pytest.mark.parametrize('shape', [(31, 31), (17, 64), (64, 17), (50, 40), (3, 5), (1, 1), (223, 223)])
 def test_growing_is_opencvs_to_the_byte(shape):
     "Bilinear enlargement is whole numbers on both sides, the first and last row among them."
-    from gfa_fastai.export import grow8
+    from gfa_fastai.use.export import grow8
 
     im = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     want = cv2.resize(im, (224, 224), interpolation=cv2.INTER_LINEAR)
@@ -182,12 +182,12 @@ def test_growing_is_opencvs_to_the_byte(shape):
 )
 def test_onnx_takes_any_size(onnx_file, frame, face, near):
     "Noise, and random weights: the hardest for the resizing in the graph. A side that shrinks by no whole number leaves some bytes one off (test_resize_is_opencvs)."
-    from gfa_fastai.frames import _resize
+    from gfa_fastai.inputs.images import resize_square
 
     auth, path = onnx_file
     rng = np.random.default_rng(1)
     x, y = (rng.integers(0, 256, (2, *s, 3), dtype=np.uint8) for s in (frame, face))
-    want = both_answers(auth.model, *(np.stack([_resize(o, 64) for o in p]) for p in (x, y)))
+    want = both_answers(auth.model, *(np.stack([resize_square(o, 64) for o in p]) for p in (x, y)))
     for a, b in zip(onnx_answers(open_onnx(path, 1), x, y), want):
         assert np.abs(a - b).max() < near
 

@@ -10,23 +10,19 @@ import torch.nn.functional as F
 from torch import nn
 
 from gfa_fastai import fda
+from gfa_fastai.adapt.fda import FDA, FDA_PRESETS, choose_target, gram_gap, mean_grams
 from gfa_fastai.fda import (
-    FDA,
-    FDA_PRESETS,
     FDALoss,
     LossNetwork,
     ShowTransfer,
     TransformNet,
     VGG19_BLOCKS,
-    choose_target,
     content_loss,
     domain_loss,
-    gram_gap,
     gram_matrix,
-    mean_grams,
     tv_loss,
 )
-from gfa_fastai.vgg import VGGFACE_MEAN, VGGFACE_STD, vgg16_trunk
+from gfa_fastai.inputs.weights import VGGFACE_MEAN, VGGFACE_STD, vgg16_trunk
 
 GEN = torch.Generator().manual_seed(0)
 
@@ -578,7 +574,7 @@ def test_terms_read_late_are_the_same(monkeypatch):
     "A GPU is asked for the terms every ten steps only: nothing is lost, the last steps neither."
 
     def rows(every):
-        monkeypatch.setattr(fda, '_Terms', lambda bar: real(bar, every))
+        monkeypatch.setattr(fda, 'FDATerms', lambda bar: real(bar, every))
         return FDA(faces(1, seed=5)[0], width=0.125, size=16).fit(faces(4), steps=7, bs=2, progress=False).terms
 
     real = fda._Terms

@@ -16,21 +16,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from gfa_fastai import frames as frames_module
-from gfa_fastai.datasets import read_folder
-from gfa_fastai.frames import (
-    MIN_SIDE,
-    choose_frames,
-    crop_face,
-    detect_face,
-    extract_frames,
-    face_counts,
-    frames_summary,
-    read_image,
-    smooth_boxes,
-    video_frames,
-    yunet_face,
-)
+from gfa_fastai.inputs import frames as frames_module
+from gfa_fastai.inputs.datasets import read_folder
+from gfa_fastai.inputs.images import MIN_SIDE, read_image
+from gfa_fastai.inputs.videos import choose_frames, video_frames
+from gfa_fastai.inputs.faces import crop_face, detect_face, yunet_face
+from gfa_fastai.inputs.frames import extract_frames, face_counts, frames_summary, smooth_boxes
 from gfa_fastai.samples import split_by_subject
 
 PHOTOS = Path(__file__).resolve().parents[2] / 'shared/data/nuaa_small'
@@ -388,7 +379,7 @@ def test_kill_leaves_whole_files(tmp_path, picture):
     paths = many(tmp_path / 'i', picture, 60, size=(640, 480))
     t = table(*paths, box='100 50 200 200')
     t.to_csv(tmp_path / 't.csv', index=False)
-    code = f'import pandas as pd\nfrom gfa_fastai.frames import extract_frames\nextract_frames(pd.read_csv({str(tmp_path / "t.csv")!r}), {str(tmp_path / "c")!r}, size=224, progress=False)'
+    code = f'import pandas as pd\nfrom gfa_fastai.inputs.frames import extract_frames\nextract_frames(pd.read_csv({str(tmp_path / "t.csv")!r}), {str(tmp_path / "c")!r}, size=224, progress=False)'
     child = subprocess.Popen([sys.executable, '-c', code], cwd=Path(__file__).resolve().parents[1])
     while child.poll() is None and len(stamps(tmp_path / 'c')) < 6:
         time.sleep(0.002)
@@ -1035,7 +1026,7 @@ def test_kill_among_videos(tmp_path):
         *(video(tmp_path / f'{i:02d}.mp4', moving(20, (320 + 2 * i, 240))) for i in range(12)), box='100 50 100 100'
     )
     t.to_csv(tmp_path / 't.csv', index=False)
-    code = f'import pandas as pd\nfrom gfa_fastai.frames import extract_frames\nextract_frames(pd.read_csv({str(tmp_path / "t.csv")!r}), {str(tmp_path / "c")!r}, size=160, progress=False)'
+    code = f'import pandas as pd\nfrom gfa_fastai.inputs.frames import extract_frames\nextract_frames(pd.read_csv({str(tmp_path / "t.csv")!r}), {str(tmp_path / "c")!r}, size=160, progress=False)'
     child = subprocess.Popen([sys.executable, '-c', code], cwd=Path(__file__).resolve().parents[1])
 
     def finished():
@@ -1092,7 +1083,7 @@ def test_real_photographs(tmp_path):
 
 def test_opencv_5_has_no_cascade(monkeypatch, picture):
     "Said with its remedy, wherever a face is looked for."
-    from gfa_fastai import quality
+    from gfa_fastai.use import quality
 
     for module in (frames_module, quality):
         monkeypatch.setattr(module, '_local', type('Local', (), {})())

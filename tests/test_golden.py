@@ -22,27 +22,33 @@ from fastai.callback.core import Callback, CancelFitException
 from fastai.torch_core import default_device
 from PIL import Image
 
-from gfa_fastai.adapt import AdaIN, ColourMatch, FourierSwap, LightFDA, Recompress, adain, fourier_swap, slice_grid
-from gfa_fastai.adapter import load_adapter
-from gfa_fastai.authenticate import FaceAuthenticator, both_answers, dev_thresholds, small_model
-from gfa_fastai.baselines import make_baseline
-from gfa_fastai.comparators import Comparator
+from gfa_fastai.adapt.methods import AdaIN, ColourMatch, FourierSwap, Recompress, adain, fourier_swap
+from gfa_fastai.adapt.light import LightFDA, slice_grid
+from gfa_fastai.adapt.adapter import load_adapter
+from gfa_fastai.use.authenticate import FaceAuthenticator, both_answers, dev_thresholds, small_model
+from gfa_fastai.compare.baselines import make_baseline
+from gfa_fastai.compare.comparators import Comparator
 from gfa_fastai.data import UNKNOWN, gfa_dataloaders
 from gfa_fastai.divergence import feature_divergence
-from gfa_fastai.evaluation import compare_systems, compare_thresholds, evaluate_scores, load_scores, save_scores
+from gfa_fastai.evaluation import compare_systems, compare_thresholds, evaluate_scores
+from gfa_fastai.inputs.tables import load_scores, save_scores
 from gfa_fastai.evaluation import score_samples, video_scores
-from gfa_fastai.fda import FDA, LossNetwork, TransformNet, content_loss, domain_loss, gram_matrix, tv_loss
-from gfa_fastai.frames import extract_frames
-from gfa_fastai.learner import GFALoss, fit_resumable, gfa_learner, terms_table
+from gfa_fastai.adapt.fda import FDA
+from gfa_fastai.fda import LossNetwork, TransformNet, content_loss, domain_loss, gram_matrix, tv_loss
+from gfa_fastai.inputs.frames import extract_frames
+from gfa_fastai.learner import GFALoss, gfa_learner, terms_table
+from gfa_fastai.train.checkpoint import fit_resumable
 from gfa_fastai.metrics import acer, apcer, apcer_per_pai, apcer_threshold, auc, bootstrap_subjects, bpcer
 from gfa_fastai.metrics import bpcer_at_apcer, eer, eer_threshold, far_frr, hter, paired_bootstrap, tpr_at_fpr
-from gfa_fastai.model import GFACNN, load_model, load_model_adapter, model_header, save_model, training_memory
-from gfa_fastai.recognition import embed, gallery_probe, similarity, verify_pairs
-from gfa_fastai.samples import load_samples, save_samples
+from gfa_fastai.model import GFACNN
+from gfa_fastai.inputs.models import load_model, load_model_adapter, model_header, save_model
+from gfa_fastai.train.memory import training_memory
+from gfa_fastai.compare.recognition import embed, gallery_probe, similarity, verify_pairs
+from gfa_fastai.inputs.tables import load_samples, save_samples
 from gfa_fastai.synth.benchmark import load_synthpad, make_synthpad, make_variants
 from gfa_fastai.synth.faces import EVEN, NEUTRAL, draw_clothes, identity, render_scene
 from gfa_fastai.tpc import entropic_confusion, mmd_loss, pairwise_confusion, paper_scale, tpc_loss
-from gfa_fastai.vgg import vgg16_trunk
+from gfa_fastai.inputs.weights import vgg16_trunk
 
 HERE = Path(__file__).resolve().parent
 FILES = HERE / 'golden'

@@ -37,15 +37,16 @@ from fastai.vision.all import (
 
 from gfa_fastai import learner as learner_module
 from gfa_fastai.data import UNKNOWN, gfa_dataloaders
-from gfa_fastai.frames import extract_frames
-from gfa_fastai.learner import spoof_accuracy, accuracy, RocAucBinary
+from gfa_fastai.inputs.frames import extract_frames
+from fastai.vision.all import accuracy
+from fastai.vision.all import RocAucBinary
+from gfa_fastai.learner import spoof_accuracy
 from gfa_fastai.learner import (
     CPUAutocast,
     GFALoss,
     HalveLR,
     SpoofEER,
     TrackTerms,
-    fit_resumable,
     gfa_learner,
     id_accuracy,
     on_head,
@@ -53,7 +54,9 @@ from gfa_fastai.learner import (
     terms_table,
     tf_adam,
 )
-from gfa_fastai.model import GFACNN, load_model, save_model
+from gfa_fastai.train.checkpoint import fit_resumable
+from gfa_fastai.model import GFACNN
+from gfa_fastai.inputs.models import load_model, save_model
 from gfa_fastai.synth.benchmark import make_synthpad
 
 matplotlib.use('agg')

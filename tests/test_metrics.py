@@ -5,7 +5,7 @@ from fractions import Fraction
 from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from gfa_fastai.metrics import *
-from gfa_fastai.metrics import _candidates, _rates, _resamples, _tally
+from gfa_fastai.metrics import _candidates, _rates, resample_counts, _tally
 
 GOLDEN = {
     'overlap': ([0.1, 0.2, 0.3, 0.45, 0.6], [0.4, 0.5, 0.7, 0.8, 0.9], 0.475, 0.2, 0.88),
@@ -283,7 +283,7 @@ def resampled_rows(subject, draw):
 @pytest.mark.parametrize('seed', range(4))
 def test_bootstrap_brute_force(seed):
     score, live, subject, pai = table(seed)
-    draws, t = _resamples(8, 300, seed), 0.3
+    draws, t = resample_counts(8, 300, seed), 0.3
     slow = pd.DataFrame(
         [slow_rates(score[i], live[i], pai[i], t) for i in (resampled_rows(subject, d) for d in draws)], columns=RATES
     )
@@ -352,7 +352,7 @@ def test_paired_bootstrap_brute_force(seed):
     score, live, subject, pai = table(seed)
     other = np.random.default_rng(9).normal(score, 0.5)
     got = paired_bootstrap(score, other, live, subject, 0.3, 0.4, pai, n=200, seed=seed)
-    rows = [resampled_rows(subject, d) for d in _resamples(8, 200, seed)]
+    rows = [resampled_rows(subject, d) for d in resample_counts(8, 200, seed)]
 
     def differences(i):
         return np.subtract(slow_rates(score[i], live[i], pai[i], 0.3), slow_rates(other[i], live[i], pai[i], 0.4))

@@ -13,18 +13,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from gfa_fastai import model as model_module
-from gfa_fastai.model import (
-    CLASSES,
-    GFACNN,
-    MODEL_FORMAT,
-    fc_head,
-    init_head,
-    load_model,
-    run_head,
-    save_model,
-    training_memory,
-)
-from gfa_fastai.vgg import VGGFACE_MEAN, VGGFACE_STD, vgg16_trunk
+from gfa_fastai.samples import CLASSES
+from gfa_fastai.model import GFACNN, fc_head, init_head, run_head
+from gfa_fastai.inputs.models import MODEL_FORMAT, load_model, save_model
+from gfa_fastai.train.memory import training_memory
+from gfa_fastai.inputs.weights import VGGFACE_MEAN, VGGFACE_STD, vgg16_trunk
 
 
 def slim(n_subjects=5, **kwargs):
@@ -304,7 +297,7 @@ def test_load_classifier(heads, n, filled):
 
 
 def test_load_classifier_dag_names_from_file(tmp_path):
-    from gfa_fastai.vgg import LAYER_NAMES
+    from gfa_fastai.model import LAYER_NAMES
 
     donor, m = slim(9), GFACNN(9, width=0.125, pool=2)
     state = {

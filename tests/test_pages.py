@@ -61,12 +61,12 @@ def test_explore_with_real_widgets(monkeypatch):
 
 def test_results_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    inside = pages.results_file('80_reproduce.csv')  # nothing lies here: the package's
+    inside = pages.results_file('reproduce.csv')
     assert inside.read_text(encoding='utf-8').startswith('weights,')
-    (tmp_path / '80_reproduce.csv').write_text('mine')
-    assert pages.results_file('80_reproduce.csv').read_text() == 'mine'
-    assert pages.results_file('paper/figure_6.csv').name == 'figure_6.csv'
-    with pytest.raises(FileNotFoundError, match='none.csv lies neither beside this notebook nor in the installed'):
+    (tmp_path / 'reproduce.csv').write_text('mine')
+    assert pages.results_file('reproduce.csv') == inside  # one place, whatever lies here
+    assert pages.results_file('none.csv', new=True).parent == inside.parent
+    with pytest.raises(FileNotFoundError, match='none.csv is not among the results'):
         pages.results_file('none.csv')
 
 

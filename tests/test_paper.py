@@ -8,14 +8,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PAPER = ROOT / 'nbs' / 'paper'
-SAMPLES = "from gfa_fastai.reproduce import read_data, with_splits\ndef samples(): return with_splits(read_data(['hall', 'door']))\n"
+SAMPLES = "from gfa_fastai.run.reproduce import read_data, with_splits\ndef samples(): return with_splits(read_data(['hall', 'door']))\n"
 OTHER = {  # page: (what its cell becomes, files that it makes)
     'table_4_cross': (
         SAMPLES + "DATA, VERSION, FILE, SIZE, STEPS = 'two doors', '1', Path('my_table_4.csv'), 48, 2\nSEEDS = 2",
         ['my_table_4.csv'],
     ),
     'table_2_3_intra': (
-        "from gfa_fastai.reproduce import read_data, with_splits\ndef protocol(number): return extract_frames(with_splits(read_data('hall')), WORK/'cache', size=SIZE, progress=False)\n"
+        "from gfa_fastai.run.reproduce import read_data, with_splits\ndef protocol(number): return extract_frames(with_splits(read_data('hall')), WORK/'cache', size=SIZE, progress=False)\n"
         "DATA, VERSION, FILE, SIZE, STEPS = 'a hall', '1', Path('my_table_3.csv'), 48, 2\nSEEDS = 2\nPROTOCOLS, HOME, TABLE_4 = {1: 'one', 2: 'two'}, 'two doors', Path('my_table_4.csv')",
         ['my_table_3.csv'],
     ),
@@ -30,7 +30,7 @@ OTHER = {  # page: (what its cell becomes, files that it makes)
         ['my_points.csv'],
     ),
     'figure_5': (
-        "from gfa_fastai.frames import extract_frames\nfrom gfa_fastai.reproduce import read_data, with_splits\n"
+        "from gfa_fastai.inputs.frames import extract_frames\nfrom gfa_fastai.run.reproduce import read_data, with_splits\n"
         "def samples(folder):\n    frames = extract_frames(with_splits(read_data(['hall', 'door'])), folder, size=48, spread=2, progress=False)\n    return frames.assign(path=frames.frame_path)\n"
         "NAMES, STEPS, DATA, VERSION, ROWS, MADE = ('hall', 'door'), 2, 'two doors', '1', Path('my_figure_5.csv'), Path('my_figure_5.json')",
         ['my_figure_5.csv'],
@@ -41,7 +41,7 @@ OTHER = {  # page: (what its cell becomes, files that it makes)
         ['my_roc.csv', 'my_table.csv'],
     ),
     'table_1_ablation': (
-        "from gfa_fastai.reproduce import read_data, with_splits\nROOTS = dict(data=['hall', 'door'])\nSOURCE, RUN, PULL = dict(ROOTS, preset='tiny', steps=2, seeds=2), WORK/'mine', (240, 512)\n"
+        "from gfa_fastai.run.reproduce import read_data, with_splits\nROOTS = dict(data=['hall', 'door'])\nSOURCE, RUN, PULL = dict(ROOTS, preset='tiny', steps=2, seeds=2), WORK/'mine', (240, 512)\n"
         "def samples(): return with_splits(read_data(**ROOTS))\nDATA, VERSION, PREFIX, TRAIN, SIZE, STEPS, SEEDS_MORE = 'two doors', '1', 'my_table_1', 'hall', 48, 2, 1\n"
         "SCORES, TERMS, OTHERS, CONTROLS, FLIPS = (Path(f'{PREFIX}_{n}.csv') for n in ('scores', 'terms', 'classical', 'controls', 'flips'))",
         [f'my_table_1_{n}.csv' for n in ('scores', 'terms', 'classical', 'controls', 'flips')],

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from gfa_fastai.evaluation import SCORE_COLUMNS, evaluate_scores, find_threshold, percent
-from gfa_fastai.protocols import (
+from gfa_fastai.compare.protocols import (
     OULU_FOLDS,
     evaluate_folds,
     evaluate_protocols,
@@ -133,7 +133,7 @@ def test_folds():
 
 
 def test_protocols_need_no_torch():
-    code = "import sys, gfa_fastai.protocols; print([m for m in ('torch', 'fastai') if m in sys.modules])"
+    code = "import sys, gfa_fastai.compare.protocols; print([m for m in ('torch', 'fastai') if m in sys.modules])"
     assert (
         subprocess.run(
             [sys.executable, '-c', code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from gfa_fastai.data import UNKNOWN
-from gfa_fastai.datasets import read_lfw_pairs
+from gfa_fastai.inputs.datasets import read_lfw_pairs
 from gfa_fastai.metrics import MIN_SUBJECTS
 from gfa_fastai.model import GFACNN
-from gfa_fastai.recognition import (
+from gfa_fastai.compare.recognition import (
     LAYERS,
     GalleryScores,
     IdentityLoss,

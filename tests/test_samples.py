@@ -11,13 +11,12 @@ from gfa_fastai.samples import (
     SPLITS,
     balance_flips,
     check_classes,
-    load_samples,
     sample_counts,
-    save_samples,
     split_by_subject,
     validate_samples,
-    writable_folder,
 )
+from gfa_fastai.inputs.tables import load_samples, save_samples
+from gfa_fastai.inputs.files import writable_folder
 
 
 def table(people=6, attacks=('print', 'replay', 'mask'), frames=2, names=None):

@@ -4,9 +4,11 @@ import os, subprocess, sys
 from functools import partial
 from pathlib import Path
 import cv2, numpy as np, pandas as pd, pytest, torch
-from gfa_fastai import cli, reproduce
-from gfa_fastai.model import GFACNN, load_model, save_model
-from gfa_fastai.reproduce import cut_pieces, own_shard, score_folder
+from gfa_fastai.run import cli
+from gfa_fastai.run import reproduce
+from gfa_fastai.model import GFACNN
+from gfa_fastai.inputs.models import load_model, save_model
+from gfa_fastai.run.score import cut_pieces, own_shard, score_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -190,7 +192,7 @@ def test_reproduce_is_one_process(tmp_path, monkeypatch, capsys):
 
 
 def launch(*args):
-    script = "import sys; from gfa_fastai.cli import gfa_train; sys.exit(gfa_train())"
+    script = "import sys; from gfa_fastai.run.cli import gfa_train; sys.exit(gfa_train())"
     (file := Path(args[1]) / 'start.py').write_text(script)
     env = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'PYTHONWARNINGS': 'ignore'}
     run = [

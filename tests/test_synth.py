@@ -21,7 +21,7 @@ from gfa_fastai.synth.faces import (
     _ALONG,
     _strand_noise,
 )
-from gfa_fastai.frames import detect_face
+from gfa_fastai.inputs.faces import detect_face
 
 
 def picture(seed, size=96, turn=0.08, **fixed):

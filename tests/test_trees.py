@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gfa_fastai.trees import (
+from gfa_fastai.inputs.trees import (
     IMAGES,
     VIDEOS,
     choose_listed,

@@ -15,14 +15,11 @@ import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
-from gfa_fastai import vgg
-from gfa_fastai.model import GFACNN, load_model, save_model
-from gfa_fastai.vgg import (
+from gfa_fastai.inputs import weights as vgg
+from gfa_fastai.model import GFACNN
+from gfa_fastai.inputs.models import load_model, save_model
+from gfa_fastai.inputs.weights import (
     CAFFE_MEAN,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    LAYER_NAMES,
-    VGG16_BLOCKS,
     VGGFACE_MEAN,
     VGGFACE_STD,
     fc_from_keras,
@@ -32,6 +29,7 @@ from gfa_fastai.vgg import (
     torchvision_names,
     vgg16_trunk,
 )
+from gfa_fastai.model import IMAGENET_MEAN, IMAGENET_STD, LAYER_NAMES, VGG16_BLOCKS
 
 CONVS = [n for n in LAYER_NAMES if n.startswith('conv')]
 
