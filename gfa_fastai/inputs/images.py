@@ -5,18 +5,20 @@
 # %% ../../nbs/engine/images.ipynb #3b9f13dc
 from __future__ import annotations
 import cv2
+import io
 import numpy as np
 import os
 import pandas as pd
 import torch
 import warnings
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 from pathlib import Path
 from torch import Tensor
+from .files import bytes_hash, write_bytes
 
 # %% auto #0
-__all__ = ['MIN_SIDE', 'MAX_PIXELS', 'as_rgb', 'read_image', 'resize_square', 'turn_image', 'as_array', 'as_batch', 'image_list',
-           'shrink_image', 'as_photo']
+__all__ = ['MIN_SIDE', 'MAX_PIXELS', 'as_rgb', 'read_image', 'write_png', 'resize_square', 'turn_image', 'as_array', 'as_batch',
+           'image_list', 'shrink_image', 'as_photo']
 
 # %% ../../nbs/engine/images.ipynb #c916e0f4
 MIN_SIDE = 16  # pixels; nothing can be learnt from less
@@ -55,6 +57,20 @@ def read_image(
     return image
 
 # %% ../../nbs/engine/images.ipynb #9f238826
+def write_png(
+    path,  # of the file
+    image,  # (H, W, 3) uint8
+    **text,  # fields to keep in the file
+) -> str:  # hash of the file; raises OSError
+    "Write a PNG with a checksum of its pixels."
+    info, data = PngImagePlugin.PngInfo(), io.BytesIO()
+    for k, v in dict(text, sha1=bytes_hash(image.tobytes())).items():
+        info.add_text(k, v)
+    Image.fromarray(image).save(data, 'PNG', pnginfo=info, compress_level=1)
+    write_bytes(path, data.getvalue())
+    return bytes_hash(data.getvalue())
+
+
 def resize_square(image, size):
     "To a square: area averaging for a side that gets smaller, bilinear for one that gets larger."
     H, W = image.shape[:2]
