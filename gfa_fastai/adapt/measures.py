@@ -23,7 +23,8 @@ def spatial_means(
 ) -> dict:  # layer -> (N, C) float64
     "Channel means over space, image by image."
     rows = [
-        {l: f.mean((2, 3)) for l, f in phi(as_batch([read_image(i)]).to(phi.mean.device), layers).items()} for i in images
+        {l: f.mean((2, 3)) for l, f in phi(as_batch([read_image(i)]).to(phi.mean.device), layers).items()}
+        for i in images
     ]
     return {l: torch.cat([r[l] for r in rows]).double().cpu() for l in layers}
 
