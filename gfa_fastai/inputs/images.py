@@ -5,21 +5,20 @@
 # %% ../../nbs/engine/images.ipynb #3b9f13dc
 from __future__ import annotations
 import cv2
+import io
 import numpy as np
 import os
 import pandas as pd
 import torch
 import warnings
-from PIL import Image, ImageOps
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from PIL import Image, ImageOps, PngImagePlugin
 from pathlib import Path
 from torch import Tensor
-from tqdm import tqdm
+from .files import bytes_hash, write_bytes
 
 # %% auto #0
-__all__ = ['MIN_SIDE', 'MAX_PIXELS', 'as_rgb', 'read_image', 'resize_square', 'turn_image', 'as_array', 'as_batch', 'image_list',
-           'shrink_image', 'tensor_batch', 'table_images', 'picture_batches', 'as_photo']
+__all__ = ['MIN_SIDE', 'MAX_PIXELS', 'as_rgb', 'read_image', 'write_png', 'resize_square', 'turn_image', 'as_array', 'as_batch',
+           'image_list', 'shrink_image', 'as_photo']
 
 # %% ../../nbs/engine/images.ipynb #c916e0f4
 MIN_SIDE = 16  # pixels; nothing can be learnt from less
@@ -58,6 +57,20 @@ def read_image(
     return image
 
 # %% ../../nbs/engine/images.ipynb #9f238826
+def write_png(
+    path,  # of the file
+    image,  # (H, W, 3) uint8
+    **text,  # fields to keep in the file
+) -> str:  # hash of the file; raises OSError
+    "Write a PNG with a checksum of its pixels."
+    info, data = PngImagePlugin.PngInfo(), io.BytesIO()
+    for k, v in dict(text, sha1=bytes_hash(image.tobytes())).items():
+        info.add_text(k, v)
+    Image.fromarray(image).save(data, 'PNG', pnginfo=info, compress_level=1)
+    write_bytes(path, data.getvalue())
+    return bytes_hash(data.getvalue())
+
+
 def resize_square(image, size):
     "To a square: area averaging for a side that gets smaller, bilinear for one that gets larger."
     H, W = image.shape[:2]
@@ -118,103 +131,6 @@ def shrink_image(image, size):
         return image
     to = max(size, round(w * k)), max(size, round(h * k))
     return np.asarray(Image.fromarray(image).resize(to, Image.Resampling.BOX if k < 1 else Image.Resampling.BILINEAR))
-
-# %% ../../nbs/engine/images.ipynb #f0d209a2
-def _picture(item, size):
-    "An image file, an (H, W, 3) uint8 array or a PIL image as an array; ValueError says what is wrong."
-    name = str(item) if isinstance(item, (str, Path)) else 'an image'
-    try:
-        image = (
-            read_image(item)
-            if isinstance(item, (str, Path))
-            else np.asarray(item.convert('RGB') if hasattr(item, 'convert') else item)
-        )
-    except ValueError as e:
-        raise ValueError(f'{name}: {e}') from None
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise ValueError(
-            f'{name}: {image.dtype} of shape {image.shape}; expected (H, W, 3) uint8 RGB, or pass a tensor (N, 3, H, W) in 0..1'
-        )
-    return image if size is None else resize_square(image, size)
-
-
-def _stack(items, size):
-    "A batch of pictures as one uint8 tensor (B, 3, H, W)."
-    pictures = [_picture(i, size) for i in items]
-    if len(shapes := sorted({p.shape[:2] for p in pictures})) > 1:
-        raise ValueError(
-            f'images of different sizes, as {shapes[0][0]}x{shapes[0][1]} and {shapes[-1][0]}x{shapes[-1][1]} pixels: give size=, the side in pixels to bring them to'
-        )
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
-
-
-def tensor_batch(x, size):
-    "Part of a tensor of images, checked."
-    if x.ndim != 4 or x.shape[1] != 3:
-        raise ValueError(f'images: expected a tensor (N, 3, H, W), got {tuple(x.shape)}')
-    if x.is_floating_point() and not (x.isfinite().all() and x.min() >= 0 and x.max() <= 1):
-        raise ValueError(
-            'images: floats must be finite and in 0..1; divide by 255, and leave the normalisation to this function'
-        )
-    if size is None or x.shape[2:] == (size, size):
-        return x
-    return torch.from_numpy(
-        np.stack([resize_square(np.ascontiguousarray(o), size) for o in x.permute(0, 2, 3, 1).cpu().numpy()])
-    ).permute(0, 3, 1, 2)
-
-
-def table_images(
-    images,  # as for picture_batches, or a samples table with face_path and frame_path
-    column: str = 'face_path',  # of the table
-) -> tuple:  # images for picture_batches, and who is on each (None where it is not known)
-    "Pictures and people of a samples table; other images as they are."
-    if not isinstance(images, pd.DataFrame):
-        return images, None
-    if column not in images:
-        raise ValueError(f'samples: column {column} missing. Run extract_frames on the table first.')
-    return images[column].tolist(), (
-        images['subject']
-        if 'dataset' not in images
-        else images['dataset'].astype(str) + '/' + images['subject'].astype(str)
-    ).tolist()
-
-# %% ../../nbs/engine/images.ipynb #f506e775
-def picture_batches(
-    images,  # (N, 3, H, W) tensor, uint8 or floats in 0..1; or a list of files, (H, W, 3) uint8 arrays or PIL images
-    bs: int = 64,  # images at a time
-    size: int | None = None,  # side in pixels to bring them to; None: as they are, all of one size
-    device='cpu',  # where the batches go
-    progress: bool = False,  # show a bar
-):  # yields float tensors (B, 3, H, W) in 0..1 on `device`; raises ValueError that names the image
-    "Batches of images; files are decoded by threads, a few batches ahead."
-    if not len(images):
-        raise ValueError('images: there are none. Check the folder or the filter that they came from.')
-    starts, workers = range(0, len(images), bs), min(8, os.cpu_count() or 1)
-    with (
-        ThreadPoolExecutor(workers) as pool,
-        tqdm(total=len(images), desc='images', disable=not progress, leave=False) as bar,
-    ):
-
-        def load(i):
-            return (
-                tensor_batch(images[i : i + bs], size)
-                if isinstance(images, Tensor)
-                else _stack(images[i : i + bs], size)
-            )
-
-        ahead, todo, shape = deque(), iter(starts), None
-        for i in starts:
-            while len(ahead) <= workers and (j := next(todo, None)) is not None:
-                ahead.append(pool.submit(load, j))
-            x = ahead.popleft().result()
-            if shape not in (None, x.shape[2:]):
-                raise ValueError(
-                    f'images of different sizes, as {tuple(shape)} and {tuple(x.shape[2:])} pixels: give size=, the side in pixels to bring them to'
-                )
-            shape = x.shape[2:]
-            x = x.to(device)
-            yield x if x.is_floating_point() else x.float() / 255
-            bar.update(len(x))
 
 # %% ../../nbs/engine/images.ipynb #6c2b7e0d
 MAX_PIXELS = 80e6  # of a picture; a phone's 50 megapixels pass
