@@ -507,14 +507,12 @@ class GFALearner(Learner):
         if isinstance(item, (tuple, list)) and len(item) == 2:
             from gfa_fastai.inputs.models import check_batch
 
-            return [check_batch(torch.as_tensor(o)[None], name)[0] for o, name in zip(item, ('frame', 'face'))]
-        if isinstance(item, Image.Image):
-            item = np.asarray(item.convert('RGB'))
-        if isinstance(item, (str, Path)):
-            try:
-                item = read_image(item)
-            except ValueError as e:
-                raise ValueError(f'{item}: {e}') from None
+            return [
+                check_batch(torch.as_tensor(o)[None], name)[0]
+                for o, name in zip(item, ('frame', 'face'))
+            ]
+        if isinstance(item, (Image.Image, str, Path)):
+            item = read_image(item)
         if not (
             isinstance(item, np.ndarray)
             and item.dtype == np.uint8

@@ -49,7 +49,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 def new_trunk(
     width: float = 1.0,  # multiplies every number of channels; 1 is VGG16
     blocks: tuple = VGG16_BLOCKS,  # channels of each convolution, block by block
-) -> nn.Sequential:  # with `width`, `out_channels`, `names` of its layers, `mean` and `std`
+) -> (
+    nn.Sequential
+):  # with `width`, `out_channels`, `names` of its layers, `mean` and `std`
     "The convolutions of VGG16 with random weights (Sec. 3.1)."
     layers, n_in = [], 3
     for block in blocks:
@@ -136,7 +138,11 @@ class GFACNN(nn.Module):
         self.register_buffer('mean', torch.tensor(self.trunk.mean).view(1, 3, 1, 1))
         self.register_buffer('std', torch.tensor(self.trunk.std).view(1, 3, 1, 1))
         self.config = dict(
-            n_subjects=n_subjects, width=width, fc_dim=fc_dim, dropout=dropout, pool=pool
+            n_subjects=n_subjects,
+            width=width,
+            fc_dim=fc_dim,
+            dropout=dropout,
+            pool=pool,
         )
 
     def features(self, x: Tensor) -> Tensor:
@@ -158,11 +164,15 @@ class GFACNN(nn.Module):
         ident, _ = run_head(self.id_head, x_face)
         return spoof, ident, psi
 
-    def spoof(self, frame: Tensor) -> tuple:  # logits (B, 2) in the order of `CLASSES`, psi
+    def spoof(
+        self, frame: Tensor
+    ) -> tuple:  # logits (B, 2) in the order of `CLASSES`, psi
         "Anti-spoofing alone."
         return run_head(self.spoof_head, self.features(frame))
 
-    def identify(self, face: Tensor) -> tuple:  # logits (B, n_subjects), embedding (B, fc_dim)
+    def identify(
+        self, face: Tensor
+    ) -> tuple:  # logits (B, n_subjects), embedding (B, fc_dim)
         "Recognition alone; the embedding is FC2 of the recognition head."
         return run_head(self.id_head, self.features(face))
 

@@ -64,7 +64,13 @@ def save_model(
     return path
 
 # %% ../../nbs/engine/models.ipynb #d1b2c3e4
-CONFIG = ('n_subjects', 'width', 'fc_dim', 'dropout', 'pool')  # what `model.config` has; version 1 wrote mean and std there too
+CONFIG = (
+    'n_subjects',
+    'width',
+    'fc_dim',
+    'dropout',
+    'pool',
+)  # what `model.config` has; version 1 wrote mean and std there too
 
 
 ADAPTER = 'adapter.file'  # the tensor that holds a saved adapter, byte by byte
@@ -191,9 +197,7 @@ def check_batch(
             'channels come second, and a single image needs x[None]'
         )
     if min(x.shape[2:]) < 32:
-        raise ValueError(
-            f'{name}: images of {x.shape[2]}x{x.shape[3]} px, but five poolings need 32 px: resize them'
-        )
+        raise ValueError(f'{name}: images of {x.shape[2]}x{x.shape[3]} px, but five poolings need 32 px: resize them')
     if not x.is_floating_point():
         raise ValueError(f'{name}: images of {x.dtype}, expected floats in 0..1: pass x.float()/255')
     low, high = (x.min().item(), x.max().item()) if len(x) else (0, 0)
