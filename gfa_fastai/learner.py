@@ -298,9 +298,10 @@ def _check(dls, model, loss, halve_every):
         raise ValueError(
             f'gfa_learner: dls is {type(dls).__name__}. Make it with gfa_dataloaders.'
         )
-    if not hasattr(loss, 'weights'):
+    if not hasattr(loss, 'weights') or loss.tpc_func.reduction == 'none':
         raise ValueError(
-            f'gfa_learner: loss is {loss!r}. Give a GFALoss, or None for the paper\'s.'
+            f'gfa_learner: loss is {loss!r}. Give a GFALoss whose TPC has a sum or a '
+            'mean, or None for the paper\'s.'
         )
     if halve_every < 1:
         raise ValueError(

@@ -16,7 +16,7 @@ with warnings.catch_warnings():
     from fastai.vision.all import *
 
 from .baselines import score_units
-from ..data import load_frame, table_rows
+from ..data import LoadImage, table_rows
 from ..evaluation import SCORE_COLUMNS, validate_scores
 from ..inputs.images import read_image
 from ..learner import HalveLR, tf_adam
@@ -115,7 +115,8 @@ def _depth_map(row):
 
 def _pictures(rows):
     "Frames as one tensor (N, 3, H, W) uint8; raises ValueError."
-    arrays = [np.asarray(load_frame(r)) for r in rows]
+    load = LoadImage('frame_path')
+    arrays = [np.asarray(load(r)) for r in rows]
     if len(sizes := sorted({a.shape[:2] for a in arrays})) > 1:
         raise ValueError(
             f'samples: frames of {len(sizes)} sizes ({sizes[0]}, {sizes[1]}). extract_frames brings them to one.'

@@ -13,6 +13,7 @@ with warnings.catch_warnings():
     from fastai.vision.all import *
 
 from ..learner import GFALearner, HalveLR
+from .memory import recompute_trunk
 from .precision import set_precision
 
 # %% auto #0
@@ -158,7 +159,7 @@ def guarded(
     if precision is not None:
         set_precision(learn, precision)
     if recompute:
-        learn.model.recompute = True
+        recompute_trunk(learn.model)
     if compiled:
         learn.model.compile(backend='inductor' if compiled is True else compiled)
     return learn
