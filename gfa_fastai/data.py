@@ -199,11 +199,6 @@ class PairLoaders(DataLoaders):
 # %% ../nbs/07_data.ipynb #ffbe12a0
 def _training_table(samples, bs, flips, flip_classes):
     "Checked training and development rows, with flipped copies; raises ValueError."
-    if not isinstance(samples, pd.DataFrame):
-        raise ValueError(
-            f'gfa_dataloaders: samples is {type(samples).__name__}; '
-            'give a samples table (pandas) as extract_frames makes it.'
-        )
     df = validate_samples(samples)
     used = (df['split'] != 'test') & (df['role'] == 'probe')
     df = check_classes(df[used].reset_index(drop=True), ('train', 'dev'))
