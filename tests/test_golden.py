@@ -289,7 +289,7 @@ def golden_scores():
         again=again['score'].head(4).tolist(),
         live_score=model.live_score(x),
         thresholds={k: meta['thresholds'][k]['points'] for k in ('live', 'similarity')},
-        config=model.config | {k: tuple(getattr(model, k).flatten().tolist()) for k in ("mean", "std")},
+        config=model_header(small_model())['config'],
     )
 
 
