@@ -242,6 +242,8 @@ class SpoofEER(Metric):
 
     @property
     def value(self):
+        if not self.scores:
+            return None
         scores = torch.cat(self.scores).numpy()
         live = torch.cat(self.labels).numpy() == 1
         if live.all() or not live.any() or not np.isfinite(scores).all():
@@ -292,8 +294,8 @@ class GFALearner(Learner):
         return self.dls.test_dl(samples, **kwargs)
 
 # %% ../nbs/08_learner.ipynb #64724b18
-def _check(dls, model, loss, halve_every):
-    "ValueError for what does not go together."
+def _check(dls, loss, halve_every):
+    "ValueError for what cannot be trained with."
     if not hasattr(dls, 'vocab'):
         raise ValueError(
             f'gfa_learner: dls is {type(dls).__name__}. Make it with gfa_dataloaders.'
@@ -308,6 +310,10 @@ def _check(dls, model, loss, halve_every):
             f'gfa_learner: halve_every is {halve_every}; it is a number of steps, '
             '1 or more.'
         )
+
+
+def _check_people(model, dls):
+    "ValueError for a network of other people."
     people = model.config['n_subjects']
     if people != len(dls.vocab):
         raise ValueError(
@@ -327,14 +333,15 @@ def gfa_learner(
     **kwargs,  # for Learner: path, metrics, opt_func, wd, moms ...
 ) -> GFALearner:
     "The two-headed network with the paper's loss, optimiser and schedule."
+    loss = loss or GFALoss()
+    _check(dls, loss, halve_every)
     if seed is not None:
         set_seed(seed)
         dls.train.rng = random.Random(seed)
     settings = dict(getattr(model, 'keywords', {}), seed=seed)
     if not isinstance(model, nn.Module):
         model = (model or GFACNN)(len(dls.vocab))
-    loss = loss or GFALoss()
-    _check(dls, model, loss, halve_every)
+    _check_people(model, dls)
     loss.bs = dls.train.bs
     model.to(dls.device).trunk.to(memory_format=torch.channels_last)
     defaults = dict(
