@@ -17,47 +17,11 @@ with warnings.catch_warnings():
     from fastai.learner import Learner
     from fastai.optimizer import OptimWrapper
 
-<<<<<<< HEAD
 from .model import IMAGENET_MEAN, IMAGENET_STD
 
 # %% auto #0
-__all__ = ['JOHNSON', 'GAIN', 'vgg_names', 'LossNetwork', 'full_precision', 'content_loss', 'gram_matrix', 'domain_loss', 'conv',
-           'UpConv', 'normed', 'Residual', 'TransformNet', 'tv_loss', 'FDALoss', 'natural_lambdas', 'fda_learner']
-
-# %% ../nbs/06_fda.ipynb #9232b681
-def vgg_names(
-    trunk: nn.Sequential,  # convolutions, ReLUs and poolings of a VGG
-) -> list:  # a name for each layer: 'conv1_1', 'relu1_1', ..., 'pool5'
-    "The names of a VGG's layers in the field."
-    names, block, conv = [], 1, 0
-    for layer in trunk:
-        if isinstance(layer, nn.Conv2d):
-            conv += 1
-            names.append(f'conv{block}_{conv}')
-        elif isinstance(layer, nn.ReLU):
-            names.append(f'relu{block}_{conv}')
-        else:
-            names.append(f'pool{block}')
-            block, conv = block + 1, 0
-    return names
-=======
-from .inputs.images import as_batch, read_image, shrink_image
-from .inputs.weights import VGG19_BLOCKS, loss_trunk
-from gfa_fastai.model import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    VGG16_BLOCKS,
-    layer_names,
-)
-
-# %% auto #0
-__all__ = ['LOSS_ARCHS', 'NORMS', 'GAIN', 'JOHNSON', 'FDA_PRECISIONS', 'LossNetwork', 'full_precision', 'no_autocast',
-           'content_loss', 'gram_matrix', 'domain_loss', 'pad_edges', 'TransformNet', 'tv_loss', 'FDALoss',
-           'RandomCrops', 'cast_context', 'BF16Forward', 'FDATerms', 'ShowTransfer', 'fda_learner']
-
-# %% ../nbs/06_fda.ipynb #9232b681
-LOSS_ARCHS = dict(vgg16=VGG16_BLOCKS, vgg19=VGG19_BLOCKS)
->>>>>>> main
+__all__ = ['JOHNSON', 'GAIN', 'LossNetwork', 'full_precision', 'content_loss', 'gram_matrix', 'domain_loss', 'conv', 'UpConv',
+           'normed', 'Residual', 'TransformNet', 'tv_loss', 'FDALoss', 'natural_lambdas', 'fda_learner']
 
 # %% ../nbs/06_fda.ipynb #6836f651
 class LossNetwork(nn.Module):
@@ -65,40 +29,13 @@ class LossNetwork(nn.Module):
 
     def __init__(
         self,
-        trunk: nn.Sequential,  # of a VGG; where it has `mean` and `std`, they are the scale of its input
+        trunk: nn.Sequential,  # as `new_trunk` makes it, with `names`, `mean` and `std`
     ):
         super().__init__()
-<<<<<<< HEAD
         self.trunk = copy.deepcopy(trunk).eval().requires_grad_(False)
-        self.names = vgg_names(trunk)
-        mean = getattr(trunk, 'mean', IMAGENET_MEAN)
-        std = getattr(trunk, 'std', IMAGENET_STD)
-        self.register_buffer('mean', torch.tensor(mean).view(1, 3, 1, 1))
-        self.register_buffer('std', torch.tensor(std).view(1, 3, 1, 1))
-=======
-        if arch not in LOSS_ARCHS:
-            raise ValueError(
-                f'LossNetwork: arch {arch!r} is not known, choose one of {", ".join(LOSS_ARCHS)}'
-            )
-        if width is None:
-            width = 0.25 if weights in ('small', None) else 1.0
-        self.config = dict(
-            weights=weights if weights is None else str(weights),
-            arch=arch,
-            width=float(width),
-            mean=tuple(map(float, mean)),
-            std=tuple(map(float, std)),
-            seed=int(seed),
-        )
-        self.trunk = loss_trunk(weights, arch, width, seed)
-        self.index = layer_names(LOSS_ARCHS[arch])
-        for name in ('mean', 'std'):
-            self.register_buffer(name, torch.tensor(self.config[name]).view(1, 3, 1, 1))
-        self.eval().requires_grad_(False)
-
-    def train(self, mode=True):
-        return super().train(False)  # (nothing here is ever trained)
->>>>>>> main
+        self.names = trunk.names
+        self.register_buffer('mean', torch.tensor(trunk.mean).view(1, 3, 1, 1))
+        self.register_buffer('std', torch.tensor(trunk.std).view(1, 3, 1, 1))
 
     def forward(
         self,

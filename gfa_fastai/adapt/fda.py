@@ -14,8 +14,6 @@ import warnings
 from fastcore.basics import patch
 from pathlib import Path
 from torch import nn
-from torchvision.models import VGG19_Weights
-from torchvision.models.vgg import cfgs, make_layers
 from tqdm import tqdm
 
 with warnings.catch_warnings():
@@ -28,43 +26,14 @@ from .fast import fast_form
 from ..fda import FDALoss, JOHNSON, LossNetwork, TransformNet, fda_learner, gram_matrix, natural_lambdas
 from ..inputs.files import bytes_hash
 from ..inputs.images import as_batch, image_list, read_image, shrink_image
-from ..inputs.weights import load_trunk, read_weights, vgg16_trunk
+from ..inputs.weights import loss_trunk
 from ..train.checkpoint import load_checkpoint, save_checkpoint
 
 # %% auto #0
-__all__ = ['ARCHITECTURES', 'FDA_PRESETS', 'PRECISIONS', 'ROUND', 'new_loss_network', 'choose_target', 'RandomCrops', 'FitLog',
-           'Rounds', 'autocast', 'BF16Forward', 'from_small', 'FDA', 'mean_grams', 'gram_gap']
+__all__ = ['FDA_PRESETS', 'PRECISIONS', 'ROUND', 'new_loss_network', 'choose_target', 'RandomCrops', 'FitLog', 'Rounds',
+           'autocast', 'BF16Forward', 'from_small', 'FDA', 'mean_grams', 'gram_gap']
 
-# %% ../../nbs/engine/adapt_fda.ipynb #d903c6ac
-ARCHITECTURES = ('vgg16', 'vgg19')
-
-
-def _vgg19_trunk(width, weights):
-    "The convolutions of VGG19."
-    channels = [c if c == 'M' else max(1, round(c * width)) for c in cfgs['E']]
-    trunk = make_layers(channels)
-    for layer in trunk:
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, mode='fan_out', nonlinearity='relu')
-            nn.init.zeros_(layer.bias)
-    if weights is None:
-        return trunk
-    if weights == 'small':
-        raise ValueError("the shipped small trunk is a VGG16: use arch='vgg16', or weights='imagenet', a path or None")
-    if weights != 'imagenet':
-        return load_trunk(trunk, read_weights(weights), str(weights))
-    if width != 1:
-        raise ValueError(f"weights='imagenet' fit width 1 only, got width={width}")
-    try:
-        state = VGG19_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True, weights_only=True)
-    except OSError as e:
-        raise ConnectionError(
-            f'could not download {VGG19_Weights.IMAGENET1K_V1.url} ({e}): connect once, or fetch that file elsewhere '
-            "and pass its path; weights='small' with arch='vgg16' needs no download"
-        ) from None
-    return load_trunk(trunk, state, 'imagenet')
-
-
+# %% ../../nbs/engine/adapt_fda.ipynb #12717c72
 def new_loss_network(
     weights='small',  # 'small', 'imagenet', the path of a file, or None: random
     arch: str = 'vgg16',  # or 'vgg19'
@@ -74,13 +43,7 @@ def new_loss_network(
     seed: int = 0,  # of random weights
 ) -> LossNetwork:  # raises ValueError, FileNotFoundError, ConnectionError
     "A loss network from its settings."
-    if arch not in ARCHITECTURES:
-        raise ValueError(f'loss network: arch {arch!r} is not known, choose one of {", ".join(ARCHITECTURES)}')
-    if width is None:
-        width = 0.25 if weights in ('small', None) else 1.0
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        trunk = vgg16_trunk(width, weights) if arch == 'vgg16' else _vgg19_trunk(width, weights)
+    trunk = loss_trunk(weights, arch, width, seed)
     if mean is not None:
         trunk.mean = tuple(map(float, mean))
     if std is not None:
@@ -275,7 +238,7 @@ class Rounds(Callback):
         self.log.rows = state['terms']
         return state['rounds']
 
-# %% ../../nbs/engine/adapt_fda.ipynb #2f9a51e1
+# %% ../../nbs/engine/adapt_fda.ipynb #da583b79
 PRECISIONS = dict(fp32=None, bf16=torch.bfloat16, fp16=torch.float16)
 
 

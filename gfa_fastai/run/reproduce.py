@@ -462,7 +462,7 @@ def fit_fda(
     progress: bool = True,  # show a bar
 ):  # FDA of `fda`, kept in out/fda
     "FDA of a training set: fitted on the frames of its training people, and its target is one of them."
-    from gfa_fastai.adapt.media import make_adapter
+    from gfa_fastai.adapt.by_name import make_adapter
 
     own = frames[(frames['dataset'] == train) & (frames['split'] == 'train') & (frames['role'] == 'probe')]
     return make_adapter(
