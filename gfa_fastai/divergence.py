@@ -13,7 +13,7 @@ from scipy.linalg import qr, svdvals
 from sklearn.metrics import pairwise_distances
 from sklearn.metrics.pairwise import rbf_kernel
 from torch import Tensor, nn
-from .inputs.images import picture_batches, table_images
+from .inputs.batches import picture_batches
 from .metrics import LINES, get_axes
 from .model import GFACNN, IMAGENET_MEAN, IMAGENET_STD, LAYER_NAMES
 from .pages import PALETTE
@@ -223,8 +223,10 @@ def channel_stats(
     progress: bool = False,  # show a bar
 ) -> ChannelStats:  # raises ValueError
     "Means and variances of every channel of all layers, in one pass and in memory that does not grow with the images."
-    images, people = table_images(images, column)
-    who, names, by = _groups(images, people if subjects is None else subjects, seed)
+    batches = picture_batches(images, bs, size, column, progress)
+    who, names, by = _groups(
+        batches.images, batches.subjects if subjects is None else subjects, seed
+    )
     modules, run, device, was = (
         find_layers(net, layers),
         _runner(net, mean, std),
@@ -235,7 +237,8 @@ def channel_stats(
     net.eval()
     try:
         with channel_hooks(modules) as means:
-            for x in picture_batches(images, bs, size, device, progress):
+            for x in batches:
+                x = x.to(device)
                 run(x)
                 f = torch.cat([means[k] for k in modules], 1)
                 home = (
@@ -570,10 +573,8 @@ def channel_means(
     net.eval()
     try:
         with channel_hooks(modules) as means:
-            for x in picture_batches(
-                table_images(images, column)[0], bs, size, next(net.parameters()).device
-            ):
-                run(x)
+            for x in picture_batches(images, bs, size, column):
+                run(x.to(next(net.parameters()).device))
                 for k in modules:
                     out[k].append(means[k].cpu())
     finally:

@@ -33,7 +33,7 @@ from gfa_fastai.divergence import (
     pool_groups,
     symmetric_kl,
 )
-from gfa_fastai.inputs.images import picture_batches
+from gfa_fastai.inputs.batches import picture_batches
 from gfa_fastai.model import GFACNN
 from gfa_fastai.model import IMAGENET_MEAN, IMAGENET_STD, LAYER_NAMES
 from gfa_fastai.inputs.weights import vgg16_trunk
@@ -302,61 +302,10 @@ def test_half_precision_features_are_averaged_in_float32():
     assert f.dtype == np.float32 and len(np.unique(f.astype(np.float16))) <= len(np.unique(f))
 
 
-# -- images
+# -- bad input
 
 
-@pytest.fixture
-def folder(tmp_path):
-    rng = np.random.default_rng(0)
-    for i in range(5):
-        cv2.imwrite(str(tmp_path / f'{i}.png'), rng.integers(0, 255, (32, 32, 3), np.uint8))
-    return [str(tmp_path / f'{i}.png') for i in range(5)]
-
-
-def test_files_arrays_tensors_and_tables_are_the_same(folder):
-    arrays = [cv2.imread(p)[..., ::-1] for p in folder]
-    tensor = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
-    table = pd.DataFrame(dict(face_path=folder, subject=list('abcde'), dataset='d'))
-    net = slim()
-    want = channel_means(net, tensor.float() / 255, 'relu1_1')['relu1_1']
-    for x in (folder, [Path(p) for p in folder], arrays, tensor, table):
-        np.testing.assert_allclose(channel_means(net, x, 'relu1_1')['relu1_1'], want, atol=1e-6)
-    assert channel_stats(net, table).groups == [f'd/{s}' for s in 'abcde']
-
-
-@pytest.mark.parametrize('n,bs', [(5, 1), (5, 2), (5, 5), (23, 1)])
-def test_batches_come_in_order(n, bs):
-    x = [np.full((4, 4, 3), i, np.uint8) for i in range(n)]
-    got = torch.cat(list(picture_batches(x, bs)))
-    assert (got[:, 0, 0, 0] * 255).round().int().tolist() == list(range(n))
-
-
-def test_resized(folder):
-    assert next(picture_batches(folder, size=48)).shape == (5, 3, 48, 48)
-    assert next(picture_batches(images(2), size=48)).shape == (2, 3, 48, 48)
-
-
-@pytest.mark.parametrize(
-    'bad,match',
-    [
-        ([], 'there are none'),
-        (['none.png', 'none2.png'], 'none.png: the file does not exist'),
-        ([np.zeros((4, 4), np.uint8)] * 2, r'uint8 of shape \(4, 4\)'),
-        ([np.zeros((32, 32, 3), np.uint8), np.zeros((40, 32, 3), np.uint8)], 'as 32x32 and 40x32 pixels: give size='),
-        (torch.zeros(4, 1, 32, 32), 'expected a tensor'),
-        (torch.full((4, 3, 32, 32), 255.0), 'in 0..1'),
-        (torch.full((4, 3, 32, 32), float('nan')), 'finite'),
-    ],
-)
-def test_images_that_are_none(bad, match):
-    with pytest.raises(ValueError, match=match):
-        list(picture_batches(bad))
-
-
-def test_sizes_that_differ_between_batches_and_domains():
-    mixed = [np.zeros((s, s, 3), np.uint8) for s in (32, 32, 40, 40)]
-    with pytest.raises(ValueError, match='different sizes'):
-        list(picture_batches(mixed, bs=2))
+def test_images_of_other_sizes_are_refused():
     with pytest.raises(ValueError, match='would measure their size'):
         feature_divergence(slim(), images(4), images(4, 48))
 

@@ -8,9 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from gfa_fastai.use import export
+from gfa_fastai.inputs.images import resize_square
 from gfa_fastai.use.authenticate import FaceAuthenticator, both_answers
-from gfa_fastai.use.export import Answers8, explain, export_onnx, export_torch, onnx_answers, open_onnx
+from gfa_fastai.use.export import (
+    PictureNetwork,
+    explain,
+    export_onnx,
+    linear_resize,
+    onnx_answers,
+    open_onnx,
+    resize_in_graph,
+)
 from gfa_fastai.model import GFACNN
 
 
@@ -57,17 +65,6 @@ def test_onnx_says_how_it_is_to_be_used(onnx_file):
     assert [p.name for p in path.parent.iterdir()] == ['m.onnx']
 
 
-@pytest.mark.parametrize('precision, near', [('fp16', 0.01), ('int8', 0.05)])
-def test_smaller_variants(onnx_file, tmp_path, precision, near):
-    auth, path = onnx_file
-    small = export_onnx(auth, tmp_path / 's.onnx', precision)
-    x, y = pictures(4), pictures(4, 1)
-    got, want = onnx_answers(open_onnx(small), x, y), both_answers(auth.model, x, y)
-    assert np.abs(got[0] - want[0]).max() < near and (got[1] * want[1]).sum(1).min() > 1 - near
-    assert small.stat().st_size < 0.6 * path.stat().st_size and [p.name for p in tmp_path.iterdir()] == ['s.onnx']
-    assert next(auth.model.parameters()).dtype == torch.float32
-
-
 def test_adaptation_is_in_the_graph():
     from gfa_fastai.adapt.methods import Recompress
     from gfa_fastai.adapt.fda import FDA
@@ -78,20 +75,11 @@ def test_adaptation_is_in_the_graph():
     auth, x, y = authenticator(fda), pictures(3), pictures(3, 1)
     want = both_answers(auth.model, np.stack(fda.run(list(x))), y)
     with torch.no_grad():
-        got = Answers8(auth)(torch.from_numpy(x), torch.from_numpy(y))
+        got = PictureNetwork(auth)(torch.from_numpy(x), torch.from_numpy(y))
     for a, b in zip(got, want):
         assert np.abs(a.numpy() - b).max() < 1e-3  # a rounding at the half may go the other way
     with pytest.raises(ValueError, match='Recompress is no network'):
         export_onnx(authenticator(Recompress(80)), 'never.onnx')
-
-
-def test_torch_export(tmp_path):
-    auth, x, y = authenticator(), pictures(5), pictures(5, 1)
-    program = torch.export.load(export_torch(auth, tmp_path / 'm.pt2')).module()
-    with torch.no_grad():
-        got = program(torch.from_numpy(x), torch.from_numpy(y))
-    for a, b in zip(got, both_answers(auth.model, x, y)):
-        assert np.abs(a.numpy() - b).max() < 1e-5
 
 
 def test_what_is_not_installed(monkeypatch, tmp_path):
@@ -110,8 +98,6 @@ def test_bad_files(onnx_file, tmp_path):
         open_onnx(tmp_path / 'm.onnx')
     with pytest.raises(FileNotFoundError, match='no model at'):
         open_onnx(tmp_path / 'none.onnx')
-    with pytest.raises(ValueError, match="precision 'fp8' is not known"):
-        export_onnx(onnx_file[0], tmp_path / 'x.onnx', 'fp8')
 
 
 @pytest.mark.parametrize('layer', ['relu3_3', 'relu5_3'])
@@ -144,16 +130,13 @@ def test_explain(layer):
 )
 def test_resize_is_opencvs(size, shape):
     "Never off by more than one grey level, and that in few places."
-    from gfa_fastai.use.export import resize8
-    from gfa_fastai.inputs.images import resize_square
-
     im = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     for im in (
         im,
         np.full_like(im, 255),
         np.tile(np.linspace(0, 255, shape[1]).astype(np.uint8)[None, :, None], (shape[0], 1, 3)),
     ):
-        got = resize8(torch.from_numpy(im).permute(2, 0, 1)[None], size)
+        got = resize_in_graph(torch.from_numpy(im).permute(2, 0, 1)[None], size)
         assert got.shape == (1, 3, size, size)
         d = np.abs(got[0].permute(1, 2, 0).numpy() - resize_square(im, size))
         assert d.max() <= 1 and (d > 0).mean() < 0.02
@@ -162,11 +145,11 @@ def test_resize_is_opencvs(size, shape):
 @pytest.mark.parametrize('shape', [(31, 31), (17, 64), (64, 17), (50, 40), (3, 5), (1, 1), (223, 223)])
 def test_growing_is_opencvs_to_the_byte(shape):
     "Bilinear enlargement is whole numbers on both sides, the first and last row among them."
-    from gfa_fastai.use.export import grow8
-
     im = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     want = cv2.resize(im, (224, 224), interpolation=cv2.INTER_LINEAR)
-    assert np.array_equal(grow8(torch.from_numpy(im).permute(2, 0, 1)[None], 224)[0].permute(1, 2, 0).numpy(), want)
+    assert np.array_equal(
+        linear_resize(torch.from_numpy(im).permute(2, 0, 1)[None], 224)[0].permute(1, 2, 0).numpy(), want
+    )
 
 
 @pytest.mark.parametrize(
@@ -182,8 +165,6 @@ def test_growing_is_opencvs_to_the_byte(shape):
 )
 def test_onnx_takes_any_size(onnx_file, frame, face, near):
     "Noise, and random weights: the hardest for the resizing in the graph. A side that shrinks by no whole number leaves some bytes one off (test_resize_is_opencvs)."
-    from gfa_fastai.inputs.images import resize_square
-
     auth, path = onnx_file
     rng = np.random.default_rng(1)
     x, y = (rng.integers(0, 256, (2, *s, 3), dtype=np.uint8) for s in (frame, face))
@@ -214,6 +195,6 @@ def test_small_model_by_onnx_from_whole_pictures(tmp_path):
         )[0]
         photo, side = (255 * np.clip(linear, 0, 1) ** (1 / 2.2)).round().astype(np.uint8), h // 2
         crop = photo[h // 5 : h // 5 + side, w // 2 - side // 2 : w // 2 - side // 2 + side]
-        frame, face = (np.stack([export._resize(p, auth.size)]) for p in (photo, crop))
+        frame, face = (np.stack([resize_square(p, auth.size)]) for p in (photo, crop))
         for a, b in zip(onnx_answers(session, photo[None], crop[None]), both_answers(auth.model, frame, face)):
             assert np.abs(a - b).max() < 1e-4

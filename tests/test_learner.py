@@ -54,7 +54,7 @@ from gfa_fastai.learner import (
     terms_table,
     tf_adam,
 )
-from gfa_fastai.train.checkpoint import fit_resumable
+from gfa_fastai.train.checkpoint import fit_resumable, load_checkpoint, save_checkpoint
 from gfa_fastai.model import GFACNN
 from gfa_fastai.inputs.models import load_model, save_model
 from gfa_fastai.synth.benchmark import make_synthpad
@@ -525,8 +525,8 @@ def test_killed_and_resumed_is_undisturbed(new, tmp_path, kind):
         : 3 if kind == 'workers' else 5
     ]:
         assert in_child(new, tmp_path / 'run.pt', kill, kw) == -signal.SIGKILL, kill
-        if kill[0] == 'save':
-            assert (tmp_path / 'run.pt.part').stat().st_size == 5000  # and the checkpoint before it is whole
+        if kill[0] == 'save':  # and the checkpoint before it is whole
+            assert [p.stat().st_size for p in tmp_path.glob('.part-*run.pt')] == [5000]
     assert fingerprint(*run(new, tmp_path / 'run.pt', **kw)) == want
     assert sorted(p.name for p in tmp_path.iterdir() if p.is_file()) == ['run.pt', 'whole.pt']
 
@@ -663,6 +663,65 @@ def test_damaged_checkpoint_is_put_aside(new, tmp_path, capsys, damage):
         'run.pt is no whole checkpoint' in capsys.readouterr().out
         and (tmp_path / 'run.pt.damaged').read_bytes() == broken
     )
+
+
+STATE = dict(
+    weights=dict(a=torch.arange(6.0).view(2, 3), b=torch.tensor(3), c=torch.ones(2).bfloat16()),
+    done=(1, 2),
+    rows=[[0.1, None], [1 / 3, 2]],
+    name='x',
+)
+
+
+def test_checkpoint_comes_back(tmp_path):
+    path = tmp_path / 'folder' / 'c.pth'
+    assert load_checkpoint(path, {}) is None
+    save_checkpoint(path, STATE, dict(lr=1e-3, seed=1))
+    state = load_checkpoint(path, dict(seed='1', lr=0.001))
+    assert all(torch.equal(state['weights'][k], v) for k, v in STATE['weights'].items())
+    assert {k: state[k] for k in ('done', 'rows', 'name')} == {k: STATE[k] for k in ('done', 'rows', 'name')}
+    with pytest.raises(ValueError, match='lr 0.001 there, None here; new None there, 1 here. Use another file'):
+        load_checkpoint(path, dict(seed=1, new=1))
+    assert [p.name for p in path.parent.iterdir()] == ['c.pth']
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda s: s['weights']['a'].add_(1e-6),
+        lambda s: s['rows'][1].append(0),
+        lambda s: s['settings'].update(lr='2'),
+        lambda s: s.pop('done'),
+        lambda s: s.pop('settings'),
+        lambda s: s.update(digest='0'),
+    ],
+)
+def test_checkpoint_whose_content_has_changed_is_set_aside(tmp_path, capsys, change):
+    path = tmp_path / 'c.pth'
+    save_checkpoint(path, STATE, dict(lr=1))
+    state = torch.load(path, weights_only=True)
+    change(state)
+    torch.save(state, path)
+    assert load_checkpoint(path, dict(lr=2)) is None
+    assert 'c.pth is no whole checkpoint' in capsys.readouterr().out
+    assert [p.name for p in tmp_path.iterdir()] == ['c.pth.damaged']
+
+
+def test_checkpoint_that_runs_code_is_not_read(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / 'made'),)
+
+    torch.save(dict(settings={}, x=Evil()), tmp_path / 'c.pth')
+    assert load_checkpoint(tmp_path / 'c.pth', {}) is None
+    assert not (tmp_path / 'made').exists()
+
+
+def test_checkpoint_of_version_1():
+    path = Path(__file__).parent / 'golden' / 'checkpoint.pth'
+    assert load_checkpoint(path, dict(lr=0.001, more='x'))['done'] == (1, 1)
+    with pytest.raises(ValueError, match='lr 0.001 there, 0.002 here'):
+        load_checkpoint(path, dict(lr=0.002))
 
 
 def test_checkpoint_that_cannot_be_written(new, tmp_path):

@@ -23,9 +23,10 @@ with warnings.catch_warnings():
     warnings.simplefilter('ignore')
     from fastai.torch_core import default_device
 
-from ..inputs.files import writable_folder, write_png
+from ..inputs.files import writable_folder, write_bytes
+from ..inputs.images import write_png
 from ..inputs.frames import check_skipped
-from ..inputs.images import as_array, as_batch, image_list, read_image
+from ..inputs.images import as_batch, image_list, read_image
 from ..samples import validate_samples
 
 # %% auto #0
@@ -52,17 +53,7 @@ def _write_jpeg(path, image, quality, **text):
 
     pixels = np.asarray(Image.open(io.BytesIO(encode())))
     note = json.dumps(dict(text, sha1=hashlib.sha1(pixels.tobytes()).hexdigest()))
-    tmp = path.with_name(f'{path.name}.{os.getpid()}-{threading.get_ident()}.tmp')
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tmp.write_bytes(encode(comment=note))
-        tmp.replace(path)
-    except OSError as e:
-        raise OSError(
-            f'cannot write {path} ({e.strerror or e}). Make room on the disk, or choose another folder.'
-        ) from None
-    finally:
-        tmp.unlink(missing_ok=True)
+    write_bytes(path, encode(comment=note))
 
 # %% ../../nbs/engine/adapter.ipynb #81e098b3
 def write_result(
@@ -107,7 +98,7 @@ def outcome(f, *args):
     try:
         return f(*args)
     except ValueError as e:
-        return str(e)
+        return str(e).removeprefix(f'{args[0]}: ')  # (it is listed by its path)
 
 
 def _by_size(images):
@@ -216,7 +207,7 @@ def transform(
     "Images in the target's domain."
     if isinstance(images, pd.DataFrame):
         return _transform_table(self, images, cache, codec, quality, bs, max_bad, progress)
-    arrays = [as_array(i) for i in image_list(images, 'transform')]
+    arrays = [read_image(i) for i in image_list(images, 'transform')]
     out = [None] * len(arrays)
     for group in _by_size(enumerate(arrays)):
         for batch in (group[i : i + bs] for i in range(0, len(group), bs)):

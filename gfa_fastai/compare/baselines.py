@@ -27,7 +27,7 @@ from sklearn.svm import LinearSVC, SVC
 from sklearn.utils.validation import check_is_fitted
 from tqdm import tqdm
 from ..evaluation import SCORE_COLUMNS, validate_scores
-from ..inputs.files import bytes_hash, explain_failure, file_hash, write_bytes
+from ..inputs.files import bytes_hash, file_hash, write_bytes
 from ..inputs.frames import check_skipped
 from ..inputs.images import read_image
 from ..samples import check_classes, validate_samples
@@ -434,8 +434,7 @@ def _kept(path, make):
         return np.load(io.BytesIO(data[40:]), allow_pickle=False)
     value, out = make(), io.BytesIO()
     np.save(out, value, allow_pickle=False)
-    with explain_failure(path):
-        write_bytes(path, bytes_hash(out.getvalue()).encode() + out.getvalue())
+    write_bytes(path, bytes_hash(out.getvalue()).encode() + out.getvalue())
     return value
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from ..data import UNKNOWN
 from ..inputs.frames import prepare
-from ..inputs.images import picture_batches, table_images
+from ..inputs.batches import picture_batches
 from ..learner import GFALoss, gfa_learner
 from ..metrics import MIN_SUBJECTS, apcer_threshold, auc, eer, resample_counts, roc_points
 from ..model import GFACNN
@@ -59,13 +59,14 @@ def embed(
     progress: bool = False,  # show a bar
 ) -> np.ndarray:  # (N, D) float32; raises ValueError
     "Embeddings of face images."
-    run, images = _embedder(model, layer), table_images(images, column)[0]
+    run, batches = _embedder(model, layer), picture_batches(images, bs, size, column, progress)
     weights = next(model.parameters(), None) if isinstance(model, nn.Module) else None
     training, out = getattr(model, 'training', False), []
     if training:
         model.eval()
     try:
-        for x in picture_batches(images, bs, size, 'cpu' if weights is None else weights.device, progress):
+        for x in batches:
+            x = x if weights is None else x.to(weights.device)
             e = (run(x) + run(x.flip(3))) / 2 if flip else run(x)
             if not isinstance(e, Tensor) or e.ndim != 2 or len(e) != len(x):
                 raise ValueError(

@@ -5,16 +5,19 @@
 # %% ../../nbs/engine/files.ipynb #7d379fea
 from __future__ import annotations
 import contextlib
+import errno
 import hashlib
-import io
+import json
 import os
+import secrets
+import shutil
+import stat
 import tempfile
-import threading
-from PIL import Image, PngImagePlugin
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['writable_folder', 'bytes_hash', 'file_hash', 'explain_failure', 'write_bytes', 'write_png', 'write_text']
+__all__ = ['PART', 'writable_folder', 'file_size', 'bytes_hash', 'file_hash', 'whole_file', 'write_bytes', 'write_text',
+           'write_json']
 
 # %% ../../nbs/engine/files.ipynb #d9a0e690
 def writable_folder(
@@ -28,60 +31,130 @@ def writable_folder(
             pass
     except OSError as e:
         raise OSError(
-            f'cannot write to the folder {path} ({e.strerror}). Choose another folder, or change its permissions or what is in its way.'
+            f'cannot write to the folder {path} ({e.strerror}). '
+            'Choose another folder, or change its permissions or what is in its way.'
         ) from None
     return path
 
+# %% ../../nbs/engine/files.ipynb #b29d24cc
+def file_size(
+    path,  # of a file that is to be read
+) -> int:  # bytes; ValueError says why it cannot be read
+    "Size of a regular file; folders, pipes, sockets and devices are refused."
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        raise ValueError('the file does not exist: check the path') from None
+    except (OSError, ValueError) as e:
+        raise ValueError(f'not readable: {getattr(e, "strerror", None) or e}') from None
+    if stat.S_ISDIR(found.st_mode):
+        raise ValueError('it is a folder, and one file is needed: name a file in it')
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError(
+            'it is no regular file but a device, a pipe or a socket, which may never end: copy it to a file'
+        )
+    return found.st_size
+
 # %% ../../nbs/engine/files.ipynb #44048d59
-def bytes_hash(data):
+def bytes_hash(
+    data: bytes,
+) -> str:  # 40 hexadecimal digits (SHA-1)
+    "Hash of some bytes."
     return hashlib.sha1(data).hexdigest()
 
 
-def file_hash(path):
-    "Hash of a file's bytes; ValueError says why it cannot be read."
+def file_hash(
+    path,  # of a regular file
+) -> str:  # 40 hexadecimal digits (SHA-1); ValueError says why it cannot be read
+    "Hash of a file's bytes."
+    file_size(path)
     try:
         with open(path, 'rb') as f:
             return hashlib.file_digest(f, 'sha1').hexdigest()
     except OSError as e:
-        raise ValueError(
-            'the file does not exist' if isinstance(e, FileNotFoundError) else f'not readable: {e.strerror}'
-        ) from None
+        raise ValueError(f'not readable: {e.strerror or e}') from None
+
+# %% ../../nbs/engine/files.ipynb #c0f394cf
+PART = '.part-'  # temporary names begin so
+
+
+def _new_part(path):
+    "An empty temporary file beside `path`, with the permissions that new files have here."
+    part = path.with_name(f'{PART}{secrets.token_hex(8)}-{path.name[-40:]}')
+    os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    return part
+
+
+def _disk_full(error, folder):
+    "Whether a full disk is the reason of an error."
+    if getattr(error, 'errno', None) in (errno.ENOSPC, errno.EDQUOT) or 'No space left' in str(error):
+        return True
+    return not isinstance(error, (OSError, ValueError)) and shutil.disk_usage(folder).free < 2**20
+
+
+def _full_message(path, needed):
+    "What a user should know of a full disk; `needed` in bytes."
+    folder = path.parent.resolve()
+    disk = next(p for p in [folder, *folder.parents] if os.path.ismount(p))
+    free = shutil.disk_usage(disk).free / 1e6
+    return (
+        f'cannot write {path}: no space left on the disk at {disk}. {needed / 1e6:.1f} MB or more are needed, '
+        f'{free:.1f} MB are free. Free some and run the same command again, or choose another folder.'
+    )
 
 
 @contextlib.contextmanager
-def explain_failure(path):
-    "Say what to do where writing fails."
+def whole_file(
+    path,  # of the file to write; its folder is made if need be
+    size: int | None = None,  # bytes that it will have, for the message of a full disk; None: as many as got written
+):  # yields the Path of a temporary, empty file beside it; raises OSError
+    "Write a file whole or not at all: the block writes the yielded path, which then becomes `path`."
+    path, part = Path(path), None
     try:
-        yield
-    except OSError as e:
-        raise OSError(
-            f'cannot write {path} ({e.strerror or e}). Make room on the disk, or choose another cache folder.'
-        ) from None
+        if path.exists() and not path.is_file():
+            raise OSError(f'cannot write {path}: there is something else of that name. Choose another name.')
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = _new_part(path)
+        yield part
+        part.replace(path)
+    except Exception as e:
+        if _disk_full(e, path.parent):
+            written = part.stat().st_size if part and part.exists() else 0
+            full = OSError(_full_message(path, size or written))
+            full.errno = errno.ENOSPC
+            raise full from None
+        about_it = isinstance(e, OSError) and e.strerror and (part is None or e.filename in (None, str(part)))
+        if about_it:
+            raise OSError(
+                f'cannot write {path} ({e.strerror}). Check its folder and permissions, or choose another.'
+            ) from None
+        raise
+    finally:
+        if part:
+            part.unlink(missing_ok=True)
 
 
-def write_bytes(path, data):
-    "Write bytes, to a temporary name first."
-    tmp = path.with_name(f'{path.name}.{os.getpid()}-{threading.get_ident()}.tmp')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tmp.write_bytes(data)
-    tmp.replace(path)
+def write_bytes(
+    path,  # file; its folder is made if need be
+    data: bytes,
+):
+    "Write bytes, whole or not at all; raises OSError."
+    with whole_file(path, len(data)) as part:
+        part.write_bytes(data)
 
-# %% ../../nbs/engine/files.ipynb #900ff641
-def write_png(path, image, **text) -> str:
-    "Write a PNG with text fields and a checksum of its pixels; the hash of the file. Raises OSError."
-    info, data = PngImagePlugin.PngInfo(), io.BytesIO()
-    for k, v in dict(text, sha1=bytes_hash(image.tobytes())).items():
-        info.add_text(k, v)
-    with explain_failure(path):
-        Image.fromarray(image).save(data, 'PNG', pnginfo=info, compress_level=1)
-        write_bytes(path, data.getvalue())
-    return bytes_hash(data.getvalue())
 
-# %% ../../nbs/engine/files.ipynb #1ae8788b
-def write_text(path, text):
-    "Write a text to a temporary name, then rename it."
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
-    part.write_text(text, encoding='utf-8', newline='\n')
-    part.replace(path)
+def write_text(
+    path,  # file; its folder is made if need be
+    text: str,
+):
+    "Write a text in UTF-8, whole or not at all; names of files that are not UTF-8 keep their bytes. Raises OSError."
+    write_bytes(path, text.encode('utf-8', 'surrogateescape'))
+
+
+def write_json(
+    path,  # file; its folder is made if need be
+    content,  # what `json` can write
+    **kwargs,  # of json.dumps
+):
+    "Write JSON, whole or not at all; raises OSError."
+    write_text(path, json.dumps(content, **{'indent': 1, **kwargs}) + '\n')

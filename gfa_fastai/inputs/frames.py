@@ -28,7 +28,8 @@ from gfa_fastai.inputs.faces import (
     find_on_small,
     locate_face,
 )
-from .files import bytes_hash, explain_failure, file_hash, writable_folder, write_bytes, write_png
+from .files import bytes_hash, file_hash, writable_folder, write_json
+from .images import write_png
 from .images import MIN_SIDE, read_image, resize_square, turn_image
 from .videos import choose_frames, is_video, video_frames
 from ..samples import as_box, validate_samples
@@ -314,10 +315,7 @@ def prepare_video(
         )
         if annotation and not boxes:
             index['notes'].append(f'its annotation {annotation} has no box; faces were looked for')
-        with explain_failure(folder):
-            write_bytes(
-                folder / 'index.json', json.dumps(dict(index, sha1=bytes_hash(json.dumps(index).encode()))).encode()
-            )
+        write_json(folder / 'index.json', dict(index, sha1=bytes_hash(json.dumps(index).encode())))
 
     def row(i, box, origin, *_):
         frame, face = map(str, _pair(folder, i))
@@ -479,7 +477,7 @@ def _make_all(todo, make, workers, progress) -> list:
         try:
             return make(*job)
         except ValueError as e:
-            return str(e)
+            return str(e).removeprefix(f'{job[0]}: ')  # (it is listed by its path)
 
     level = cv2.utils.logging.getLogLevel()
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)

@@ -302,20 +302,14 @@ def gfa_score(argv=None):
     p.add_argument('data', help='root of the dataset')
     p.add_argument('--out', required=True, help='the CSV file to write')
     p.add_argument('--cache', help='folder for decoded frames (default: beside the CSV file)')
-    p.add_argument(
-        '--shard',
-        help='score a share of a large folder in this process, as 2/4 for the second of four; the last to finish writes the CSV file (default: all, or as accelerate launch says)',
-    )
     _data_arguments(p)
     a = p.parse_args(argv)
-    scores = score_folder(a.model, a.data, a.out, a.cache, shard=a.shard, **_data_settings(a))
-    if scores is None:
-        return print(f'this share is done; {a.out} is written as soon as the others are done, too')
+    scores = score_folder(a.model, a.data, a.out, a.cache, **_data_settings(a))
     skipped = scores.attrs['skipped']
     print(f'{len(scores)} images of {scores["subject"].nunique()} people scored: {a.out}')
-    if known := scores.attrs['known']:
+    if seen := sorted(scores.loc[scores['in_training'], 'subject'].unique()):
         print(
-            f'{len(known)} of them bear names of people that the model was trained on ({", ".join(known[:5])}{", ..." if known[5:] else ""}). '
+            f'{len(seen)} of them bear names of people that the model was trained on ({", ".join(seen[:5])}{", ..." if seen[5:] else ""}). '
             'If they are the same people, their error rates are no test: name the test people with --test-subjects.'
         )
     for path, why in skipped[:10]:
@@ -625,7 +619,7 @@ def _authenticate(a) -> int:
 def _auth_pictures(a, auth) -> int:
     "verify and identify: 0 if every picture is accepted."
     from gfa_fastai.use.authenticate import annotate
-    from gfa_fastai.inputs.images import as_photo
+    from gfa_fastai.inputs.images import read_image
     from gfa_fastai.inputs.trees import VIDEOS
 
     status = 0
@@ -634,7 +628,7 @@ def _auth_pictures(a, auth) -> int:
         more = ''.join(f'\n  {n} {s:.3f}' for n, s in r.candidates)
         _say(a, path, f'{r.decision}, {r.reason}{more}', **r.to_dict())
         if a.out and Path(path).suffix.lower() not in VIDEOS:
-            _save_picture(annotate(as_photo(path), r), Path(a.out) / f'{Path(path).name}.png')
+            _save_picture(annotate(read_image(path), r), Path(a.out) / f'{Path(path).name}.png')
         elif a.out:
             _annotated(a, auth, path)
         status = max(status, int(not r.accepted))

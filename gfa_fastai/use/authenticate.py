@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from importlib.resources import files
 from pathlib import Path
 from ..inputs.faces import crop_face, open_yunet
-from ..inputs.images import as_photo, resize_square
+from ..inputs.images import read_image, resize_square
 from ..inputs.models import load_model, load_model_adapter, model_header
 from ..inputs.trees import VIDEOS
 from ..inputs.videos import video_frames
@@ -267,7 +267,7 @@ def measure_shift(
     "From the boxes of a detector to those of a table."
     moves = []
     for path, box in zip(samples['path'], samples['box']):
-        if box is None or not (found := find_faces(as_photo(path), detector)):
+        if box is None or not (found := find_faces(read_image(path), detector)):
             continue
         (x, y, w, h), (X, Y, W, H) = found[0], box
         side = max(w, h)
@@ -301,12 +301,12 @@ class Look:
 @patch
 def look(
     self: FaceAuthenticator,
-    images,  # list of pictures, see as_photo
+    images,  # list of pictures, see read_image
     bs: int = 32,  # that go through the network together
 ) -> list:  # of Look; raises ValueError for what is no picture
     "Faces, gates, and one forward pass for each batch of pictures."
     out, todo = [], []
-    for image in map(as_photo, images):
+    for image in map(read_image, images):
         faces = find_faces(image, self.detector)
         out.append(Look(*check_faces(image, faces, self.gates), faces[0] if faces else None))
         if out[-1].code is None:
@@ -373,7 +373,7 @@ def _pool(looks):
 @patch
 def present(
     self: FaceAuthenticator,
-    image,  # a picture (see as_photo), a video file, or a list of frames
+    image,  # a picture (see read_image), a video file, or a list of frames
     n: int = 8,  # frames of a video
 ) -> tuple:  # Look, and how many pictures it is of; raises ValueError
     "One presentation: a picture, or the frames of a video."
@@ -449,7 +449,7 @@ def decide(
 @patch
 def verify(
     self: FaceAuthenticator,
-    image,  # a picture (see as_photo), a video file, or a list of frames
+    image,  # a picture (see read_image), a video file, or a list of frames
     name: str | None = None,  # who it claims to be; None: whoever is most alike
     live_only: bool = False,  # live or attack, whoever it is
 ) -> AuthResult:  # raises ValueError for what is no picture, and for a name that is not enrolled
@@ -463,7 +463,7 @@ def verify(
 @patch
 def identify(
     self: FaceAuthenticator,
-    image,  # a picture (see as_photo), a video file, or a list of frames
+    image,  # a picture (see read_image), a video file, or a list of frames
     top: int = 5,  # candidates to name
 ) -> AuthResult:  # with `candidates`; raises ValueError
     "Is it live, and who of those enrolled is it?"
@@ -478,7 +478,7 @@ def identify(
 def enroll(
     self: FaceAuthenticator,
     name: str,  # of the person; who is enrolled already gets more pictures
-    images,  # a picture (see as_photo), a video file, or a list of these
+    images,  # a picture (see read_image), a video file, or a list of these
     force: bool = False,  # take pictures that look like an attack, too
 ) -> int:  # embeddings that were added; raises ValueError for a picture that cannot be used
     "Remember a person."
