@@ -426,12 +426,19 @@ def percent(
     value,  # a rate, 0 to 1
     low=np.nan,  # lower end of its interval
     high=np.nan,  # upper end
+    signed: bool = False,  # with a + where it is above 0: for differences
 ) -> str:  # as '12.3 [10.1, 15.0]'; '-' where there is no value
     "A rate in percent, with its interval where it has one."
+
+    def in_percent(x):
+        x = round(100 * x, 1) + 0  # no -0.0
+        return f'{x:+.1f}' if signed and x else f'{x:.1f}'
+
     if pd.isna(value):
         return '-'
-    value, low_, high_ = (f'{round(100 * x, 1) + 0:.1f}' for x in (value, low, high))
-    return value if pd.isna(low) else f'{value} [{low_}, {high_}]'
+    if pd.isna(low):
+        return in_percent(value)
+    return f'{in_percent(value)} [{in_percent(low)}, {in_percent(high)}]'
 
 
 def plain_text(

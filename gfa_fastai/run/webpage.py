@@ -7,13 +7,14 @@ from __future__ import annotations
 import base64
 import html
 import io
+import re
 import numpy as np
 import pandas as pd
 from ..evaluation import Report, by_class, log_odds, validate_scores, video_scores
 from ..metrics import deviate, plot_det, plot_roc, plot_scores
 
 # %% auto #0
-__all__ = ['STYLE', 'report_figure', 'page_html']
+__all__ = ['STYLE', 'REMOTE', 'report_figure', 'page_html']
 
 # %% ../../nbs/engine/webpage.ipynb #937fff48
 def report_figure(
@@ -53,6 +54,9 @@ th,td{padding:.25rem .7rem;border-bottom:1px solid #e5e5e5;text-align:left;white
 th{background:#f5f7fa}img{max-width:100%}'''
 
 
+REMOTE = re.compile(r'<img src="(?:[a-z+.-]+:|//)[^>]*>', re.I)  # a picture from elsewhere
+
+
 def page_html(
     title: str,  # of the page, plain text
     text: str,  # Markdown
@@ -64,7 +68,8 @@ def page_html(
 
     title = html.escape(title.encode('utf-8', 'replace').decode())
     markdown = MarkdownIt('commonmark', {'html': False}).enable('table')
-    body = [f'<h1>{title}</h1>', markdown.render(text.encode('utf-8', 'replace').decode())]
+    body = markdown.render(text.encode('utf-8', 'replace').decode())
+    body = [f'<h1>{title}</h1>', REMOTE.sub('', body)]
     for description, figure in (figures or {}).items():
         file = io.BytesIO()
         figure.savefig(file, format='png', dpi=110)
