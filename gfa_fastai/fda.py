@@ -21,7 +21,7 @@ with warnings.catch_warnings():
     from fastai.optimizer import OptimWrapper
     from fastai.torch_core import default_device
 
-from .inputs.images import as_array, as_batch, shrink_image
+from .inputs.images import as_batch, read_image, shrink_image
 from .inputs.weights import load_trunk, read_weights, vgg16_trunk
 from gfa_fastai.model import (
     IMAGENET_MEAN,
@@ -581,7 +581,7 @@ class RandomCrops:
     def image(self, i):
         if i in self.seen:
             return self.seen[i]
-        image = shrink_image(as_array(self.images[i]), self.size)
+        image = shrink_image(read_image(self.images[i]), self.size)
         if len(self.seen) < self.keep:
             self.seen[i] = image
         return image

@@ -502,13 +502,8 @@ class GFALearner(Learner):
         "Frame and face of one item as tensors (3, H, W) in 0..1."
         if isinstance(item, (tuple, list)) and len(item) == 2:
             return [torch.as_tensor(o) for o in item]
-        if isinstance(item, Image.Image):
-            item = np.asarray(item.convert('RGB'))
-        if isinstance(item, (str, Path)):
-            try:
-                item = read_image(item)
-            except ValueError as e:
-                raise ValueError(f'{item}: {e}') from None
+        if isinstance(item, (Image.Image, str, Path)):
+            item = read_image(item)
         if not (
             isinstance(item, np.ndarray)
             and item.dtype == np.uint8

@@ -4,255 +4,240 @@
 
 # %% ../nbs/05_tpc.ipynb #69f77ee2
 from __future__ import annotations
+import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 # %% auto #0
-__all__ = ['REGULARISERS', 'count_pairs', 'tpc_loss', 'paper_scale', 'TPCLoss', 'feature_std', 'pairwise_confusion',
-           'entropic_confusion', 'mmd_loss']
+__all__ = ['tpc_loss', 'tpc_halves', 'random_pairs', 'tpc_random', 'count_pairs', 'paper_scale', 'row_shares', 'TPCLoss',
+           'feature_std', 'pairwise_confusion', 'entropic_confusion', 'mmd_loss']
 
-# %% ../nbs/05_tpc.ipynb #b4718a94
-_PAIRS, _REDUCTIONS = ('all', 'halves', 'random'), ('sum', 'mean', 'none')
+# %% ../nbs/05_tpc.ipynb #46754b32
+def tpc_loss(
+    psi: Tensor,  # (N, D) FC2 features of the anti-spoofing head, a row for each image
+) -> Tensor:  # scalar
+    "Total Pairwise Confusion over all ordered pairs of the batch (Eq. 2)."
+    n = len(psi)
+    mean = psi.mean(0)
+    return 2 * n * (psi - mean).square().sum()
 
+# %% ../nbs/05_tpc.ipynb #97520709
+def tpc_halves(
+    psi: Tensor,  # (N, D); of an odd number the last row is left out
+) -> Tensor:  # scalar
+    "Eq. 2 over disjoint pairs: each row of the first half with one of the second."
+    half = len(psi) // 2
+    first, second = psi[:half], psi[half : 2 * half]
+    return (first - second).square().sum()
 
-def _rows(x, who):
-    "`x` as a plain (N, D) tensor of float32 or float64, with its graph."
-    if not isinstance(x, Tensor):
-        raise ValueError(
-            f'{who}: expected a tensor (N, D), a row per image, got {type(x).__name__}'
-        )
-    x = x.as_subclass(Tensor)
-    if x.ndim != 2:
-        raise ValueError(
-            f'{who}: expected a matrix (N, D), a row per image, got shape {tuple(x.shape)}: use .flatten(1)'
-        )
-    if not x.is_floating_point():
-        raise ValueError(f'{who}: expected floats, got {x.dtype}: pass x.float()')
-    return x if x.dtype in (torch.float32, torch.float64) else x.float()
-
-
-def _known(what, value, choices):
-    "A `ValueError` where `value` is none of `choices`."
-    if value not in choices:
-        raise ValueError(
-            f'tpc: {what}={value!r} is not known, choose one of {", ".join(map(repr, choices))}'
-        )
-
-
-def _full_precision(x):
-    return torch.autocast(x.device.type, enabled=False)
+# %% ../nbs/05_tpc.ipynb #7f4276f8
+def random_pairs(
+    n: int,  # rows to draw from
+    n_pairs: int,  # pairs to draw
+    generator: torch.Generator | None = None,  # of random numbers; None: the global one
+) -> tuple[Tensor, Tensor]:  # i and j, each (n_pairs,)
+    "Ordered pairs i != j, all equally likely, with replacement."
+    i = torch.randint(n, (n_pairs,), generator=generator)
+    j = torch.randint(n - 1, (n_pairs,), generator=generator)
+    return i, j + (j >= i)
 
 
-def _draw(x, n_pairs, generator):
-    "Both ends of `n_pairs` ordered pairs i != j of the rows of `x`, uniform, with replacement."
-    device = 'cpu' if generator is None else generator.device
-    i = torch.randint(len(x), (n_pairs,), generator=generator, device=device)
-    j = torch.randint(len(x) - 1, (n_pairs,), generator=generator, device=device)
-    i, j = i.to(x.device), (j + (j >= i)).to(x.device)  # j steps over i
-    return x[i], x[j]
+def tpc_random(
+    psi: Tensor,  # (N, D)
+    n_pairs: int,  # pairs to draw
+    generator: torch.Generator | None = None,  # of random numbers; None: the global one
+) -> Tensor:  # scalar
+    "Eq. 2 over ordered pairs that are drawn at random."
+    i, j = random_pairs(len(psi), n_pairs, generator)
+    return (psi[i] - psi[j]).square().sum()
 
-# %% ../nbs/05_tpc.ipynb #5f0ca86d
+
 def count_pairs(
     n: int,  # rows in the batch
-    pairs: str = 'all',  # 'all': every ordered pair; 'halves': first half against second; 'random': `n_pairs` drawn
-    n_pairs: int | None = None,  # how many to draw, for 'random' only
-) -> int:  # how many pairs are added up
-    "Number of pairs in Eq. 2 (Sec. 3.2) under a reading; `ValueError` for what is no reading."
-    _known('pairs', pairs, _PAIRS)
+    pairs: str = 'all',  # 'all' ordered pairs, 'halves' or 'random'
+    n_pairs: int | None = None,  # for 'random': pairs that are drawn
+) -> int:
+    "How many pairs of Eq. 2 are added up."
+    if n < 2:
+        return 0
+    return {'all': n * (n - 1), 'halves': n // 2, 'random': n_pairs}[pairs]
+
+# %% ../nbs/05_tpc.ipynb #15fe0ff9
+def paper_scale(
+    n: int,  # rows in the batch, 2 or more
+    dim: int,  # D, features per row
+    pairs: str = 'all',  # reading of Eq. 2, as in count_pairs
+    reduction: str = 'sum',  # over the pairs: 'sum' or 'mean'
+    n_pairs: int | None = None,  # for pairs='random'
+) -> float:  # factor for the loss, or for lambda_2
+    "Brings a loss to the paper's: all pairs of 32 images with 4,096 features."
+    counted = 1 if reduction == 'mean' else count_pairs(n, pairs, n_pairs)
+    return count_pairs(32) * 4096 / (counted * dim)
+
+# %% ../nbs/05_tpc.ipynb #3226db4b
+def row_shares(
+    psi: Tensor,  # (N, D)
+    pairs: str = 'all',  # 'all' or 'halves'
+) -> Tensor:  # (N,); their mean is the loss
+    "What each row adds to Eq. 2, times N."
+    n, half = len(psi), len(psi) // 2
+    if pairs == 'all':
+        return n * 2 * n * (psi - psi.mean(0)).square().sum(1)
+    own = (psi[:half] - psi[half : 2 * half]).square().sum(1)  # of each pair
+    return n / 2 * F.pad(own.repeat(2), (0, n % 2))
+
+# %% ../nbs/05_tpc.ipynb #061ba957
+def _check_reading(pairs, reduction, n_pairs, scale):
+    "ValueError for settings that are no reading of Eq. 2."
+    known = dict(pairs=('all', 'halves', 'random'), reduction=('sum', 'mean', 'none'))
+    for name, value in dict(pairs=pairs, reduction=reduction).items():
+        if value not in known[name]:
+            choices = ', '.join(map(repr, known[name]))
+            raise ValueError(
+                f'tpc: {name}={value!r} is not known, choose one of {choices}'
+            )
     if pairs == 'random' and (not isinstance(n_pairs, int) or n_pairs < 1):
         raise ValueError(
-            f"tpc: pairs='random' needs n_pairs, the number of pairs to draw (a whole number above 0), got {n_pairs!r}"
+            "tpc: pairs='random' needs n_pairs, the number of pairs to draw "
+            f'(a whole number above 0), got {n_pairs!r}'
         )
     if pairs != 'random' and n_pairs is not None:
         raise ValueError(
             f"tpc: n_pairs={n_pairs} goes with pairs='random' only, not with {pairs!r}"
         )
-    if n < 2:
-        return 0
-    return dict(all=n * (n - 1), halves=n // 2, random=n_pairs)[pairs]
-
-# %% ../nbs/05_tpc.ipynb #81ff2159
-def tpc_loss(
-    feats: Tensor,  # (N, D) FC2 features of the anti-spoofing head, one row per image
-    pairs: str = 'all',  # 'all': every ordered pair i != j; 'halves': row i with row i + N//2 (N odd: the last row is left out); 'random'
-    reduction: str = 'sum',  # 'sum' or 'mean' over pairs; 'none': (N,) shares of the rows, whose mean is the 'sum'
-    n_pairs: int
-    | None = None,  # for 'random': how many ordered pairs i != j to draw, with replacement
-    generator: torch.Generator | None = None,  # for 'random': where the draws come from
-) -> Tensor:  # scalar, or (N,) for 'none'; float32 at least, autocast or not; 0 for fewer than two rows
-    "Total Pairwise Confusion, Eq. 2 (Sec. 3.2), in time and memory linear in N. Bad input: `ValueError`."
-    x = _rows(feats, 'tpc_loss')
-    n, count = len(x), count_pairs(len(x), pairs, n_pairs)
-    _known('reduction', reduction, _REDUCTIONS)
-    if reduction == 'none' and pairs == 'random':
+    if pairs == 'random' and reduction == 'none':
         raise ValueError(
-            "tpc: reduction='none' needs pairs='all' or 'halves': random pairs have no rows of their own"
+            "tpc: reduction='none' needs pairs='all' or 'halves': "
+            'random pairs have no rows of their own'
         )
-    with _full_precision(x):
-        if not count:
-            return 0 * (x.sum(1) if reduction == 'none' else x.sum())
-        if pairs == 'all':
-            a, b, weight = x, x.mean(0).expand_as(x), 2 * n
-        elif pairs == 'halves':
-            a, b, weight = x[: n // 2], x[n // 2 : n // 2 * 2], 1
-        else:
-            a, b, weight = *_draw(x, n_pairs, generator), 1
-        if reduction != 'none':
-            return F.mse_loss(a, b, reduction='sum') * (
-                weight if reduction == 'sum' else weight / count
-            )
-        rows = weight * F.mse_loss(a, b, reduction='none').sum(1)
-        return n * rows if pairs == 'all' else F.pad(rows.repeat(2), (0, n % 2)) * n / 2
+    number = isinstance(scale, (int, float)) and math.isfinite(scale) and scale >= 0
+    if not (scale is None or scale == 'paper' or number):
+        raise ValueError(
+            f"TPCLoss: scale={scale!r} is not known, give None, 'paper' or a number, "
+            '0 or more'
+        )
 
-# %% ../nbs/05_tpc.ipynb #c289fcae
-def paper_scale(
-    n: int,  # rows in the batch
-    dim: int,  # D, features per row
-    pairs: str = 'all',  # reading of Eq. 2, as in `tpc_loss`
-    reduction: str = 'sum',  # 'sum' or 'mean' ('none' averages to the sum)
-    n_pairs: int | None = None,  # for pairs='random'
-) -> float:  # factor for the loss (or for lambda_2)
-    "What to multiply `tpc_loss` by to get the pull of all ordered pairs, added up, at N = 32 and D = 4096 (Sec. 3.2, 4.1)."
-    _known('reduction', reduction, _REDUCTIONS)
-    if not (count := count_pairs(n, pairs, n_pairs)):
-        raise ValueError(f'paper_scale: n={n} rows make no pair, give 2 or more')
-    if dim < 1:
-        raise ValueError(f'paper_scale: dim={dim}, give the number of features per row')
-    return 32 * 31 * 4096 / ((1 if reduction == 'mean' else count) * dim)
 
-# %% ../nbs/05_tpc.ipynb #75036f9c
+def _float_rows(psi):
+    "`psi` as a plain matrix of float32 (float64 stays); ValueError for what is none."
+    if not isinstance(psi, Tensor):
+        raise ValueError(
+            'TPCLoss: expected a tensor (N, D), a row per image, '
+            f'got {type(psi).__name__}'
+        )
+    if psi.ndim != 2:
+        raise ValueError(
+            'TPCLoss: expected a matrix (N, D), a row per image, '
+            f'got shape {tuple(psi.shape)}: use .flatten(1)'
+        )
+    if not psi.is_floating_point():
+        raise ValueError(f'TPCLoss: expected floats, got {psi.dtype}: pass psi.float()')
+    psi = psi.as_subclass(Tensor)
+    return psi if psi.dtype == torch.float64 else psi.float()
+
+# %% ../nbs/05_tpc.ipynb #fa54a237
 class TPCLoss(nn.Module):
-    "`tpc_loss` with a reading of its own; `scale='paper'` gives any batch size, width and reading the paper's pull (`paper_scale`)."
+    "Eq. 2 in a reading of your choice, in float32 wherever it is called from."
 
     def __init__(
         self,
-        pairs: str = 'all',  # 'all' | 'halves' | 'random'
-        reduction: str = 'sum',  # 'sum' | 'mean' | 'none'
-        n_pairs: int | None = None,  # for 'random'
-        scale: str
-        | float
-        | None = None,  # None: as it comes; 'paper': times `paper_scale`; a number: times that
-        generator: torch.Generator | None = None,  # for 'random'
+        pairs: str = 'all',  # 'all' ordered pairs, disjoint 'halves', or 'random' ones
+        reduction: str = 'sum',  # 'sum' or 'mean' over pairs; 'none': row_shares
+        n_pairs: int | None = None,  # for 'random': pairs to draw
+        scale: str | float | None = None,  # a factor; 'paper': that of paper_scale
+        generator: torch.Generator | None = None,  # for 'random': of random numbers
     ):
         super().__init__()
-        if isinstance(scale, str) and scale != 'paper':
-            raise ValueError(
-                f"TPCLoss: scale={scale!r} is not known, give None, 'paper' or a number"
-            )
-        self.pairs, self.reduction, self.n_pairs, self.scale, self.generator = (
-            pairs,
-            reduction,
-            n_pairs,
-            scale,
-            generator,
-        )
-        tpc_loss(
-            torch.zeros(2, 1), pairs, reduction, n_pairs
-        )  # a bad reading fails here, not in the first batch
+        _check_reading(pairs, reduction, n_pairs, scale)
+        self.pairs, self.reduction, self.n_pairs = pairs, reduction, n_pairs
+        self.scale, self.generator = scale, generator
+
+    def forward(
+        self,
+        psi: Tensor,  # (N, D) FC2 features of the anti-spoofing head
+    ) -> Tensor:  # scalar, or (N,) for reduction='none'
+        psi = _float_rows(psi)
+        count = count_pairs(len(psi), self.pairs, self.n_pairs)
+        with torch.autocast(psi.device.type, enabled=False):
+            if self.reduction == 'none':
+                loss = row_shares(psi, self.pairs)
+            elif count == 0:
+                loss = 0 * psi.sum()
+            else:
+                loss = self.added_up(psi)
+            if self.reduction == 'mean':
+                loss = loss / max(count, 1)
+            return loss * self.factor(*psi.shape)
+
+    def added_up(self, psi: Tensor) -> Tensor:
+        "The sum over the pairs of the chosen reading."
+        if self.pairs == 'all':
+            return tpc_loss(psi)
+        if self.pairs == 'halves':
+            return tpc_halves(psi)
+        return tpc_random(psi, self.n_pairs, self.generator)
 
     def factor(self, n: int, dim: int) -> float:
         "What the loss of an (n, dim) batch is multiplied by."
-        if self.scale != 'paper':
-            return 1.0 if self.scale is None else self.scale
-        return (
-            paper_scale(n, dim, self.pairs, self.reduction, self.n_pairs)
-            if n > 1
-            else 1.0
-        )
-
-    def forward(self, feats: Tensor) -> Tensor:
-        return tpc_loss(
-            feats, self.pairs, self.reduction, self.n_pairs, self.generator
-        ) * self.factor(*feats.shape)
+        if self.scale == 'paper':
+            reading = self.pairs, self.reduction, self.n_pairs
+            return paper_scale(n, dim, *reading) if n > 1 else 1.0
+        return 1.0 if self.scale is None else self.scale
 
     def extra_repr(self):
-        return f'pairs={self.pairs!r}, reduction={self.reduction!r}, n_pairs={self.n_pairs}, scale={self.scale!r}'
-
-
-def feature_std(
-    feats: Tensor,  # (N, D) features
-) -> Tensor:  # scalar: root of the mean variance over features, no gradient; nan for fewer than two rows
-    "Typical standard deviation s of a feature over the batch, the collapse monitor: `tpc_loss` of all pairs is 2 N (N-1) D s^2."
-    x = _rows(feats, 'feature_std').detach()
-    return x.var(0).mean().sqrt() if len(x) > 1 else x.new_tensor(float('nan'))
-
-# %% ../nbs/05_tpc.ipynb #4f4f63c3
-def pairwise_confusion(
-    logits: Tensor,  # (N, C) logits, one row per image
-    squared: bool = False,  # False: norm, as in the authors' code; True: its square, as in their paper
-    labels: Tensor
-    | None = None,  # (N,) classes: count pairs of different classes only, as in their paper
-    softmax: bool = True,  # False: `logits` are probabilities already
-) -> Tensor:  # scalar: sum over pairs (i, i + N//2), divided by N; N odd: the last row is left out
-    "Pairwise Confusion (Dubey et al. 2018): distance of the class probabilities of paired images. Bad input: `ValueError`."
-    x = _rows(logits, 'pairwise_confusion')
-    n, h = len(x), len(x) // 2
-    if labels is not None:
-        labels = torch.as_tensor(labels, device=x.device).as_subclass(Tensor)
-    if labels is not None and labels.shape != (n,):
-        raise ValueError(
-            f'pairwise_confusion: labels has shape {tuple(labels.shape)}, expected ({n},): one per row'
+        return (
+            f'pairs={self.pairs!r}, reduction={self.reduction!r}, '
+            f'n_pairs={self.n_pairs}, scale={self.scale!r}'
         )
-    with _full_precision(x):
-        p = x.softmax(1) if softmax else x
-        d = p[:h] - p[h : 2 * h]
-        d = d.pow(2).sum(1) if squared else torch.linalg.vector_norm(d, dim=1)
-        if labels is not None:
-            d = d * (labels[:h] != labels[h : 2 * h]).to(d)
-        return d.sum() / max(n, 1)
+
+# %% ../nbs/05_tpc.ipynb #9ef2a5fd
+def feature_std(
+    psi: Tensor,  # (N, D) features
+) -> Tensor:  # scalar without gradient; nan for a single row
+    "Root mean square of the features' standard deviations: the collapse monitor."
+    n, dim = psi.shape
+    variance = tpc_loss(psi.detach().float()) / (2 * n * (n - 1) * dim)
+    return variance.sqrt()
+
+# %% ../nbs/05_tpc.ipynb #221715da
+def pairwise_confusion(
+    logits: Tensor,  # (N, C); of an odd number the last row is left out
+    squared: bool = False,  # False: norm, as in the authors' code; True: its square
+    labels: Tensor | None = None,  # (N,) classes: count pairs of different ones only
+) -> Tensor:  # scalar: sum over the pairs, divided by N
+    "Pairwise Confusion (Dubey et al. 2018): distance between probabilities."
+    n, half = len(logits), len(logits) // 2
+    p = logits.softmax(1)
+    gap = p[:half] - p[half : 2 * half]
+    distance = gap.square().sum(1) if squared else gap.norm(dim=1)
+    if labels is not None:
+        distance = distance[labels[:half] != labels[half : 2 * half]]
+    return distance.sum() / n
 
 
 def entropic_confusion(
-    logits: Tensor,  # (N, C) logits, one row per image
-    softmax: bool = True,  # False: `logits` are probabilities already
+    logits: Tensor,  # (N, C), a row for each image
 ) -> Tensor:  # scalar in nats, between -log C (unsure everywhere) and 0
-    "Entropic Confusion (Dubey et al.): the negative entropy of the class probabilities, mean over rows. Bad input: `ValueError`."
-    x = _rows(logits, 'entropic_confusion')
-    with _full_precision(x):
-        logp = (
-            x.log_softmax(1)
-            if softmax
-            else x.clamp_min(torch.finfo(x.dtype).tiny).log()
-        )
-        return ((logp.exp() if softmax else x) * logp).sum() / max(len(x), 1)
+    "Entropic Confusion (Dubey et al. 2018): negative entropy of the predictions."
+    logp = logits.log_softmax(1)
+    return (logp.exp() * logp).sum(1).mean()
 
-# %% ../nbs/05_tpc.ipynb #dd70a114
+# %% ../nbs/05_tpc.ipynb #1a2c3fda
 def mmd_loss(
-    feats: Tensor,  # (N, D) features, one row per image
-    domains: Tensor,  # (N,) the group of each row; more than two groups: mean over pairs of groups; fewer: 0
-    bandwidths: tuple = (
-        0.25,
-        0.5,
-        1.0,
-        2.0,
-        4.0,
-    ),  # squared kernel widths, in units of the batch's mean squared distance
+    psi: Tensor,  # (N, D) features, a row for each image
+    domains: Tensor,  # (N,) the group of each row; the mean over all pairs of groups
+    widths: tuple = (0.25, 0.5, 1, 2, 4),  # of the kernel, in mean squared distances
 ) -> Tensor:  # scalar, 0 or more
-    "Squared maximum mean discrepancy between groups of rows, Gaussian kernels, V-statistic (as in Li et al.). Bad input: `ValueError`."
-    x = _rows(feats, 'mmd_loss')
-    domains = torch.as_tensor(domains, device=x.device).as_subclass(Tensor)
-    if domains.shape != (len(x),):
-        raise ValueError(
-            f'mmd_loss: domains has shape {tuple(domains.shape)}, expected ({len(x)},): one per row'
-        )
-    with _full_precision(x):
-        mine = (domains[:, None] == domains.unique()).to(x)  # (N, groups)
-        a, b = torch.triu_indices(mine.shape[1], mine.shape[1], 1, device=x.device)
-        if not len(a):
-            return 0 * x.sum()
-        w = mine / mine.sum(0)
-        w = w[:, a] - w[:, b]  # (N, pairs of groups)
-        x = x - x.mean(0)
-        sq = x.pow(2).sum(1)
-        d2 = (sq[:, None] + sq - 2 * x @ x.T).clamp_min(0)
-        unit = d2.detach().mean().clamp_min(torch.finfo(x.dtype).tiny)
-        kernel = sum(torch.exp(-d2 / (2 * s * unit)) for s in bandwidths) / len(
-            bandwidths
-        )
-        return (w * (kernel @ w)).sum(0).mean()
+    "Squared maximum mean discrepancy between groups of rows, with Gaussian kernels."
+    d2 = (psi[:, None] - psi).square().sum(-1)  # (N, N)
+    unit = d2.detach().mean().clamp_min(torch.finfo(d2.dtype).tiny)
+    kernel = sum(torch.exp(-d2 / (2 * w * unit)) for w in widths) / len(widths)
 
-
-REGULARISERS = dict(
-    tpc=tpc_loss, pc=pairwise_confusion, entropic=entropic_confusion, mmd=mmd_loss
-)  # name -> loss(rows, **kw)
+    member = (domains[:, None] == domains.unique()).to(psi)  # (N, groups)
+    average = member / member.sum(0)
+    K = average.T @ kernel @ average  # (groups, groups) means of the kernel
+    within = K.diagonal()
+    mmd = within[:, None] + within - 2 * K
+    groups = len(K)
+    return mmd.sum() / max(1, groups * (groups - 1))

@@ -41,3 +41,29 @@ def picture_table(root, people=(4, 3, 3), frames=1, side=32, dataset='d', galler
                     )
                 )
     return pd.DataFrame(rows)
+
+
+def bad_files(folder, picture):
+    "Every kind of bad file, and what is said about it."
+    Image.fromarray(picture).save(folder / 'whole.jpg')
+    data = (folder / 'whole.jpg').read_bytes()
+    (folder / 'whole.jpg').unlink()
+    (folder / 'half.jpg').write_bytes(data[: len(data) // 2])
+    (folder / 'empty.jpg').touch()
+    (folder / 'letter.jpg').write_text('Dear Sir')
+    Image.fromarray(picture[:1, :1]).save(folder / 'dot.png')
+    Image.fromarray(picture[:15]).save(folder / 'strip.png')
+    Image.fromarray(picture[..., 0].astype(np.float32)).save(folder / 'float.tif')
+    Image.fromarray(picture[..., 0].astype(np.int32) * 70_000).save(folder / 'wide.tif')
+    (folder / 'folder.jpg').mkdir()
+    return {
+        'half.jpg': 'not a readable image.*[Tt]runcated',
+        'empty.jpg': r'the file is empty \(0 bytes\)',
+        'letter.jpg': r'not a readable image \(8 bytes\): it is none of',
+        'dot.png': 'only 1x1 pixels; at least 16',
+        'strip.png': 'only 64x15 pixels',
+        'float.tif': 'floats of unknown range',
+        'wide.tif': 'more than 16 bits',
+        'folder.jpg': 'it is a folder',
+        'gone.jpg': 'the file does not exist',
+    }

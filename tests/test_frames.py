@@ -23,6 +23,7 @@ from gfa_fastai.inputs.videos import choose_frames, video_frames
 from gfa_fastai.inputs.faces import crop_face, detect_face, yunet_face
 from gfa_fastai.inputs.frames import extract_frames, face_counts, frames_summary, smooth_boxes
 from gfa_fastai.samples import split_by_subject
+from pictures import bad_files
 
 PHOTOS = Path(__file__).resolve().parents[2] / 'shared/data/nuaa_small'
 
@@ -52,117 +53,6 @@ def many(folder, picture, n, size=None):
 
 def extract(samples, cache, size=32, **kw):
     return extract_frames(samples, cache, size=size, progress=False, **kw)
-
-
-# --- reading
-
-
-def test_modes(tmp_path, picture):
-    grey = picture[..., 0]
-    three = np.repeat(grey[..., None], 3, 2)
-    rgba = np.dstack([picture, np.full(grey.shape, 7, np.uint8)])
-    deep = grey.astype(np.uint16) * 257
-    cases = dict(
-        rgb=(Image.fromarray(picture), picture),
-        grey=(Image.fromarray(grey), three),
-        rgba=(Image.fromarray(rgba), picture),
-        la=(Image.fromarray(grey).convert('LA'), three),
-        black_and_white=(
-            Image.fromarray(grey).convert('1'),
-            np.repeat(np.asarray(Image.fromarray(grey).convert('1'))[..., None] * np.uint8(255), 3, 2),
-        ),
-        deep=(Image.fromarray(deep), three),
-    )
-    for name, (im, want) in cases.items():
-        im.save(tmp_path / f'{name}.png')
-        got = read_image(tmp_path / f'{name}.png')
-        assert got.dtype == np.uint8 and np.array_equal(got, want), name
-    assert Image.open(tmp_path / 'deep.png').mode.startswith('I')
-    cv2.imwrite(str(tmp_path / 'deep_rgb.png'), picture[..., ::-1].astype(np.uint16) * 257)
-    assert np.array_equal(read_image(tmp_path / 'deep_rgb.png'), picture)
-
-
-@pytest.mark.parametrize(
-    'mode,ext',
-    [('P', 'png'), ('P', 'bmp'), ('CMYK', 'jpg'), ('CMYK', 'tif'), ('YCbCr', 'jpg'), ('L', 'jpg'), ('RGB', 'webp')],
-)
-def test_modes_nearly(tmp_path, picture, mode, ext):
-    Image.fromarray(picture).convert(mode).save(tmp_path / f'x.{ext}')
-    want = np.asarray(Image.fromarray(picture).convert(mode).convert('RGB'))
-    got = read_image(tmp_path / f'x.{ext}')
-    assert (
-        got.shape == picture.shape
-        and np.abs(got.astype(int) - want).mean() < (0 if mode == 'P' or ext == 'tif' else 3) + 1e-9
-    )
-
-
-@pytest.mark.parametrize(
-    'tag,turn',
-    [
-        (1, lambda x: x),
-        (2, lambda x: x[:, ::-1]),
-        (3, lambda x: x[::-1, ::-1]),
-        (4, lambda x: x[::-1]),
-        (5, lambda x: x.transpose(1, 0, 2)),
-        (6, lambda x: np.rot90(x, -1)),
-        (7, lambda x: x[::-1, ::-1].transpose(1, 0, 2)),
-        (8, lambda x: np.rot90(x)),
-    ],
-)
-def test_rotation_tag(tmp_path, picture, tag, turn):
-    exif = Image.Exif()
-    exif[0x0112] = tag
-    Image.fromarray(picture).save(tmp_path / 'x.png', exif=exif)
-    assert np.array_equal(read_image(tmp_path / 'x.png'), turn(picture))
-
-
-def bad_files(folder, picture):
-    "Every kind of bad file, and what is said about it."
-    Image.fromarray(picture).save(folder / 'whole.jpg')
-    data = (folder / 'whole.jpg').read_bytes()
-    (folder / 'whole.jpg').unlink()
-    (folder / 'half.jpg').write_bytes(data[: len(data) // 2])
-    (folder / 'empty.jpg').touch()
-    (folder / 'letter.jpg').write_text('Dear Sir')
-    Image.fromarray(picture[:1, :1]).save(folder / 'dot.png')
-    Image.fromarray(picture[: MIN_SIDE - 1]).save(folder / 'strip.png')
-    Image.fromarray(picture[..., 0].astype(np.float32)).save(folder / 'float.tif')
-    Image.fromarray(picture[..., 0].astype(np.int32) * 70_000).save(folder / 'wide.tif')
-    (folder / 'folder.jpg').mkdir()
-    return {
-        'half.jpg': 'not a readable image.*[Tt]runcated',
-        'empty.jpg': r'the file is empty \(0 bytes\)',
-        'letter.jpg': r"not a readable image \(8 bytes\): cannot identify image file 'letter.jpg'",
-        'dot.png': 'only 1x1 pixels; at least 16',
-        'strip.png': 'only 64x15 pixels',
-        'float.tif': 'floats of unknown range',
-        'wide.tif': 'more than 16 bits',
-        'folder.jpg': 'directory',
-        'gone.jpg': 'the file does not exist',
-    }
-
-
-def test_bad_files(tmp_path, picture):
-    for name, message in bad_files(tmp_path, picture).items():
-        with pytest.raises(ValueError, match=message):
-            read_image(tmp_path / name)
-
-
-@pytest.mark.filterwarnings('ignore')
-@pytest.mark.parametrize('ext', ['jpg', 'png', 'webp', 'tif', 'bmp'])
-def test_damaged_files_raise_nothing_else(tmp_path, picture, ext):
-    rng = np.random.default_rng(1)
-    Image.fromarray(picture).save(tmp_path / f'x.{ext}')
-    data = (tmp_path / f'x.{ext}').read_bytes()
-    for _ in range(60):
-        b = bytearray(data)
-        for i in (rng.integers(len(b)), rng.integers(min(len(b), 200))):
-            b[i] = rng.integers(256)
-        (tmp_path / 'y').write_bytes(b[: rng.integers(len(b))] if rng.uniform() < 0.3 else b)
-        try:
-            assert read_image(tmp_path / 'y').ndim == 3
-        except ValueError as e:
-            assert str(e)
 
 
 # --- faces and crops

@@ -47,7 +47,7 @@ from gfa_fastai.compare.recognition import embed, gallery_probe, similarity, ver
 from gfa_fastai.inputs.tables import load_samples, save_samples
 from gfa_fastai.synth.benchmark import load_synthpad, make_synthpad, make_variants
 from gfa_fastai.synth.faces import EVEN, NEUTRAL, draw_clothes, identity, render_scene
-from gfa_fastai.tpc import entropic_confusion, mmd_loss, pairwise_confusion, paper_scale, tpc_loss
+from gfa_fastai.tpc import TPCLoss, entropic_confusion, mmd_loss, pairwise_confusion, paper_scale, tpc_loss
 from gfa_fastai.inputs.weights import vgg16_trunk
 
 HERE = Path(__file__).resolve().parent
@@ -583,12 +583,12 @@ def golden_reports():
 def golden_tpc():
     "Total Pairwise Confusion in all readings, and its relatives."
     x = normal(7, 33)
-    random = {r: tpc_loss(x, 'random', r, 5, torch.Generator().manual_seed(3)) for r in ('sum', 'mean')}
+    random = {r: TPCLoss('random', r, 5, generator=torch.Generator().manual_seed(3))(x) for r in ('sum', 'mean')}
     groups = torch.tensor([0, 0, 1, 1, 2, 2, 2])
     y = x.clone().requires_grad_()
     tpc_loss(y).backward()
     return dict(
-        loss={p: {r: tpc_loss(x, p, r) for r in ('sum', 'mean', 'none')} for p in ('all', 'halves')},
+        loss={p: {r: TPCLoss(p, r)(x) for r in ('sum', 'mean', 'none')} for p in ('all', 'halves')},
         random=random,
         gradient=short(y.grad),
         scale={p: paper_scale(7, 33, p) for p in ('all', 'halves')},

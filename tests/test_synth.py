@@ -5,6 +5,7 @@ from gfa_fastai.synth.faces import (
     EVEN,
     NEUTRAL,
     ROOMS,
+    STRANDS,
     STYLES,
     draw_clothes,
     draw_expression,
@@ -15,11 +16,9 @@ from gfa_fastai.synth.faces import (
     render_scene,
     rotation,
     skin_colour,
+    strand_noise,
     surface_normals,
     value_noise,
-    _ACROSS,
-    _ALONG,
-    _strand_noise,
 )
 from gfa_fastai.inputs.faces import detect_face
 
@@ -91,9 +90,10 @@ def cv2_small(x):
 
 
 def test_strands_are_the_same_seen_finer():
-    coarse, fine = (_strand_noise(np.random.default_rng(4), P) for P in (20, 120))
+    coarse, fine = (strand_noise(np.random.default_rng(4), P) for P in (20, 120))
     assert np.corrcoef(coarse.ravel(), fine.ravel())[0, 1] > 0.5 and fine.var() > coarse.var()
-    across, along = np.abs(np.diff(fine, axis=1)).mean() * _ACROSS, np.abs(np.diff(fine, axis=0)).mean() * _ALONG
+    across = np.abs(np.diff(fine, axis=1)).mean() * STRANDS['across']
+    along = np.abs(np.diff(fine, axis=0)).mean() * STRANDS['along']
     assert across > 10 * along  # per half head width
 
 
@@ -469,7 +469,7 @@ def test_every_instrument_at_every_size(kind, device):
 
 # --- benchmark
 
-import errno, json, shutil
+import errno, json, os, signal, subprocess, sys, time
 from pathlib import Path
 import cv2, pandas as pd
 import gfa_fastai.synth.benchmark as bm
@@ -537,32 +537,95 @@ def test_bytes_do_not_depend_on_workers_order_or_company(made, tmp_path):
     assert Path(other.path[0]).read_bytes() != (root / Path(other.path[0]).relative_to(tmp_path / 'seed')).read_bytes()
 
 
-def test_a_killed_run_goes_on(made, tmp_path, monkeypatch):
-    real, count = bm._subject, []
+SCRIPT = """
+import sys
+from gfa_fastai.synth.benchmark import make_synthpad
+make_synthpad(sys.argv[1], 'tiny', subjects=(5, 2, 2))
+"""
 
-    def dies(*a, **k):
-        if len(count) == 2:
-            raise KeyboardInterrupt
-        count.append(1)
-        return real(*a, **k)
 
-    monkeypatch.setattr(bm, '_subject', dies)
-    kw = dict(domains='phone', workers=1, **SMALL)
-    with pytest.raises(KeyboardInterrupt):
-        make_synthpad(tmp_path / 'k', 'tiny', **kw)
+def children(pid):
+    "Processes that descend from one, as far as they run."
+    table = subprocess.run(['ps', '-eo', 'pid,ppid,stat'], capture_output=True, text=True).stdout
+    rows = [line.split() for line in table.splitlines()[1:]]
+    found, more = set(), {pid}
+    while more:
+        found |= more
+        more = {int(p) for p, parent, stat in rows if int(parent) in found and stat[0] != 'Z'} - found
+    return found - {pid}
+
+
+def running(pid):
+    stat = subprocess.run(['ps', '-o', 'stat=', '-p', str(pid)], capture_output=True, text=True).stdout.strip()
+    return bool(stat) and stat[0] != 'Z'
+
+
+def same_as(made, df, root):
+    "The pictures of people who are in both sets are the same bytes."
+    both = [(Path(p), made[0] / Path(p).relative_to(root)) for p in df.path]
+    both = [(a, b) for a, b in both if b.exists()]
+    return len(both) and all(a.read_bytes() == b.read_bytes() for a, b in both)
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='reads the table of processes')
+def test_a_plain_script_is_stopped_and_goes_on(made, tmp_path):
+    "No `__main__` guard, default workers; SIGTERM leaves no worker; what was finished is not made again."
+    root, script = tmp_path / 'k', tmp_path / 'script.py'
+    script.write_text(SCRIPT)
+    command = [sys.executable, str(script), str(root)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, env=dict(os.environ, LOKY_MAX_CPU_COUNT='2'))
+    end = time.time() + 120
+    while len(list(root.glob('parts/*.json'))) < 3:
+        assert process.poll() is None and time.time() < end
+        time.sleep(0.1)
+    workers = children(process.pid)
+    assert len(workers) >= 2  # it did start workers
+    process.terminate()
+    process.wait(5)
+    end = time.time() + 5
+    while any(map(running, workers)):
+        assert time.time() < end, 'workers are left'
+        time.sleep(0.1)
+    finished = {p: p.stat().st_mtime_ns for p in root.glob('parts/*.json')}
+    assert 3 <= len(finished) < 36
     with pytest.raises(ValueError, match='no finished dataset'):
-        load_synthpad(tmp_path / 'k')
-    monkeypatch.setattr(bm, '_subject', lambda *a, **k: count.append(1) or real(*a, **k))
-    df = make_synthpad(tmp_path / 'k', 'tiny', **kw)
-    assert len(count) == 2 + 5 and not list(tmp_path.rglob('*.tmp'))
-    for p in df.path:
-        assert Path(p).read_bytes() == (made[0] / Path(p).relative_to(tmp_path / 'k')).read_bytes()
+        load_synthpad(root)
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 0 and '36/36' in again.stderr  # the bar
+    assert {p: p.stat().st_mtime_ns for p in finished} == finished
+    assert len(list(root.glob('parts/*.json'))) == 36
+    assert same_as(made, load_synthpad(root), root)
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='sends a signal to a process group')
+def test_ctrl_c_ends_workers_too(tmp_path):
+    root = tmp_path / 'k'
+    command = [sys.executable, '-c', SCRIPT, str(root)]
+    env = dict(os.environ, LOKY_MAX_CPU_COUNT='2')
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env, start_new_session=True)
+    end = time.time() + 120
+    while len(list(root.glob('parts/*.json'))) < 2:
+        assert process.poll() is None and time.time() < end
+        time.sleep(0.1)
+    workers = children(process.pid)
+    os.killpg(process.pid, signal.SIGINT)
+    error = process.communicate(timeout=10)[1]
+    time.sleep(1)
+    assert error.count('Traceback') == 1 and 'KeyboardInterrupt' in error and not any(map(running, workers))
+
+
+def test_what_is_damaged_is_made_again_and_nothing_else(made, tmp_path):
+    root, kw = tmp_path / 'k', dict(domains='phone', workers=1, **SMALL)
+    df = make_synthpad(root, 'tiny', **kw)
+    assert same_as(made, df, root)
+    times = {p: Path(p).stat().st_mtime_ns for p in df.path}
+    before = sha(root)
     Path(df.path[0]).write_bytes(b'x')
     Path(df.depth[0]).unlink()
-    count.clear()
-    before = sha(tmp_path / 'k')
-    make_synthpad(tmp_path / 'k', 'tiny', **kw)
-    assert len(count) == 1 and sha(tmp_path / 'k') == before
+    make_synthpad(root, 'tiny', **kw)
+    changed = {p for p in df.path if Path(p).stat().st_mtime_ns != times[p]}
+    assert changed == set(df.path[df.subject == df.subject[0]]) and sha(root) == before
+    assert same_as(made, df, root)
 
 
 def test_another_dataset_is_not_overwritten(tmp_path):
@@ -579,8 +642,19 @@ def test_another_dataset_is_not_overwritten(tmp_path):
     (tmp_path / 'manifest.json').write_text('{')
     pytest.raises(ValueError, make_synthpad, tmp_path, 'tiny', **kw)
     (tmp_path / 'manifest.json').unlink()
-    with pytest.raises(ValueError, match='no manifest'):
+    with pytest.raises(ValueError, match='holds other things.*no manifest'):
         make_synthpad(tmp_path, 'tiny', **kw)
+
+
+def test_a_folder_with_other_things_is_refused(tmp_path):
+    (tmp_path / 'letters').mkdir()
+    (tmp_path / 'letters/mine.txt').write_text('x')
+    for root in (tmp_path, tmp_path / 'letters'):
+        with pytest.raises(ValueError, match='holds other things.*Choose another folder'):
+            make_synthpad(root, 'tiny', progress=False)
+    with pytest.raises(ValueError, match='is a file'):
+        make_synthpad(tmp_path / 'letters/mine.txt', 'tiny', progress=False)
+    assert [p.name for p in tmp_path.rglob('*')] == ['letters', 'mine.txt']
 
 
 @pytest.mark.parametrize(
@@ -611,19 +685,19 @@ def test_bad_input(kw, text, tmp_path):
 
 
 def test_no_space_left(tmp_path, monkeypatch):
-    real = Path.write_bytes
+    real = bm.write_bytes
 
-    def full(self, data):
-        if self.name.endswith('.tmp') and 'slr001' in self.name:
+    def full(path, data):
+        if 'slr001' in path.name:
             raise OSError(errno.ENOSPC, 'No space left on device')
-        return real(self, data)
+        return real(path, data)
 
-    monkeypatch.setattr(Path, 'write_bytes', full)
+    monkeypatch.setattr(bm, 'write_bytes', full)
     kw = dict(domains='slr', subjects=(1, 1, 1), progress=False)
     with pytest.raises(OSError, match='1 of 3 people are done. Make space'):
         make_synthpad(tmp_path, 'tiny', **kw)
-    monkeypatch.setattr(Path, 'write_bytes', real)
-    assert len(make_synthpad(tmp_path, 'tiny', **kw)) and not list(tmp_path.rglob('*.tmp'))
+    monkeypatch.setattr(bm, 'write_bytes', real)
+    assert len(make_synthpad(tmp_path, 'tiny', **kw))
 
 
 def test_real_photographs(tmp_path):
@@ -633,7 +707,10 @@ def test_real_photographs(tmp_path):
         im = np.clip(im * (0.2 / im[60:100, 60:100].mean()) ** 0.7, 0, 1) ** (1 / 2.2)
         (tmp_path / f'in/p{s}').mkdir(parents=True)
         cv2.imwrite(str(tmp_path / f'in/p{s}/a.jpg'), (im[..., ::-1] * 255).astype(np.uint8))
-    df = make_synthpad(tmp_path / 'out', 'tiny', faces=tmp_path / 'in', domains=['slr', 'webcam'], progress=False)
+    whole = (tmp_path / 'in/p8/a.jpg').read_bytes()
+    (tmp_path / 'in/p8/a.jpg').write_bytes(whole[: len(whole) // 2])
+    with pytest.warns(UserWarning, match='1 photographs cannot be read and are left out.*p8'):
+        df = make_synthpad(tmp_path / 'out', 'tiny', faces=tmp_path / 'in', domains=['slr', 'webcam'], progress=False)
     assert (
         (df.groupby('dataset').split.nunique() == 3).all()
         and df.subject.nunique() >= 6

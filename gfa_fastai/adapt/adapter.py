@@ -26,7 +26,7 @@ with warnings.catch_warnings():
 from ..inputs.files import writable_folder, write_bytes
 from ..inputs.images import write_png
 from ..inputs.frames import check_skipped
-from ..inputs.images import as_array, as_batch, image_list, read_image
+from ..inputs.images import as_batch, image_list, read_image
 from ..samples import validate_samples
 
 # %% auto #0
@@ -98,7 +98,7 @@ def outcome(f, *args):
     try:
         return f(*args)
     except ValueError as e:
-        return str(e)
+        return str(e).removeprefix(f'{args[0]}: ')  # (it is listed by its path)
 
 
 def _by_size(images):
@@ -207,7 +207,7 @@ def transform(
     "Images in the target's domain."
     if isinstance(images, pd.DataFrame):
         return _transform_table(self, images, cache, codec, quality, bs, max_bad, progress)
-    arrays = [as_array(i) for i in image_list(images, 'transform')]
+    arrays = [read_image(i) for i in image_list(images, 'transform')]
     out = [None] * len(arrays)
     for group in _by_size(enumerate(arrays)):
         for batch in (group[i : i + bs] for i in range(0, len(group), bs)):

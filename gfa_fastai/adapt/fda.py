@@ -38,7 +38,7 @@ from gfa_fastai.fda import (
     gram_matrix,
 )
 from ..inputs.files import writable_folder
-from ..inputs.images import as_array, as_batch, image_list, shrink_image
+from ..inputs.images import as_batch, image_list, read_image, shrink_image
 
 # %% auto #0
 __all__ = ['FDA_PRESETS', 'ROUND', 'choose_target', 'FDA', 'mean_grams', 'gram_gap']
@@ -97,7 +97,7 @@ def choose_target(
     where, rows = np.unique(np.linspace(0, len(images) - 1, min(most, len(images))).round().astype(int)), {}
     for i in where:
         try:
-            small = shrink_image(as_array(images[i]), size)
+            small = shrink_image(read_image(images[i]), size)
         except ValueError:
             continue  # an unusable image is no target
         at = [(s - size) // 2 for s in small.shape[:2]]
@@ -149,7 +149,7 @@ class FDA(Adapter):
         self.width, self.weights = float(width), tuple(map(float, weights or FDA_PRESETS[preset]['weights']))
         self.loss_network = dict(loss_network or {})
         self.net = TransformNet(width, seed=seed, **FDA_PRESETS[preset]['net']).to(self.device).eval()
-        self.target = None if target is None else shrink_image(as_array(target), self.size)
+        self.target = None if target is None else shrink_image(read_image(target), self.size)
         if isinstance(target, (str, Path)):
             self.info.setdefault('target', f'given: {Path(target).name}')
 
@@ -281,7 +281,7 @@ def fit(
     if self.target is None:
         phi = LossNetwork(**(dict(arch=FDA_PRESETS[self.preset]['arch']) | self.loss_network)).to(self.device)
         i = choose_target(images, phi, FDA_PRESETS[self.preset]['layers'])
-        self.target = shrink_image(as_array(images[i]), self.size)
+        self.target = shrink_image(read_image(images[i]), self.size)
         self.info.update(
             target=f'medoid in feature statistics, image {i} of {len(images)}',
             chosen=Path(images[i]).name if isinstance(images[i], (str, Path)) else i,
@@ -340,7 +340,7 @@ def mean_grams(
     layers: tuple = JOHNSON,
 ) -> dict:  # layer -> (1, C, C)
     "Gram matrices of a set of images, averaged."
-    x = as_batch([as_array(i) for i in images]).to(phi.mean.device)
+    x = as_batch([read_image(i) for i in images]).to(phi.mean.device)
     return {l: gram_matrix(f).mean(0, keepdim=True) for l, f in phi(x, layers).items()}
 
 

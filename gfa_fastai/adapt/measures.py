@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from ..fda import LossNetwork, content_loss
-from ..inputs.images import as_array, as_batch
+from ..inputs.images import as_batch, read_image
 
 # %% auto #0
 __all__ = ['spatial_means', 'domain_gap', 'texture_energy', 'no_painted_texture', 'equal_divergence', 'drift']
@@ -23,7 +23,8 @@ def spatial_means(
 ) -> dict:  # layer -> (N, C) float64
     "Channel means over space, image by image."
     rows = [
-        {l: f.mean((2, 3)) for l, f in phi(as_batch([as_array(i)]).to(phi.mean.device), layers).items()} for i in images
+        {l: f.mean((2, 3)) for l, f in phi(as_batch([read_image(i)]).to(phi.mean.device), layers).items()}
+        for i in images
     ]
     return {l: torch.cat([r[l] for r in rows]).double().cpu() for l in layers}
 
@@ -50,7 +51,7 @@ def texture_energy(
     image,  # file, array or tensor
 ) -> float:
     "Energy of luminance above a quarter of the Nyquist frequency."
-    g = as_array(image) @ np.array([0.299, 0.587, 0.114]) / 255
+    g = read_image(image) @ np.array([0.299, 0.587, 0.114]) / 255
     g = (
         (g - g.mean()) * np.hanning(g.shape[0])[:, None] * np.hanning(g.shape[1])
     )  # (no edge from one side to the other)
@@ -88,7 +89,7 @@ def drift(
     "What adaptation did to the content of images, means over images."
     rows = []
     for b, a in zip(before, after):
-        x, y = (as_batch([as_array(o)]).to(phi.mean.device) for o in (b, a))
+        x, y = (as_batch([read_image(o)]).to(phi.mean.device) for o in (b, a))
         fx, fy = (phi(o, (content, identity)) for o in (x, y))
         ex, ey = (embed(x), embed(y)) if embed else (fx[identity].flatten(1), fy[identity].flatten(1))
         rows.append(

@@ -15,7 +15,7 @@ from .fda import FDA
 from .light import LightFDA
 from .methods import AdaIN, ColourMatch, FourierSwap, Identity, Recompress
 from ..inputs.files import writable_folder
-from ..inputs.images import as_array, image_list
+from ..inputs.images import image_list, read_image
 from ..inputs.trees import IMAGES, VIDEOS
 from ..inputs.videos import clip_frames, save_video
 
@@ -73,7 +73,7 @@ def make_adapter(
                 kw,
                 names,
                 *([teacher.fingerprint()] if teacher else []),
-                None if target is None else as_array(target).tobytes().hex(),
+                None if target is None else read_image(target).tobytes().hex(),
             ],
             sort_keys=True,
             default=str,

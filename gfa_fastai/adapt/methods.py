@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from .adapter import Adapter
 from ..fda import LossNetwork, RandomCrops, content_loss, full_precision, no_autocast, pad_edges
-from ..inputs.images import as_array, as_batch, image_list
+from ..inputs.images import as_batch, image_list, read_image
 
 # %% auto #0
 __all__ = ['Identity', 'Recompress', 'ColourMatch', 'fourier_swap', 'FourierSwap', 'adain', 'AdaIN']
@@ -63,7 +63,7 @@ class ColourMatch(Adapter):
         if space not in ('lab', 'rgb'):
             raise ValueError(f"ColourMatch: space {space!r} is not known, choose 'lab' or 'rgb'")
         self.space, self.strength = space, float(strength)
-        self.stats = torch.as_tensor(target).float() if isinstance(target, list) else self._stats(as_array(target))
+        self.stats = torch.as_tensor(target).float() if isinstance(target, list) else self._stats(read_image(target))
 
     def config(self):
         return dict(target=self.stats.tolist(), space=self.space, strength=self.strength)
@@ -119,7 +119,7 @@ class FourierSwap(Adapter):
             raise ValueError(f'FourierSwap: beta is {beta}, it runs from 0 to below 0.5')
         self.beta, self.target = (
             float(beta),
-            torch.zeros(1, 3, 1, 1) if target is None else as_batch([as_array(target)]),
+            torch.zeros(1, 3, 1, 1) if target is None else as_batch([read_image(target)]),
         )
 
     def config(self):
@@ -189,7 +189,7 @@ class AdaIN(Adapter):
         self.stats = torch.zeros(2, channels, device=self.device)
         if target is not None:
             self.stats = (
-                torch.cat(torch.std_mean(self._encode(as_batch([as_array(target)]).to(self.device)), (0, 2, 3)))
+                torch.cat(torch.std_mean(self._encode(as_batch([read_image(target)]).to(self.device)), (0, 2, 3)))
                 .view(2, -1)
                 .flip(0)
             )

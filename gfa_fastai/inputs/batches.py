@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from .images import as_photo, resize_square
+from .images import read_image, resize_square
 from itertools import islice
 from pathlib import Path
 from torch import Tensor
@@ -35,7 +35,7 @@ class PictureBatches:
 
     def __init__(
         self,
-        images,  # a list of whatever `as_photo` reads, or a tensor (N, 3, H, W)
+        images,  # a list of whatever `read_image` reads, or a tensor (N, 3, H, W)
         subjects: list | None = None,  # who is on each image; None: not known
         bs: int = 64,  # images at a time
         size: int | None = None,  # side in pixels to bring them to
@@ -54,7 +54,7 @@ class PictureBatches:
             image = np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())
         else:
             try:
-                image = as_photo(image)
+                image = read_image(image)
             except ValueError as e:
                 raise ValueError(f'image {i}: {e}') from None
         return image if self.size is None else resize_square(image, self.size)

@@ -477,7 +477,7 @@ def _make_all(todo, make, workers, progress) -> list:
         try:
             return make(*job)
         except ValueError as e:
-            return str(e)
+            return str(e).removeprefix(f'{job[0]}: ')  # (it is listed by its path)
 
     level = cv2.utils.logging.getLogLevel()
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)

@@ -4,59 +4,236 @@
 
 # %% ../../nbs/engine/images.ipynb #3b9f13dc
 from __future__ import annotations
+import contextlib
 import cv2
+import functools
+import importlib
 import io
 import numpy as np
 import os
 import pandas as pd
 import torch
-import warnings
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
 from pathlib import Path
 from torch import Tensor
-from .files import bytes_hash, write_bytes
+from .files import bytes_hash, file_size, write_bytes
 
 # %% auto #0
-__all__ = ['MIN_SIDE', 'MAX_PIXELS', 'as_rgb', 'read_image', 'write_png', 'resize_square', 'turn_image', 'as_array', 'as_batch',
-           'image_list', 'shrink_image', 'as_photo']
+__all__ = ['FORMATS', 'IMAGES', 'MIN_SIDE', 'MAX_PIXELS', 'MAX_BYTES', 'tensor_pixels', 'read_image', 'resize_square',
+           'shrink_image', 'turn_image', 'write_png', 'as_batch', 'image_list']
+
+# %% ../../nbs/engine/images.ipynb #e690ef58
+FORMATS = ('AVIF', 'BMP', 'GIF', 'HEIF', 'JPEG', 'JPEG2000', 'PNG', 'PPM', 'TIFF', 'WEBP')  # as Pillow calls them
+_ENDINGS = '.jpg .jpeg .jpe .jfif .png .bmp .dib .gif .tif .tiff .webp .jp2 .ppm .pgm .avif .heic .heif .hif'.split()
+
+
+def _readable_endings():
+    "Those of the endings that Pillow can decode here."
+    with contextlib.suppress(ImportError):  # for HEIC, an iPhone's format
+        importlib.import_module('pillow_heif').register_heif_opener()
+    known = Image.registered_extensions()
+    return frozenset(e for e in _ENDINGS if known.get(e) in FORMATS and known[e] in Image.OPEN)
+
+
+IMAGES = _readable_endings()  # endings of picture files, in lower case
+
+# %% ../../nbs/engine/images.ipynb #3f0be0af
+MIN_SIDE = 16  # pixels; nothing can be learnt from less
+MAX_PIXELS = 80e6  # of a picture; a phone's 50 megapixels pass
+MAX_BYTES = 700e6  # of a file; so large is a picture of MAX_PIXELS with 16 bits and without compression
+
+
+class _NoPicture(ValueError):
+    "A reason of ours; other errors are those of a decoder."
+
+
+def _check_size(width, height):
+    "Raise for a picture that is too small or too large."
+    if min(width, height) < MIN_SIDE:
+        raise _NoPicture(f'only {width}x{height} pixels; at least {MIN_SIDE} are needed')
+    if width * height > MAX_PIXELS:
+        raise _NoPicture(f'it has {width}x{height} pixels, more than {MAX_PIXELS / 1e6:.0f} million: make it smaller')
+
+# %% ../../nbs/engine/images.ipynb #81b56b6f
+_SPACES = {'RGB ': 'RGB', 'GRAY': 'L', 'CMYK': 'CMYK'}  # of a profile -> Pillow's mode
+
+
+def _colour_cube(mode):
+    "A small picture with colours from all over a space."
+    steps = np.arange(0, 256, 51, dtype=np.uint8)
+    colours = np.stack(np.meshgrid(*[steps] * len(mode)), -1)
+    return Image.frombytes(mode, (6, len(steps) ** len(mode) // 6), colours.tobytes())
+
+
+@functools.lru_cache(32)
+def _to_srgb(profile):
+    "The mode that an ICC profile is for and Pillow's transform to sRGB; None where it is damaged, or is sRGB itself."
+    try:
+        own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        mode = _SPACES[own.profile.xcolor_space]
+        transform = ImageCms.buildTransform(own, ImageCms.createProfile('sRGB'), mode, 'RGB')
+    except (ImageCms.PyCMSError, OSError, KeyError, ValueError, TypeError):
+        return None
+    cube = _colour_cube(mode)
+    change = np.asarray(transform.apply(cube)).astype(int) - np.asarray(cube.convert('RGB'))
+    return (mode, transform) if np.abs(change).max() > 2 else None  # (sRGB to sRGB rounds)
+
+
+def _in_srgb(im):
+    "A picture without alpha as sRGB."
+    profile = im.info.get('icc_profile')
+    found = _to_srgb(profile) if isinstance(profile, bytes) else None
+    if found:
+        mode, transform = found
+        if mode == im.mode or (mode == 'RGB' and im.mode == 'L'):
+            return transform.apply(im.convert(mode))
+    return im.convert('RGB')
+
+# %% ../../nbs/engine/images.ipynb #af198d7c
+def _eight_bits(im):
+    "A picture of 16 bits as one of 8; what is transparent in it becomes white."
+    x = np.asarray(im).astype(np.int64)
+    if x.min() < 0 or x.max() > 65535:
+        raise _NoPicture('its pixels have more than 16 bits; save it with 8 or 16')
+    hidden = im.info.get('transparency')
+    if isinstance(hidden, int):
+        x[x == hidden] = 65535
+    out = Image.fromarray((x / 257).round().astype(np.uint8))
+    out.info = {k: v for k, v in im.info.items() if k == 'icc_profile'}
+    return out
+
+
+def _pixels(im):
+    "An opened PIL image as (H, W, 3) uint8, upright, on white, in sRGB."
+    _check_size(*im.size)
+    if getattr(im, 'is_animated', False) and im.format != 'MPO':  # (a phone's MPO: a photograph and its preview)
+        raise _NoPicture('it holds several pictures (an animation, or pages): give one of them, or a video file')
+    im = ImageOps.exif_transpose(im)
+    if im.mode == 'F':
+        raise _NoPicture('its pixels are floats of unknown range; save it with 8 or 16 bits')
+    if im.mode.startswith('I'):
+        im = _eight_bits(im)
+    if im.mode in ('P', 'PA', 'RGBa') or 'transparency' in im.info:
+        im = im.convert('RGBA')
+    if im.mode == 'La':
+        im = im.convert('LA')
+    if im.mode not in ('RGBA', 'LA'):
+        return np.asarray(_in_srgb(im))
+    alpha = im.getchannel('A')
+    colours = _in_srgb(im.convert(im.mode[:-1]))
+    return np.asarray(Image.composite(colours, Image.new('RGB', im.size, 'white'), alpha))
 
 # %% ../../nbs/engine/images.ipynb #c916e0f4
-MIN_SIDE = 16  # pixels; nothing can be learnt from less
+def _read_file(file, size):
+    "A path or a file object of `size` bytes as pixels."
+    if size == 0:
+        raise _NoPicture('the file is empty (0 bytes)')
+    if size > MAX_BYTES:
+        raise _NoPicture(f'it has {size / 1e6:.0f} MB, too many for a picture: make it smaller')
+    try:
+        with Image.open(file, formats=[f for f in FORMATS if f in Image.OPEN]) as im:
+            return _pixels(im)
+    except _NoPicture:
+        raise
+    except Image.DecompressionBombError:
+        raise _NoPicture(f'it claims more than {MAX_PIXELS / 1e6:.0f} million pixels: make it smaller') from None
+    except UnidentifiedImageError:
+        why = f'it is none of {", ".join(FORMATS)} (HEIF needs the package pillow-heif)'
+    except Exception as e:  # a damaged file makes decoders raise anything
+        why = str(e) or type(e).__name__
+    raise _NoPicture(f'not a readable image ({size} bytes): {why}')
 
 
-def as_rgb(im):
-    "An opened image of any mode as (H, W, 3) uint8; raises ValueError for pixels of unknown range."
-    if im.mode == 'F':
-        raise ValueError('its pixels are floats of unknown range; save it with 8 or 16 bits')
-    if im.mode.startswith('I'):
-        x = np.asarray(im).astype(np.int64)
-        if x.min() < 0 or x.max() > 65535:
-            raise ValueError('its pixels have more than 16 bits; save it with 8 or 16')
-        im = Image.fromarray((x / 257).round().astype(np.uint8))
-    return np.asarray(im.convert('RGB'))
+def _read_array(x):
+    "An array of 8 or 16 bits as (H, W, 3) uint8."
+    if x.dtype == np.uint16:
+        x = (x / 257).round().astype(np.uint8)
+    if x.dtype != np.uint8:
+        raise _NoPicture(f'an array of {x.dtype}: pictures have 8 or 16 bits, such as uint8 with 0..255; convert it')
+    if x.ndim == 3 and x.shape[2] == 1:
+        x = x[..., 0]
+    if not (x.ndim == 2 or x.ndim == 3 and x.shape[2] in (3, 4)):
+        raise _NoPicture(f'an array of shape {x.shape}: expected (H, W), (H, W, 3) or (H, W, 4), RGB, channels last')
+    _check_size(*x.shape[1::-1])
+    return x if x.shape[2:] == (3,) else _pixels(Image.fromarray(x))
+
+
+def _read(source):
+    "Whatever stands for a picture as (H, W, 3) uint8."
+    if isinstance(source, (str, os.PathLike)):
+        return _read_file(source, file_size(source))
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return _read_file(io.BytesIO(source), len(source))
+    if isinstance(source, Image.Image):
+        try:
+            return _pixels(source)
+        except (OSError, SyntaxError) as e:
+            raise _NoPicture(f'not a readable image: {e}') from None
+    if isinstance(source, Tensor):
+        return _read_array(tensor_pixels(source))
+    if isinstance(source, np.ndarray):
+        return _read_array(source)
+    raise _NoPicture(
+        f'a {type(source).__name__} is no picture: give a path, the bytes of a file, a PIL image, '
+        'or an array (H, W, 3) of uint8'
+    )
+
+
+def tensor_pixels(
+    image,  # (3, H, W) or (1, 3, H, W) float tensor in 0..1, as networks take it
+) -> np.ndarray:  # (H, W, 3) uint8; raises ValueError
+    "A picture in a network's form as an array."
+    x = image.as_subclass(Tensor).detach().cpu()
+    x = x[0] if x.ndim == 4 and len(x) == 1 else x
+    fits = x.ndim == 3 and x.shape[0] == 3 and x.is_floating_point()
+    if not (fits and 0 <= x.min() and x.max() <= 1):  # (NaN is neither)
+        raise _NoPicture(f'a tensor of shape {tuple(x.shape)} and {x.dtype}: expected (3, H, W), floats in 0..1')
+    return (x * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
 
 
 def read_image(
-    path,  # an image file
-) -> np.ndarray:  # (H, W, 3) uint8 RGB, upright; raises ValueError that says what is wrong
-    "Decode an image file completely, or say why not."
+    source,  # path, bytes of a file, PIL image, or array (H, W[, 3 or 4]) of 8 or 16 bits; a (3, H, W) tensor in 0..1 too
+) -> np.ndarray:  # (H, W, 3) uint8 RGB, upright; raises ValueError that names the file and says what is wrong
+    "Whatever stands for one picture, as pixels."
     try:
-        with Image.open(path) as im:
-            image = as_rgb(ImageOps.exif_transpose(im))
-    except FileNotFoundError:
-        raise ValueError('the file does not exist') from None
-    except Exception as e:  # a damaged file makes decoders raise anything
-        size = os.path.getsize(path)
-        raise ValueError(
-            'the file is empty (0 bytes)'
-            if size == 0
-            else f'not a readable image ({size} bytes): {str(e).replace(str(path), Path(path).name) or type(e).__name__}'
-        ) from None
-    if min(image.shape[:2]) < MIN_SIDE:
-        raise ValueError(f'only {image.shape[1]}x{image.shape[0]} pixels; at least {MIN_SIDE} are needed')
-    return image
+        return _read(source)
+    except ValueError as e:
+        name = f'{os.fspath(source)}: ' if isinstance(source, (str, os.PathLike)) else ''
+        raise ValueError(f'{name}{e}') from None
 
 # %% ../../nbs/engine/images.ipynb #9f238826
+def resize_square(
+    image,  # (H, W, 3) uint8
+    size: int,  # side of the result in pixels
+) -> np.ndarray:  # (size, size, 3) uint8
+    "To a square: area averaging for a side that gets smaller, bilinear for one that gets larger."
+    H, W = image.shape[:2]
+    if max(H, W) > size:
+        image = cv2.resize(image, (min(W, size), min(H, size)), interpolation=cv2.INTER_AREA)
+    return image if image.shape[:2] == (size, size) else cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
+
+
+def shrink_image(
+    image,  # (H, W, 3) uint8
+    size: int,  # of the shorter side of the result in pixels
+) -> np.ndarray:  # (h, w, 3) uint8
+    "So that the shorter side has `size` pixels; larger if it was smaller."
+    h, w = image.shape[:2]
+    k = size / min(h, w)
+    if k == 1:
+        return image
+    to = max(size, round(w * k)), max(size, round(h * k))
+    return np.asarray(Image.fromarray(image).resize(to, Image.Resampling.BOX if k < 1 else Image.Resampling.BILINEAR))
+
+
+def turn_image(
+    image,  # (H, W, 3) uint8
+    rotate: int,  # degrees: 0 or 180
+) -> np.ndarray:  # (H, W, 3) uint8
+    "Turn what is stored upside down."
+    return np.ascontiguousarray(image[::-1, ::-1]) if rotate else image
+
+# %% ../../nbs/engine/images.ipynb #25b057c8
 def write_png(
     path,  # of the file
     image,  # (H, W, 3) uint8
@@ -70,47 +247,19 @@ def write_png(
     write_bytes(path, data.getvalue())
     return bytes_hash(data.getvalue())
 
-
-def resize_square(image, size):
-    "To a square: area averaging for a side that gets smaller, bilinear for one that gets larger."
-    H, W = image.shape[:2]
-    if max(H, W) > size:
-        image = cv2.resize(image, (min(W, size), min(H, size)), interpolation=cv2.INTER_AREA)
-    return image if image.shape[:2] == (size, size) else cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
-
-# %% ../../nbs/engine/images.ipynb #9df18c66
-def turn_image(image, rotate):
-    "By 0 or 180 degrees."
-    return np.ascontiguousarray(image[::-1, ::-1]) if rotate else image
-
-# %% ../../nbs/engine/images.ipynb #e2370715
-def as_array(image):
-    "An image file, array or tensor as (H, W, 3) uint8; raises ValueError."
-    if isinstance(image, (str, Path)):
-        if Path(image).is_dir():
-            raise ValueError(f'{image} is a folder, and one image is needed: name a file in it')
-        try:
-            return read_image(image)
-        except ValueError as e:
-            raise ValueError(f'{image}: {e}') from None
-    if isinstance(image, Tensor):
-        t = image.as_subclass(Tensor).detach().cpu()
-        t = t[0] if t.ndim == 4 and len(t) == 1 else t
-        if t.ndim != 3 or t.shape[0] != 3 or not t.is_floating_point():
-            raise ValueError(f'expected a float image (3, H, W) in 0..1, got {tuple(image.shape)} of {image.dtype}')
-        return (t.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    image = np.asarray(image)
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise ValueError(f'expected RGB images (H, W, 3) of uint8, got {image.shape} of {image.dtype}')
-    return image
-
 # %% ../../nbs/engine/images.ipynb #b1f2bc21
-def as_batch(arrays):
+def as_batch(
+    arrays,  # (H, W, 3) uint8 of one size
+) -> Tensor:  # (N, 3, H, W) floats in 0..1
+    "Pictures as a network takes them."
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
 
 
-def image_list(images, who):
-    "Anything that stands for several images as a list; raises ValueError."
+def image_list(
+    images,  # samples table, or anything that gives images
+    who: str,  # asks, for messages
+) -> list:  # raises ValueError
+    "Anything that stands for several images as a list."
     if isinstance(images, pd.DataFrame):
         images = images['frame_path' if 'frame_path' in images else 'path'].drop_duplicates()
     if isinstance(images, (str, Path)):
@@ -121,117 +270,3 @@ def image_list(images, who):
     if not images:
         raise ValueError(f'{who}: no images')
     return images
-
-# %% ../../nbs/engine/images.ipynb #e2a6a3f8
-def shrink_image(image, size):
-    "So that the shorter side has `size` pixels; larger if it was smaller."
-    h, w = image.shape[:2]
-    k = size / min(h, w)
-    if k == 1:
-        return image
-    to = max(size, round(w * k)), max(size, round(h * k))
-    return np.asarray(Image.fromarray(image).resize(to, Image.Resampling.BOX if k < 1 else Image.Resampling.BILINEAR))
-
-# %% ../../nbs/engine/images.ipynb #6c2b7e0d
-MAX_PIXELS = 80e6  # of a picture; a phone's 50 megapixels pass
-
-
-def _photo(im):
-    "An opened PIL image as (H, W, 3) uint8, upright; raises ValueError."
-    (w, h), n = im.size, getattr(im, 'n_frames', 1)
-    if w * h > MAX_PIXELS:
-        raise ValueError(f'it has {w}x{h} pixels, more than {MAX_PIXELS / 1e6:.0f} million: make it smaller')
-    if n > 1 and im.format != 'MPO':
-        raise ValueError(f'it has {n} pictures (an animation, or pages): give one of them, or a video file')
-    im = ImageOps.exif_transpose(im)
-    if (
-        im.mode in ('RGBA', 'RGBa', 'LA', 'La', 'PA')
-        or (im.mode in 'PL1' or im.mode == 'RGB')
-        and 'transparency' in im.info
-    ):
-        im = im.convert('RGBA')
-        im = Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im)
-    return _large_enough(as_rgb(im))
-
-# %% ../../nbs/engine/images.ipynb #612c0597
-def _large_enough(image):
-    "The image, or ValueError."
-    h, w = image.shape[:2]
-    if min(h, w) < MIN_SIDE:
-        raise ValueError(f'only {w}x{h} pixels; at least {MIN_SIDE} are needed')
-    if h * w > MAX_PIXELS:
-        raise ValueError(f'it has {w}x{h} pixels, more than {MAX_PIXELS / 1e6:.0f} million: make it smaller')
-    return image
-
-# %% ../../nbs/engine/images.ipynb #660cf2bc
-def _formats():
-    "What Pillow reads, without PostScript: that is a program, which Ghostscript would run."
-    Image.init()
-    return [f for f in Image.ID if f != 'EPS']
-
-
-def _photo_file(path):
-    "An image file as (H, W, 3) uint8; raises ValueError that names it."
-    if path.is_dir():
-        raise ValueError(f'{path} is a folder, and one picture is needed: name a file in it')
-    if not path.exists():
-        raise ValueError(f'{path}: the file does not exist: check the path')
-    if not path.is_file():
-        raise ValueError(
-            f'{path} is no regular file but a device or a pipe, which may never end: save the picture first'
-        )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # of a size that is refused below, of odd tags
-            with Image.open(path, formats=_formats()) as im:
-                return _photo(im)
-    except ValueError as e:
-        raise ValueError(f'{path}: {e}') from None
-    except Image.DecompressionBombError:
-        raise ValueError(
-            f'{path}: it claims more than {MAX_PIXELS / 1e6:.0f} million pixels: make it smaller'
-        ) from None
-    except Exception as e:  # a damaged file makes decoders raise anything
-        size = os.path.getsize(path)
-        raise ValueError(
-            f'{path}: '
-            + (
-                'the file is empty (0 bytes)'
-                if size == 0
-                else f'not a readable image ({size} bytes): {str(e).replace(str(path), path.name) or type(e).__name__}'
-            )
-        ) from None
-
-# %% ../../nbs/engine/images.ipynb #108e0fc8
-def _photo_array(x):
-    "An array (H, W), (H, W, 3) or (H, W, 4) of 8 or 16 bits as (H, W, 3) uint8; raises ValueError."
-    if x.dtype == np.uint16:
-        x = (x / 257).round().astype(np.uint8)
-    if x.dtype != np.uint8:
-        raise ValueError(f'an array of {x.dtype}: pictures have 8 (or 16) bits, uint8 with 0..255; convert it')
-    if x.ndim == 3 and x.shape[2] == 1:
-        x = x[..., 0]
-    if not (x.ndim == 2 or x.ndim == 3 and x.shape[2] in (3, 4)):
-        raise ValueError(f'an array of shape {x.shape}: expected (H, W), (H, W, 3) or (H, W, 4), RGB, channels last')
-    return _photo(Image.fromarray(x))
-
-# %% ../../nbs/engine/images.ipynb #3dad8b03
-def as_photo(
-    image,  # path, PIL image, (H, W[, 3 or 4]) array of 8 or 16 bits (RGB), or (3, H, W) float tensor in 0..1
-) -> np.ndarray:  # (H, W, 3) uint8 RGB, upright; raises ValueError that says what is wrong
-    "Whatever stands for one picture, as an array."
-    if isinstance(image, (str, os.PathLike)):
-        return _photo_file(Path(image))
-    if isinstance(image, Image.Image):
-        try:
-            return _photo(image)
-        except (OSError, SyntaxError) as e:
-            raise ValueError(f'not a readable image: {e}') from None
-    if hasattr(image, 'detach'):  # a tensor; PyTorch is not needed for this
-        x = np.asarray(image.detach().cpu().float())
-        if x.ndim != 3 or x.shape[0] != 3 or not (image.is_floating_point() and 0 <= x.min() and x.max() <= 1):
-            raise ValueError(
-                f'a tensor of shape {tuple(x.shape)} and {image.dtype}: expected (3, H, W), floats in 0..1'
-            )
-        image = (x * 255).round().astype(np.uint8).transpose(1, 2, 0)
-    return _photo_array(np.asarray(image))

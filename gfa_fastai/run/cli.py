@@ -619,7 +619,7 @@ def _authenticate(a) -> int:
 def _auth_pictures(a, auth) -> int:
     "verify and identify: 0 if every picture is accepted."
     from gfa_fastai.use.authenticate import annotate
-    from gfa_fastai.inputs.images import as_photo
+    from gfa_fastai.inputs.images import read_image
     from gfa_fastai.inputs.trees import VIDEOS
 
     status = 0
@@ -628,7 +628,7 @@ def _auth_pictures(a, auth) -> int:
         more = ''.join(f'\n  {n} {s:.3f}' for n, s in r.candidates)
         _say(a, path, f'{r.decision}, {r.reason}{more}', **r.to_dict())
         if a.out and Path(path).suffix.lower() not in VIDEOS:
-            _save_picture(annotate(as_photo(path), r), Path(a.out) / f'{Path(path).name}.png')
+            _save_picture(annotate(read_image(path), r), Path(a.out) / f'{Path(path).name}.png')
         elif a.out:
             _annotated(a, auth, path)
         status = max(status, int(not r.accepted))

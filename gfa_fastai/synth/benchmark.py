@@ -4,21 +4,26 @@
 
 # %% ../../nbs/synthpad/benchmark.ipynb #b05971bd
 from __future__ import annotations
+import contextlib
 import cv2
 import errno
 import hashlib
-import importlib
+import joblib
 import json
-import multiprocessing
 import numpy as np
 import os
 import pandas as pd
+import signal
 import threading
-from concurrent.futures import ProcessPoolExecutor, as_completed
+import time
+import warnings
 from concurrent.futures.process import BrokenProcessPool
 from numpy import float32 as F
 from pathlib import Path
 from tqdm import tqdm
+from ..inputs.faces import detect_face
+from ..inputs.files import write_bytes, write_text
+from ..inputs.images import read_image
 from ..inputs.tables import load_samples, save_samples
 from ..samples import validate_samples
 from gfa_fastai.synth.attacks import (
@@ -36,6 +41,7 @@ from gfa_fastai.synth.attacks import (
     jpeg,
     present,
     take_photo,
+    unjpeg,
 )
 from gfa_fastai.synth.faces import (
     EVEN,
@@ -57,75 +63,7 @@ __all__ = ['SYNTHPAD_VERSION', 'DOMAIN_NAMES', 'SYNTHPAD_PRESETS', 'domain_style
 SYNTHPAD_VERSION = '2'
 
 
-_STYLES = dict(
-    webcam=dict(
-        cast_r=1.06,
-        cast_b=0.93,
-        blur=0.46,
-        shot=1.2e-3,
-        read=4e-3,
-        gamma=2.1,
-        curve=0.15,
-        colour=0.95,
-        sharp=0.35,
-        quality=85,
-        target=0.56,
-        hard=0.40,
-        focus=1.0,
-        unit=0.240,
-    ),
-    laptop=dict(
-        cast_r=0.95,
-        cast_b=1.07,
-        blur=0.43,
-        shot=1.8e-3,
-        read=6e-3,
-        gamma=2.0,
-        curve=0.32,
-        colour=1.0,
-        sharp=0.55,
-        quality=87,
-        target=0.62,
-        hard=0.55,
-        focus=0.8,
-        unit=0.225,
-    ),
-    phone=dict(
-        cast_r=1.0,
-        cast_b=1.0,
-        blur=0.40,
-        shot=8e-4,
-        read=3e-3,
-        gamma=2.3,
-        curve=0.40,
-        colour=1.12,
-        sharp=0.75,
-        quality=90,
-        target=0.60,
-        hard=0.65,
-        focus=1.2,
-        unit=0.255,
-    ),
-    slr=dict(
-        cast_r=1.02,
-        cast_b=0.97,
-        blur=0.37,
-        shot=4e-4,
-        read=2e-3,
-        gamma=2.2,
-        curve=0.24,
-        colour=1.06,
-        sharp=0.25,
-        quality=93,
-        target=0.58,
-        hard=0.50,
-        focus=1.5,
-        unit=0.245,
-    ),
-)
-
-# %% ../../nbs/synthpad/benchmark.ipynb #7b41b622
-_CAM = (
+_CAMERA_SETTINGS = (
     'cast_r',
     'cast_b',
     'blur',
@@ -137,13 +75,35 @@ _CAM = (
     'sharp',
     'quality',
     'target',
-)  # those of the camera
+)
 
 
-DOMAIN_NAMES = tuple(_STYLES)
+_STYLES = pd.DataFrame(
+    dict(
+        #         webcam  laptop  phone    slr
+        cast_r=[1.06, 0.95, 1.00, 1.02],
+        cast_b=[0.93, 1.07, 1.00, 0.97],
+        blur=[0.46, 0.43, 0.40, 0.37],
+        shot=[1.2e-3, 1.8e-3, 8e-4, 4e-4],
+        read=[4e-3, 6e-3, 3e-3, 2e-3],
+        gamma=[2.1, 2.0, 2.3, 2.2],
+        curve=[0.15, 0.32, 0.40, 0.24],
+        colour=[0.95, 1.00, 1.12, 1.06],
+        sharp=[0.35, 0.55, 0.75, 0.25],
+        quality=[85, 87, 90, 93],
+        target=[0.56, 0.62, 0.60, 0.58],
+        hard=[0.40, 0.55, 0.65, 0.50],
+        focus=[1.0, 0.8, 1.2, 1.5],
+        unit=[0.240, 0.225, 0.255, 0.245],
+    ),
+    index=['webcam', 'laptop', 'phone', 'slr'],
+)
+
+# %% ../../nbs/synthpad/benchmark.ipynb #7b41b622
+DOMAIN_NAMES = tuple(_STYLES.index)
 
 
-_DEVICES = dict(  # for prints, for replays
+_DEVICES = dict(  # two for prints, two for replays
     webcam=(('laser', 'photo'), ('phone', 'monitor')),
     laptop=(('laser', 'inkjet'), ('tablet', 'monitor')),
     phone=(('inkjet', 'photo'), ('phone', 'tablet')),
@@ -175,8 +135,9 @@ def domain_style(
     style_gap: float = 1.0,  # 0: all domains look alike; 1: as they are
 ) -> dict:  # camera, light and framing
     "The look of a domain, drawn towards the mean of all by a small gap."
-    mean = pd.DataFrame(_STYLES).T.mean()
-    return {k: float(m + style_gap * (_STYLES[name][k] - m)) for k, m in mean.items()}
+    mean = _STYLES.mean()
+    style = mean + style_gap * (_STYLES.loc[name] - mean)
+    return {k: float(v) for k, v in style.items()}
 
 
 def domain_strengths(
@@ -184,7 +145,9 @@ def domain_strengths(
     pattern_gap: float = 1.0,  # 0: patterns are equally strong in all domains; 1: as in the table
 ) -> dict:  # mean strength of each pattern
     "How strong each spoof pattern is in a domain."
-    return {k: float(np.clip(v.mean() + pattern_gap * (v[name] - v.mean()), 0, 1)) for k, v in _STRENGTH.items()}
+    mean = _STRENGTH.mean()
+    strength = mean + pattern_gap * (_STRENGTH.loc[name] - mean)
+    return {k: float(np.clip(v, 0, 1)) for k, v in strength.items()}
 
 # %% ../../nbs/synthpad/benchmark.ipynb #d026fda5
 def domain_camera(
@@ -194,7 +157,7 @@ def domain_camera(
 ) -> dict:  # as CAMERA
     "One of the cameras of a domain."
     rng = np.random.default_rng([DOMAIN_NAMES.index(name), which, 5])
-    own = {k: style[k] * np.exp(rng.normal(0, 0.05)) for k in _CAM}
+    own = {k: style[k] * np.exp(rng.normal(0, 0.05)) for k in _CAMERA_SETTINGS}
     quality = int(np.clip(style['quality'] + rng.normal(0, 2), 56, 93))
     red, blue = (style[k] * np.exp(rng.normal(0, 0.02)) for k in ('cast_r', 'cast_b'))
     return dict(
@@ -219,55 +182,59 @@ def _session_light(rng, style, session):
     light = draw_light(rng, np.clip(style['hard'] + harder, 0, 1))
     (towards, colour), *rest = light['lights']
     if session == 3:
-        towards = (towards[0] + np.sign(towards[0]) * 0.35, towards[1], towards[2])
+        x, y, z = towards
+        towards = (x + np.sign(x) * 0.35, y, z)
     return dict(light, lights=[(towards, colour), *rest])
 
 
-def _flatten(light, f):
-    "The light of an enrolment photo: more frontal and even the larger f is."
+def _even_out(light, amount):
+    "The light of an enrolment photo: the more frontal and even the larger the amount is."
     (towards, colour), *rest = light['lights']
     towards = np.asarray(towards) / np.linalg.norm(towards)
-    frontal = tuple(towards * (1 - f) + np.array([0.1, -0.3, 0.95]) * f)
-    dimmed = [(t, c * (1 - 0.7 * f)) for t, c in rest]
-    sky = tuple(np.asarray(o) * (1 + 0.5 * f) for o in light['sky'])
-    return dict(lights=[(frontal, colour * (1 - 0.4 * f)), *dimmed], sky=sky)
+    frontal = tuple(towards * (1 - amount) + np.array([0.1, -0.3, 0.95]) * amount)
+    dimmed = [(t, c * (1 - 0.7 * amount)) for t, c in rest]
+    sky = tuple(np.asarray(o) * (1 + 0.5 * amount) for o in light['sky'])
+    return dict(lights=[(frontal, colour * (1 - 0.4 * amount)), *dimmed], sky=sky)
 
 
 def _drift(expression, rng, amount):
-    "An expression a moment later."
+    "An expression a moment later: part of the way to another one."
     other = draw_expression(rng)
-
-    def moved(old, new):
-        return old + amount * (new - old)
-
-    return {
-        k: tuple(moved(np.asarray(v), np.asarray(other[k]))) if k == 'gaze' else moved(v, other[k])
-        for k, v in expression.items()
-    }
+    moved = {k: v + amount * (other[k] - v) for k, v in expression.items() if k != 'gaze'}
+    gaze = np.asarray(expression['gaze'])
+    moved['gaze'] = tuple(gaze + amount * (np.asarray(other['gaze']) - gaze))
+    return moved
 
 # %% ../../nbs/synthpad/benchmark.ipynb #8dd92d73
+def _draw_background(rng, style, size):
+    "A room, as much out of focus as the domain has it."
+    focus = style['focus'] * rng.uniform(0.35, 1.7)
+    return draw_room(rng, size, None, focus, detail=max(96, size[0] // 3))
+
+
 class _Recording:
     "What stays the same over the frames of a recording of a living person."
 
     def __init__(self, who, rng, style, session, size, light=None, zoom=1.0, calm=1.0):
-        self.who, self.calm = who, calm
-        self.size = H, W = tuple(o * OVER for o in size)
+        self.who = who
+        self.size = H, W = tuple(side * OVER for side in size)
         self.light = light or _session_light(rng, style, session)
-        self.room = draw_room(rng, (H, W), None, style['focus'] * rng.uniform(0.35, 1.7), detail=max(96, H // 3))
+        self.room = _draw_background(rng, style, self.size)
         self.clothes = draw_clothes(rng)
-        self.base = draw_expression(rng)
+        self.expression = draw_expression(rng)
         self.glare = rng.uniform(0, 0.12)
         self.unit = min(H, W * 1.25) * style['unit'] * np.exp(rng.normal(0, 0.09)) * zoom
         self.at = (W / 2 + rng.normal(0, 0.04) * W, H * 0.46 + rng.normal(0, 0.03) * H)
         self.pose = rng.normal(0, [0.13, 0.07, 0.05]) * calm
 
-    def __call__(self, rng):
+    def frame(self, rng):
         "Linear light, depth and box of one frame."
         pose = self.pose + rng.normal(0, [0.04, 0.025, 0.015])
         at = np.asarray(self.at) + rng.normal(0, 0.012, 2) * self.size[0]
-        if callable(self.who):
-            return self.who(rng, at, self.unit, self.size, pose[2])
-        expression = _drift(self.base, rng, 0.3)
+        if isinstance(self.who, _Photographs):
+            roll = pose[2]
+            return self.who.frame(rng, at, self.unit, self.size, roll)
+        expression = _drift(self.expression, rng, 0.3)
         unit = self.unit * np.exp(rng.normal(0, 0.015))
         return render_scene(
             self.who,
@@ -297,10 +264,13 @@ def _lens_flare(light, rng):
 
 # %% ../../nbs/synthpad/benchmark.ipynb #6806ebda
 def _draw_strengths(kind, table, patterns, rng):
-    "Strengths of the patterns of one attack video: the domain's, with chance."
+    "Strengths of the patterns of one attack video: the domain's, with chance, and now and then none."
     usable = IN_REPLAY if kind == 'replay' else IN_PRINT
-    drawn = {k: float(np.clip(table[k] * np.exp(rng.normal(0, 0.25)), 0, 1)) * (rng.uniform() < 0.95) for k in PATTERNS}
-    out = {k: round(drawn[k], 3) if k in usable and k in patterns else 0.0 for k in PATTERNS}
+    out = {}
+    for k in PATTERNS:
+        strength = float(np.clip(table[k] * np.exp(rng.normal(0, 0.25)), 0, 1))
+        present = rng.uniform() < 0.95
+        out[k] = round(strength * present, 3) if k in usable and k in patterns else 0.0
     if out['moire'] and out['subpixel']:  # a screen has one pitch: the stronger of the two is likelier to stay
         moire, subpixel = out['moire'] ** 2, out['subpixel'] ** 2
         gone = 'moire' if rng.uniform() < subpixel / (moire + subpixel) else 'subpixel'
@@ -310,13 +280,15 @@ def _draw_strengths(kind, table, patterns, rng):
     return out
 
 # %% ../../nbs/synthpad/benchmark.ipynb #614aac37
-def _geometry(kind, strength, rng, context):
+def _draw_geometry(kind, strength, rng, context):
     "How the medium is held."
     if not context:
         return dict(FLAT, bend=strength['bend'] * rng.choice([-1, 1]))
     smaller = rng.uniform() < 0.4
     scale = rng.uniform(0.76, 0.95) if smaller else rng.uniform(1.04, 1.15)
-    shift, angle, tilt = tuple(rng.normal(0, 0.02, 2)), rng.normal(0, 0.05), tuple(rng.normal(0, 0.07, 2))
+    shift = tuple(rng.normal(0, 0.02, 2))
+    angle = rng.normal(0, 0.05)
+    tilt = tuple(rng.normal(0, 0.07, 2))
     bend = strength['bend'] * (1.3 if kind == 'warped' else 0.9) * rng.choice([-1, 1])
     return dict(scale=scale, shift=shift, angle=angle, tilt=tilt, bend=bend)
 
@@ -329,38 +301,35 @@ def _tremble(g, rng):
     return dict(g, shift=shift, angle=angle, tilt=tilt)
 
 # %% ../../nbs/synthpad/benchmark.ipynb #1a6bba17
-def _recompress(picture, quality):
-    "The picture as it comes out of a JPEG file."
-    file = np.frombuffer(jpeg(picture, quality), np.uint8)
-    return cv2.imdecode(file, cv2.IMREAD_COLOR)[..., ::-1].astype(F) * F(1 / 255)
-
-
-def _first_camera(picture, f, rng):
-    "What a phone makes of a picture, the worse the larger f is."
-    blurred = cv2.GaussianBlur(picture, (0, 0), OVER * (0.15 + 0.35 * f))
-    noisy = blurred + rng.standard_normal(picture.shape, dtype=F) * F(0.012 * f)
+def _first_camera(picture, amount, rng):
+    "What a phone makes of a picture, the worse the larger the amount is: blur, noise, sharpening, contrast, JPEG."
+    blurred = cv2.GaussianBlur(picture, (0, 0), OVER * (0.15 + 0.35 * amount))
+    noisy = blurred + rng.standard_normal(picture.shape, dtype=F) * F(0.012 * amount)
     edges = noisy - cv2.GaussianBlur(noisy, (0, 0), OVER * 1.3)
     sharp = np.clip(noisy + F(0.55) * edges, 0, 1)
     contrast = sharp * sharp * (3 - 2 * sharp) - sharp
-    return _recompress(sharp + F(0.35) * contrast, int(96 - 16 * f))
+    return unjpeg(jpeg(sharp + F(0.35) * contrast, int(96 - 16 * amount)))
 
 
-def _enrol(scene, f, rng):
+def _enrol(scene, amount, rng):
     "The attacker's photograph of the victim and the face's box: a good camera, the worse the stronger double blur is."
     light, _, box = scene
-    camera = dict(CAMERA, target=0.45, flare=(0, 0), awb=(0.5 * f, 0.9 * f))
+    camera = dict(CAMERA, target=0.45, flare=(0, 0), awb=(0.5 * amount, 0.9 * amount))
     picture = np.power(np.clip(expose(light, camera, rng), 0, 1), F(1 / 2.2))
-    return _first_camera(picture, f, rng) if f else picture, box
+    if amount:
+        picture = _first_camera(picture, amount, rng)
+    return picture, box
 
 
 def _medium_box(box, g, size):
     "The face's box as the camera sees it."
-    (h, w), (x, y, bw, bh) = size, box
-    s = (np.array([x, x + bw, x, x + bw]) - w / 2) / h
-    t = (np.array([y, y, y + bh, y + bh]) - h / 2) / h
-    px, py = from_medium(g, s, t)
-    px, py = px * h + w / 2, py * h + h / 2
-    return float(px.min()), float(py.min()), float(np.ptp(px)), float(np.ptp(py))
+    h, w = size
+    left, top, width, height = box
+    s = (np.array([left, left + width, left, left + width]) - w / 2) / h
+    t = (np.array([top, top, top + height, top + height]) - h / 2) / h
+    x, y = from_medium(g, s, t)
+    x, y = x * h + w / 2, y * h + h / 2
+    return float(x.min()), float(y.min()), float(np.ptp(x)), float(np.ptp(y))
 
 # %% ../../nbs/synthpad/benchmark.ipynb #362806d9
 def _let_eyes_through(print_light, box, g, who, light, room, rng):
@@ -368,14 +337,17 @@ def _let_eyes_through(print_light, box, g, who, light, room, rng):
     h, w = room.shape[:2]
 
     def seen_at(x, y):
-        return tuple(np.array(from_medium(g, (x - w / 2) / h, (y - h / 2) / h)) * h + (w / 2, h / 2))
+        s, t = (x - w / 2) / h, (y - h / 2) / h
+        return tuple(np.array(from_medium(g, s, t)) * h + (w / 2, h / 2))
 
-    x, y, unit = box[0] + box[2] / 2, box[1] + box[3] * 0.29, box[2] / 2.16
+    left, top, width, height = box
+    unit = width / 2.16
+    x, y = left + width / 2, top + height * 0.29  # between the eyes
     scale = unit * g['scale']
     clothes = draw_clothes(np.random.default_rng(0))
-    alive = render_scene(
-        who, draw_expression(rng), rotation(0, 0, g['angle']), seen_at(x, y), scale, light, room.copy(), clothes
-    )[0]
+    expression = draw_expression(rng)
+    turned = rotation(0, 0, g['angle'])
+    alive = render_scene(who, expression, turned, seen_at(x, y), scale, light, room.copy(), clothes)[0]
     eyes = [seen_at(x + side * 0.425 * unit, y) for side in (-1, 1)]
     return cut_eyes(print_light, alive, eyes, (0.29 * scale, 0.16 * scale))
 
@@ -384,32 +356,33 @@ class _Attack:
     "An attack video: enrolment, medium, and how it is held."
 
     def __init__(self, who, kind, rng, style, session, size, table, patterns, device, context, other):
-        self.kind, self.context, self.device = kind, context, {**PRINTERS, **SCREENS}[device]
-        self.size = tuple(o * OVER for o in size)
-        self.rng_seed = int(rng.integers(1 << 31))
+        self.kind = kind
+        self.context = context
+        self.device = {**PRINTERS, **SCREENS}[device]
+        self.size = tuple(side * OVER for side in size)
+        self.medium_seed = int(rng.integers(1 << 31))
         self.strength = _draw_strengths(kind, table, patterns, rng)
-        self.g = _geometry(kind, self.strength, rng, context)
-        f = self.strength['flat_shading']
-        flat = _flatten(_session_light(rng, style, int(rng.integers(1, 4))), f) if f else None
-        self.victim = _Recording(who, rng, style, session, size, flat, zoom=1 / self.g['scale'], calm=1 - 0.4 * f)
+        self.geometry = _draw_geometry(kind, self.strength, rng, context)
+        flat = self.strength['flat_shading']
+        even = None
+        if flat:
+            when = int(rng.integers(1, 4))
+            even = _even_out(_session_light(rng, style, when), flat)
+        zoom, calm = 1 / self.geometry['scale'], 1 - 0.4 * flat
+        self.victim = _Recording(who, rng, style, session, size, even, zoom, calm)
         self.light = _session_light(rng, style, session)
-        if context:
-            self.behind = draw_room(
-                rng, self.size, None, style['focus'] * rng.uniform(0.35, 1.7), detail=max(96, self.size[0] // 3)
-            )
-        else:
-            self.behind = np.zeros((*self.size, 3), F)
+        self.behind = _draw_background(rng, style, self.size) if context else np.zeros((*self.size, 3), F)
         self.moves = kind == 'replay' and rng.uniform() < 0.6
-        self.shot = None
+        self.enrolled = None
         self.other = other if kind == 'cut' and context else None
         self.phase = rng.uniform()
 
-    def __call__(self, rng):
+    def frame(self, rng):
         "Linear light and box of one frame; there is no depth."
-        if self.shot is None or self.moves or not self.context:
-            self.shot = _enrol(self.victim(rng), self.strength['double_blur'], rng)
-        picture, box = self.shot
-        g = _tremble(self.g, rng) if self.context else self.g
+        if self.enrolled is None or self.moves or not self.context:
+            self.enrolled = _enrol(self.victim.frame(rng), self.strength['double_blur'], rng)
+        picture, box = self.enrolled
+        g = _tremble(self.geometry, rng) if self.context else self.geometry
         light = present(
             self.kind,
             picture,
@@ -418,7 +391,7 @@ class _Attack:
             self.device,
             self.light,
             self.behind,
-            np.random.default_rng(self.rng_seed),
+            np.random.default_rng(self.medium_seed),
             self.phase + rng.uniform(),
         )
         if self.other:
@@ -446,103 +419,88 @@ def _plan(rng, p):
     return [(kind, 1 + (turn + i) % 3) for i, kind in enumerate(kinds)]
 
 # %% ../../nbs/synthpad/benchmark.ipynb #ff77e35f
-def _write(path, data):
-    "Write a file under a temporary name, then rename it."
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-    try:
-        tmp.write_bytes(data)
-        tmp.replace(path)
-    except OSError:
-        tmp.unlink(missing_ok=True)
-        raise
-
-
 def _store(root, stem, scene, camera, rng):
     "Photograph a scene and write it; returns what the table says of the files."
     light, depth, box = scene
     picture, quality = take_photo(light, camera, rng)
-    path, depth_path = f'{stem}.jpg', '' if depth is None else f'{stem}-depth.png'
+    path = f'{stem}.jpg'
     data = jpeg(picture, quality)
-    _write(root / path, data)
-    if depth_path:
+    write_bytes(root / path, data)
+    depth_path = ''
+    if depth is not None:
+        depth_path = f'{stem}-depth.png'
         small = cv2.resize((depth * 255).astype(np.uint8), (32, 32), interpolation=cv2.INTER_AREA)
-        _write(root / depth_path, cv2.imencode('.png', small)[1].tobytes())
-    box = [round(float(b) / OVER, 2) for b in box]
+        write_bytes(root / depth_path, cv2.imencode('.png', small)[1].tobytes())
     return dict(
-        path=path, box=box, quality=quality, depth=depth_path, bytes=len(data), sha=hashlib.sha256(data).hexdigest()
+        path=path,
+        box=[round(float(b) / OVER, 2) for b in box],
+        quality=quality,
+        depth=depth_path,
+        bytes=len(data),
+        sha=hashlib.sha256(data).hexdigest(),
     )
 
 # %% ../../nbs/synthpad/benchmark.ipynb #3022e385
-def _subject(c, domain, k, split, photos=None):
+def _person(c, domain, number, split, photos=None):
     "Make all images of one person; returns the rows of the table, their paths relative to the root."
-    base = [c['seed'], DOMAIN_NAMES.index(domain), k]
-    name, who = f'{domain}{k:03d}', identity(base) if photos is None else _Photograph(photos)
+    seed = [c['seed'], DOMAIN_NAMES.index(domain), number]
+    name = f'{domain}{number:03d}'
+    who = identity(seed) if photos is None else _Photographs(photos)
     style, size = domain_style(domain, c['style_gap']), c['sizes'][domain]
     table = {**domain_strengths(domain, c['pattern_gap']), **c['strength']}
-    none, rows = dict.fromkeys(PATTERNS, 0.0), []
+    no_patterns = dict.fromkeys(PATTERNS, 0.0)
+    rows = []
 
-    def save(scene, cam, video, frame, rng, **row):
-        stored = _store(Path(c['root']), f'{domain}/{name}/{video}-{frame}', scene, cam, rng)
+    def save(scene, taken_with, video, frame, rng, **row):
+        stored = _store(Path(c['root']), f'{domain}/{name}/{video}-{frame}', scene, taken_with, rng)
         rows.append(dict(dataset=domain, split=split, subject=name, video=video, frame=frame, **stored, **row))
 
-    for v, (kind, session) in enumerate(_plan(np.random.default_rng([*base, 1000]), c)):
-        rng = np.random.default_rng([*base, v])
-        which, dev = int(rng.integers(2)), int(rng.integers(2))
-        camera = domain_camera(domain, which, style)
-        row = dict(pai=kind, role='probe', session=session, camera=f'{domain}-{which}')
+    for v, (kind, session) in enumerate(_plan(np.random.default_rng([*seed, 1000]), c)):
+        rng = np.random.default_rng([*seed, v])
+        which_camera, which_device = int(rng.integers(2)), int(rng.integers(2))
+        camera = domain_camera(domain, which_camera, style)
+        row = dict(pai=kind, role='probe', session=session, camera=f'{domain}-{which_camera}')
         if kind:
-            device, other = _DEVICES[domain][kind == 'replay'][dev], identity([*base, v, 77])
-            take = _Attack(who, kind, rng, style, session, size, table, c['patterns'], device, c['context'], other)
-            row = dict(label='attack', **row, device=f'{domain}-{device}', **take.strength)
+            device = _DEVICES[domain][kind == 'replay'][which_device]
+            other = identity([*seed, v, 77])
+            recording = _Attack(who, kind, rng, style, session, size, table, c['patterns'], device, c['context'], other)
+            row = dict(label='attack', **row, device=f'{domain}-{device}', **recording.strength)
         else:
-            take = _Recording(who, rng, style, session, size)
-            row = dict(label='live', **row, device='', **none)
+            recording = _Recording(who, rng, style, session, size)
+            row = dict(label='live', **row, device='', **no_patterns)
         for f in range(c['frames']):
-            frame_rng = np.random.default_rng([*base, v, f])
-            light, depth, box = take(frame_rng)
-            save(
-                (_lens_flare(light, frame_rng), depth, box), camera, f'{name}-{v}-{kind or "live"}', f, frame_rng, **row
-            )
+            frame_rng = np.random.default_rng([*seed, v, f])
+            light, depth, box = recording.frame(frame_rng)
+            scene = _lens_flare(light, frame_rng), depth, box
+            save(scene, camera, f'{name}-{v}-{kind or "live"}', f, frame_rng, **row)
 
-    rng = np.random.default_rng([*base, 2000])
-    still = _Recording(who, rng, dict(style, focus=2.5), 1, size, EVEN, calm=0.15)
-    still.base = NEUTRAL
-    save(
-        still(rng),
-        dict(domain_camera(domain, 0, style), worse=0.0),
-        f'{name}-legacy',
-        0,
-        rng,
-        label='live',
-        pai='',
-        role='gallery',
-        session=0,
-        camera=f'{domain}-0',
-        device='',
-        **none,
-    )
+    rng = np.random.default_rng([*seed, 2000])
+    legacy = _Recording(who, rng, dict(style, focus=2.5), 1, size, EVEN, calm=0.15)
+    legacy.expression = NEUTRAL
+    camera = dict(domain_camera(domain, 0, style), worse=0.0)
+    row = dict(label='live', pai='', role='gallery', session=0, camera=f'{domain}-0', device='', **no_patterns)
+    save(legacy.frame(rng), camera, f'{name}-legacy', 0, rng, **row)
     return rows
 
 # %% ../../nbs/synthpad/benchmark.ipynb #9abe48fc
-def _cascade():
-    return cv2.CascadeClassifier(cv2.data.haarcascades + 'haarcascade_frontalface_default.xml')
-
-
-def _face_in(path, cascade):
-    "The largest face in a photograph, or None."
-    im = cv2.imread(str(path))
-    if im is None or min(im.shape[:2]) < 32:
-        return None
-    grey = cv2.equalizeHist(cv2.cvtColor(im, cv2.COLOR_BGR2GRAY))
-    smallest = min(im.shape[:2]) // 8
-    found = cascade.detectMultiScale(grey, 1.1, 5, minSize=(smallest, smallest))
-    return tuple(int(o) for o in max(found, key=lambda b: b[2] * b[3])) if len(found) else None
+def _photographs(files):
+    "Those of a person's first files that show a face, as (path, box); and those that cannot be read, with the reason."
+    good, damaged = [], []
+    for path in files[:3]:
+        try:
+            image = read_image(path)
+        except ValueError as e:
+            damaged.append(f'{path}: {e}')
+            continue
+        box = detect_face(image) if min(image.shape[:2]) >= 32 else None
+        if box is not None:
+            good.append((str(path), tuple(int(b) for b in box)))
+    return good, damaged
 
 # %% ../../nbs/synthpad/benchmark.ipynb #40e09bbf
 def _people(folder, needed):
-    "Photographs with a face, per person: a folder each, or a file each where there are no folders."
-    folder, cascade = Path(folder), _cascade()
+    "Photographs with a face, per person: a folder each, or a file each where there are no folders; how many were seen."
+    folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(
             f'synthpad: faces={str(folder)!r} is not a folder. '
@@ -551,31 +509,37 @@ def _people(folder, needed):
     files = sorted(p for p in folder.rglob('*') if p.suffix.lower() in ('.jpg', '.jpeg', '.png', '.bmp'))
     if not files:
         raise ValueError(f'synthpad: no photographs (jpg, png, bmp) under {str(folder)!r}.')
-    groups, people = {}, []
+    groups, people, damaged = {}, [], []
     for p in files:
         groups.setdefault(p.parent if p.parent != folder else p, []).append(p)
     for group in groups.values():
         if len(people) >= needed:
             break
-        photos = [(str(p), box) for p in group[:3] if (box := _face_in(p, cascade))]
-        if photos:
-            people.append(photos)
+        good, bad = _photographs(group)
+        damaged += bad
+        if good:
+            people.append(good)
+    if damaged:
+        warnings.warn(
+            f'synthpad: {len(damaged)} photographs cannot be read and are left out, the first is {damaged[0]}'
+        )
     return people, len(groups)
 
 
-class _Photograph:
+class _Photographs:
     "Real photographs in the place of a rendered person: linear light around the face."
 
     def __init__(self, photos):
         self.photos = photos
 
-    def __call__(self, rng, at, unit, size, roll):
-        path, (x, y, w, h) = self.photos[int(rng.integers(len(self.photos)))]
-        light = np.power(cv2.imread(path)[..., ::-1].astype(F) * F(1 / 255), F(2.2))
-        scale = 2.16 * unit / w
+    def frame(self, rng, at, unit, size, roll):
+        "One of the photographs, turned, scaled and moved: light, no depth, box."
+        path, (left, top, width, height) = self.photos[int(rng.integers(len(self.photos)))]
+        light = np.power(read_image(path).astype(F) * F(1 / 255), F(2.2))
+        scale = 2.16 * unit / width
         if scale < 0.7:
             light = cv2.GaussianBlur(light, (0, 0), 0.4 / scale)
-        from_x, from_y = x + w / 2, y + h / 2
+        from_x, from_y = left + width / 2, top + height / 2
         to_x, to_y = at[0], at[1] + 0.45 * unit
         c, s = np.cos(roll) * scale, np.sin(roll) * scale
         M = np.array([[c, -s, to_x - c * from_x + s * from_y], [s, c, to_y - s * from_x - c * from_y]], F)
@@ -584,7 +548,7 @@ class _Photograph:
         return np.maximum(light, 0), None, box
 
 # %% ../../nbs/synthpad/benchmark.ipynb #7fd1b128
-def _check(value, known, what):
+def _choose(value, known, what):
     "The chosen names, in the known order; raises ValueError."
     chosen = known if value is None else [value] if isinstance(value, str) else list(value)
     unknown = [o for o in chosen if o not in known]
@@ -622,13 +586,13 @@ def _config(preset, seed, domains, patterns, pattern_gap, style_gap, strength, c
         raise ValueError(f'synthpad: no preset {preset!r}; known are {", ".join(SYNTHPAD_PRESETS)}.')
     if not isinstance(seed, (int, np.integer)) or seed < 0:
         raise ValueError(f'synthpad: seed is {seed!r}; it is a whole number, zero or more.')
-    domains = _check(domains, DOMAIN_NAMES, 'domain')
-    patterns = _check(patterns, PATTERNS, 'pattern')
+    domains = _choose(domains, DOMAIN_NAMES, 'domain')
+    patterns = _choose(patterns, PATTERNS, 'pattern')
     if not domains:
         raise ValueError(f'synthpad: no domain is chosen; known are {", ".join(DOMAIN_NAMES)}.')
     strength = dict(strength or {})
     for k, v in strength.items():
-        _check([k], PATTERNS, 'pattern')
+        _choose([k], PATTERNS, 'pattern')
         if not _between(v, 0, 1):
             raise ValueError(f'synthpad: strength of {k} is {v!r}; it runs from 0 (off) to 1.')
     given = dict(size=size, subjects=subjects, frames=frames)
@@ -655,81 +619,100 @@ def _config(preset, seed, domains, patterns, pattern_gap, style_gap, strength, c
     )
 
 # %% ../../nbs/synthpad/benchmark.ipynb #90005d13
-def _job(c, domain, k, split, photos):
+def _job(c, domain, number, split, photos):
     "One person, with the part file that says that everything is there."
-    cv2.setNumThreads(1)
-    part = Path(c['root']) / 'parts' / f'{domain}{k:03d}.json'
-    rows = _part(c['root'], part)
+    part = Path(c['root']) / 'parts' / f'{domain}{number:03d}.json'
+    rows = _finished(Path(c['root']), part)
     if rows is None:
-        rows = _subject(c, domain, k, split, photos)
-        _write(part, json.dumps(rows).encode())
-    return domain, k, rows
+        with _one_thread():
+            rows = _person(c, domain, number, split, photos)
+        write_text(part, json.dumps(rows))
+    return domain, number, rows
+
+
+@contextlib.contextmanager
+def _one_thread():
+    "OpenCV on one thread: the pictures are small, and there is a process for each core."
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
 
 # %% ../../nbs/synthpad/benchmark.ipynb #d6b08c4a
-def _part(root, part):
+def _finished(root, part):
     "Rows of a finished person, or None where a file is missing or damaged."
-    root = Path(root)
     try:
         rows = json.loads(part.read_bytes())
-        images = all((root / r['path']).stat().st_size == r['bytes'] for r in rows)
-        return rows if images and all((root / r['depth']).stat().st_size for r in rows if r['depth']) else None
+        for row in rows:
+            if (root / row['path']).stat().st_size != row['bytes']:
+                return None
+            if row['depth'] and not (root / row['depth']).stat().st_size:
+                return None
+        return rows
     except (OSError, ValueError, KeyError):
         return None
 
 # %% ../../nbs/synthpad/benchmark.ipynb #3d37bdea
 def _claim(root, config):
-    "Make the folder ours, or say why not."
+    "Make the folder ours; ValueError where it holds anything else."
     manifest, another = root / 'manifest.json', 'Choose another folder, or delete that one.'
     if manifest.exists():
         try:
             old = json.loads(manifest.read_text())['config']
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, TypeError):
             raise ValueError(f'synthpad: {manifest} cannot be read. Delete the folder, or choose another.') from None
         if old == config:
             return
         differ = '; '.join(f'{k} is {old.get(k)!r} there and {v!r} here' for k, v in config.items() if old.get(k) != v)
+        differ = differ or 'it has settings that are not known here'
+        raise ValueError(f'synthpad: {str(root)!r} holds another dataset: {differ}. {another}')
+    if root.exists() and not root.is_dir():
+        raise ValueError(f'synthpad: {str(root)!r} is a file. Choose another folder.')
+    there = sorted(p.name for p in root.iterdir() if not p.name.startswith('.')) if root.exists() else []
+    if there:
         raise ValueError(
-            f'synthpad: {str(root)!r} holds another dataset: {differ or "it has settings that are not known here"}. {another}'
+            f'synthpad: {str(root)!r} holds other things ({len(there)}, the first is {there[0]!r}) '
+            f'and no manifest.json of a dataset. {another}'
         )
-    if root.exists() and any((root / d).exists() for d in DOMAIN_NAMES):
-        raise ValueError(f'synthpad: {str(root)!r} has images but no manifest.json. {another}')
-    _write(manifest, json.dumps(dict(config=config, complete=False), indent=1).encode())
+    write_text(manifest, json.dumps(dict(config=config, complete=False), indent=1))
 
 # %% ../../nbs/synthpad/benchmark.ipynb #d3966cce
-def _end_with_parent():
-    "A worker must not outlive a main process that was killed: nobody would ever give it work again."
+def _start_worker(main):
+    "In a worker: leave Ctrl-C to the main process, and end when that is gone."
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if os.name == 'posix':
+        threading.Thread(target=_end_with, args=(main,), daemon=True).start()
 
-    def watch():
-        multiprocessing.parent_process().join()
-        os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+def _end_with(process):
+    "End this process soon after its parent."
+    while os.getppid() == process:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 def _results(jobs, c, workers):
     "Results of all jobs, as they come."
     if workers == 1:
-        for j in jobs:
-            yield _job(c, *j)
+        for job in jobs:
+            yield _job(c, *job)
         return
-    here = importlib.import_module('gfa_fastai.synth.benchmark')  # in a notebook, processes need the module
-    spawn = multiprocessing.get_context('spawn')
-    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=here._end_with_parent) as pool:
-        futures = [pool.submit(here._job, c, *j) for j in jobs]
-        try:
-            for f in as_completed(futures):
-                yield f.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    at_start = dict(initializer=_start_worker, initargs=(os.getpid(),))
+    with joblib.parallel_config('loky', inner_max_num_threads=1, idle_worker_timeout=10, **at_start):
+        pool = joblib.Parallel(workers, batch_size=1, return_as='generator_unordered')
+    yield from pool(joblib.delayed(_job)(c, *job) for job in jobs)
 
 
 def _run(jobs, c, workers, progress):
     "All jobs, in this process or in several; results by (domain, number)."
-    done, bar = {}, tqdm(total=len(jobs), desc='SynthPAD', unit='person', disable=not progress)
+    done = {}
+    results = _results(jobs, c, workers)
+    bar = tqdm(total=len(jobs), desc='SynthPAD', unit='person', disable=not progress)
     try:
-        for domain, k, rows in _results(jobs, c, workers):
-            done[domain, k] = rows
+        for domain, number, rows in results:
+            done[domain, number] = rows
             bar.update()
     except OSError as e:
         if e.errno != errno.ENOSPC:
@@ -741,11 +724,12 @@ def _run(jobs, c, workers, progress):
         ) from None
     except BrokenProcessPool:
         raise RuntimeError(
-            "synthpad: a worker process died. A script must call make_synthpad under `if __name__ == '__main__':`; "
-            'where memory is short, use workers=1. Call again: it goes on where it stopped.'
+            'synthpad: a worker process died. Where memory is short, use workers=1. '
+            'Call again: it goes on where it stopped.'
         ) from None
     finally:
         bar.close()
+        results.close()
     return done
 
 # %% ../../nbs/synthpad/benchmark.ipynb #31e2a9f4
@@ -765,18 +749,16 @@ def make_synthpad(
     frames: int | None = None,  # of each recording; the preset's by default
     workers: int | None = None,  # processes; as many as there are cores by default
     progress: bool = True,  # show a bar
-) -> (
-    pd.DataFrame
-):  # samples table, with session, camera, device, quality, depth and a column for each pattern; raises ValueError
-    "Make the benchmark, or what is still missing of it."
+) -> pd.DataFrame:  # samples table with session, camera, device, quality, depth, and a column for each pattern
+    "Make the benchmark, or what is still missing of it; raises ValueError."
     c = _config(preset, seed, domains, patterns, pattern_gap, style_gap, strength, context, size, subjects, frames)
     if workers is not None and workers < 1:
         raise ValueError(f'synthpad: workers is {workers}; give at least one, or None for all cores.')
-    root, photos = Path(root), {}
+    root, photos, counts = Path(root), {}, c['subjects']
     if faces is not None:
         c['faces'], photos = _deal(faces, c)
+        counts = c['faces']['subjects']
     _claim(root, c)
-    counts = c['subjects'] if faces is None else c['faces']['subjects']
     splits = np.repeat(['train', 'dev', 'test'], counts).tolist()
     jobs = [(d, k, split, photos.get((d, k))) for d in c['domains'] for k, split in enumerate(splits)]
     done = _run(jobs, dict(c, root=str(root)), workers or _workers(len(jobs)), progress)
@@ -784,17 +766,14 @@ def make_synthpad(
     total = hashlib.sha256(''.join(df['path'] + df['sha']).encode()).hexdigest()
     df = df.drop(columns=['bytes', 'sha']).assign(box=[tuple(b) for b in df['box']])
     save_samples(df, root / 'samples.csv')
-    _write(
-        root / 'manifest.json',
-        json.dumps(dict(config=c, complete=True, images=len(df), sha256=total), indent=1).encode(),
-    )
+    manifest = dict(config=c, complete=True, images=len(df), sha256=total)
+    write_text(root / 'manifest.json', json.dumps(manifest, indent=1))
     return _rooted(df, root)
 
 # %% ../../nbs/synthpad/benchmark.ipynb #de7481dd
 def _workers(jobs):
     "How many processes: one where there is little to do, else one for each core that is ours."
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    return 1 if jobs < 24 else min(cores, jobs)
+    return 1 if jobs < 24 else min(joblib.cpu_count(), jobs)
 
 
 def _rooted(df, root):
@@ -854,7 +833,7 @@ def make_variants(
 
     return {
         k: make_synthpad(Path(root) / f'{mode}-{k}', patterns=switched_on(k), **kw)
-        for k in _check(patterns, PATTERNS, 'pattern')
+        for k in _choose(patterns, PATTERNS, 'pattern')
     }
 
 

@@ -11,9 +11,10 @@ from numpy import float32 as F
 from scipy.interpolate import PchipInterpolator
 
 # %% auto #0
-__all__ = ['STYLES', 'NEUTRAL', 'EVEN', 'ROOMS', 'identity', 'skin_colour', 'hair_colour', 'value_noise', 'face_outline',
-           'face_profile', 'face_height', 'surface_normals', 'face_maps', 'cast_shadow', 'shade_face', 'rotation',
-           'project_face', 'draw_clothes', 'draw_room', 'draw_light', 'draw_expression', 'render_scene']
+__all__ = ['STYLES', 'STRANDS', 'NEUTRAL', 'EVEN', 'ROOMS', 'identity', 'skin_colour', 'hair_colour', 'value_noise',
+           'strand_noise', 'face_outline', 'face_profile', 'face_height', 'surface_normals', 'face_maps', 'cast_shadow',
+           'shade_face', 'rotation', 'project_face', 'draw_clothes', 'draw_room', 'draw_light', 'draw_expression',
+           'render_scene']
 
 # %% ../../nbs/synthpad/faces.ipynb #f72efa50
 STYLES = ('bald', 'buzz', 'short', 'side', 'fringe', 'curly', 'swept', 'bob', 'long', 'wavy', 'bun', 'scarf', 'beanie')
@@ -202,29 +203,30 @@ def value_noise(
     return out / F(max(power, 1e-9) ** 0.5)  # where nothing fits: zero
 
 
-_ACROSS, _ALONG = 60, 3  # samples of the strand noise per half head width
+STRANDS = dict(across=60, along=3)  # samples of the strand noise per half head width
 
 
-def _strand_noise(rng, P):
-    "Noise that changes fast across a strand and slowly along it. Octaves that P pixels per unit could not show are left out."
+def strand_noise(
+    rng,  # numpy Generator
+    P: int,  # pixels per half head width: octaves that those could not show are left out
+) -> np.ndarray:  # (64, 900) float32: along and across the strands
+    "Noise that changes fast across a strand of hair and slowly along it."
     out, power = np.zeros((64, 900), F), 0.0
     for o in range(5):
         across, amp = 36 * 2**o, 0.92**o
         grid = rng.standard_normal((max(4, across // 30) + 1, across + 1)).astype(F)
         power += amp * amp
-        if across * _ACROSS < 900 * P:
+        if across * STRANDS['across'] < 900 * P:
             out += F(amp) * cv2.resize(grid, (900, 64), interpolation=cv2.INTER_CUBIC)
     return out / F(power**0.5)
 
 
 def _along_strands(tex, across, along):
     "The noise of strands, at points given in half head widths across them and along them."
-    x, y = (
-        np.ascontiguousarray(np.broadcast_to(o, np.broadcast(across, along).shape), dtype=F) for o in (across, along)
-    )
-    return cv2.remap(
-        tex['strand'], x * F(_ACROSS) + F(450), y * F(_ALONG) + F(30), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
-    )
+    shape = np.broadcast(across, along).shape
+    x = np.ascontiguousarray(np.broadcast_to(across, shape), dtype=F) * F(STRANDS['across']) + F(450)
+    y = np.ascontiguousarray(np.broadcast_to(along, shape), dtype=F) * F(STRANDS['along']) + F(30)
+    return cv2.remap(tex['strand'], x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
 
 # %% ../../nbs/synthpad/faces.ipynb #1b62ada4
 _U0, _V0, _U1, _V1 = -1.75, -2.1, 1.75, 2.5  # the window, in half head widths; the eyes are at v = 0
@@ -371,7 +373,7 @@ def _texture(seed, P):
         return value_noise(np.random.default_rng([*seed, 7, k]), shape, *args)
 
     return dict(
-        strand=_strand_noise(np.random.default_rng([*seed, 7, 0]), P),
+        strand=strand_noise(np.random.default_rng([*seed, 7, 0]), P),
         blotch=noise(1, 9, 3),
         slow=noise(2, 5, 2),
         lock=noise(3, 7, 2),
@@ -852,30 +854,37 @@ def shade_face(
     c: dict,  # maps of a face
     light: dict,  # lights: list of (direction (x, y, z), colour (3,)), the first casts shadows; sky: colours from above and below
     P: int,  # pixels per half head width
-    R=np.eye(3),  # rotation of the head
+    R=None,  # (3, 3) rotation of the head; None: upright
 ) -> np.ndarray:  # (rows, columns, 3) linear light over the window
     "Light on the maps; the lights are turned into the frame of the head."
-    h, n, hollow = c['h'], surface_normals(c['h'], P), _hollow(c['h'], P)
+    R = np.eye(3) if R is None else R
+    nx, ny, nz = surface_normals(c['h'], P)
+    hollow = _hollow(c['h'], P)
 
-    def along(d):
-        d = R.T @ np.asarray(d, float)
-        d = d / np.linalg.norm(d)
-        return d, n[0] * F(d[0]) + n[1] * F(d[1]) + n[2] * F(d[2])
+    def in_head(direction):
+        d = R.T @ np.asarray(direction, float)
+        return d / np.linalg.norm(d)
 
-    top, low = (np.asarray(o, F) for o in light['sky'])
-    wrap = np.array([0.22, 0.10, 0.06], F)
-    out = (low + (top - low) * (F(0.5) + F(0.5) * along((0, -1, 0))[1])[..., None]) * hollow[..., None]
-    spec = np.zeros_like(out)
-    for i, (d, colour) in enumerate(light['lights']):
-        l, nl = along(d)
+    def cosine(d):
+        return nx * F(d[0]) + ny * F(d[1]) + nz * F(d[2])
+
+    above, below = (np.asarray(o, F) for o in light['sky'])
+    upward = F(0.5) + F(0.5) * cosine(in_head((0, -1, 0)))
+    diffuse = (below + (above - below) * upward[..., None]) * hollow[..., None]
+    specular = np.zeros_like(diffuse)
+    wrap = np.array([0.22, 0.10, 0.06], F)  # light goes some way through skin, red the farthest
+    for i, (direction, colour) in enumerate(light['lights']):
         colour = np.asarray(colour, F)
-        seen = cast_shadow(h, l, P) if i == 0 else F(1)
-        out += np.clip((nl[..., None] + wrap) / (1 + wrap), 0, None) * colour * (seen * hollow)[..., None]
-        nh = np.clip(along(np.asarray(d) / np.linalg.norm(d) + [0, 0, 1])[1], 0, 1)
-        skin = np.power(nh, F(20)) * F(0.075) * c['gloss']
-        hair = c['sheen'] * F(0.10) * np.clip(nl, 0, 1)
-        spec += ((skin + hair) * seen + c['wet'] * F(0.6))[..., None] * colour
-    return c['rgb'] * out + spec
+        towards = in_head(direction)
+        facing = cosine(towards)
+        lit = cast_shadow(c['h'], towards, P) if i == 0 else F(1)
+        wrapped = np.clip((facing[..., None] + wrap) / (1 + wrap), 0, None)
+        diffuse += wrapped * colour * (lit * hollow)[..., None]
+        half_way = np.asarray(direction) / np.linalg.norm(direction) + [0, 0, 1]  # of lamp and camera
+        skin = np.power(np.clip(cosine(in_head(half_way)), 0, 1), F(20)) * F(0.075) * c['gloss']
+        hair = c['sheen'] * F(0.10) * np.clip(facing, 0, 1)
+        specular += ((skin + hair) * lit + c['wet'] * F(0.6))[..., None] * colour
+    return c['rgb'] * diffuse + specular
 
 # %% ../../nbs/synthpad/faces.ipynb #6b23b99e
 _PIVOT = np.array([0, 0.7, 0.15])  # the head turns around this point

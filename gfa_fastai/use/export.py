@@ -16,7 +16,7 @@ from pathlib import Path
 from torch import Tensor, nn
 import gfa_fastai
 from ..inputs.files import writable_folder, write_bytes
-from ..inputs.images import as_photo, resize_square
+from ..inputs.images import read_image, resize_square
 from ..model import run_head
 from ..samples import CLASSES
 from .authenticate import FaceAuthenticator
@@ -242,14 +242,14 @@ CAM_LAYERS = dict(relu3_3=15, relu4_3=22, relu5_3=29)
 
 def explain(
     auth: FaceAuthenticator,  # whose decision
-    image,  # a picture, see as_photo
+    image,  # a picture, see read_image
     layer: str = 'relu5_3',  # one of CAM_LAYERS: later is coarser, and truer to the decision
 ) -> tuple:  # map (H, W) float of the upright picture, above 0 for live, below for attack, largest size 1; the picture; AuthResult. Raises ImportError, ValueError
     "Grad-CAM of the anti-spoofing head for one picture."
     if layer not in CAM_LAYERS:
         raise ValueError(f'explain: layer {layer!r} is not known, choose one of {", ".join(CAM_LAYERS)}')
     captum = import_extras('captum.attr', extra='explain')[0]
-    photo = as_photo(image)
+    photo = read_image(image)
     result, frame = auth.verify(photo, live_only=True), resize_square(photo, auth.size)
     if auth.adapter is not None:
         frame = auth.adapter.run([frame])[0]
