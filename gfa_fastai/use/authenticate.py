@@ -19,7 +19,7 @@ from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from ..inputs.faces import crop_face, open_yunet
-from ..inputs.images import as_photo, resize_square
+from ..inputs.images import read_image, resize_square
 from ..inputs.models import load_model, load_model_adapter, model_header
 from ..inputs.videos import clip_frames, is_video, open_video, video_frames
 from ..model import run_head
@@ -306,7 +306,7 @@ def measure_shift(
     "From the boxes of a detector to those of a table."
     moves = []
     for path, box in zip(samples['path'], samples['box']):
-        if box is None or not (found := find_faces(as_photo(path), detector)):
+        if box is None or not (found := find_faces(read_image(path), detector)):
             continue
         (x, y, w, h), (X, Y, W, H) = found[0], box
         side = max(w, h)
@@ -346,7 +346,7 @@ def read_faces(
 ) -> list:  # of FaceReading; raises ValueError for what is no picture
     "Faces, gates, and one forward pass for each batch of pictures."
     readings, waiting = [], []
-    for image in map(as_photo, images):
+    for image in map(read_image, images):
         faces = find_faces(image, self.detector)
         code, reason = check_faces(image, faces, self.gates)
         reading = FaceReading(code, reason, faces[0] if faces else None)
