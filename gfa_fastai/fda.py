@@ -22,53 +22,21 @@ with warnings.catch_warnings():
     from fastai.torch_core import default_device
 
 from .inputs.images import as_batch, read_image, shrink_image
-from .inputs.weights import load_trunk, read_weights, vgg16_trunk
+from .inputs.weights import VGG19_BLOCKS, loss_trunk
 from gfa_fastai.model import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     VGG16_BLOCKS,
-    conv_layers,
-    init_conv,
     layer_names,
 )
 
 # %% auto #0
-__all__ = ['VGG19_BLOCKS', 'LOSS_ARCHS', 'NORMS', 'GAIN', 'JOHNSON', 'FDA_PRECISIONS', 'LossNetwork', 'full_precision',
-           'no_autocast', 'content_loss', 'gram_matrix', 'domain_loss', 'pad_edges', 'TransformNet', 'tv_loss',
-           'FDALoss', 'RandomCrops', 'cast_context', 'BF16Forward', 'FDATerms', 'ShowTransfer', 'fda_learner']
+__all__ = ['LOSS_ARCHS', 'NORMS', 'GAIN', 'JOHNSON', 'FDA_PRECISIONS', 'LossNetwork', 'full_precision', 'no_autocast',
+           'content_loss', 'gram_matrix', 'domain_loss', 'pad_edges', 'TransformNet', 'tv_loss', 'FDALoss',
+           'RandomCrops', 'cast_context', 'BF16Forward', 'FDATerms', 'ShowTransfer', 'fda_learner']
 
 # %% ../nbs/06_fda.ipynb #9232b681
-VGG19_BLOCKS = ((64,) * 2, (128,) * 2, (256,) * 4, (512,) * 4, (512,) * 4)
-
-
 LOSS_ARCHS = dict(vgg16=VGG16_BLOCKS, vgg19=VGG19_BLOCKS)
-
-
-def _vgg19_trunk(width, weights):
-    "The convolutions of VGG19, as `vgg16_trunk` makes those of VGG16."
-    trunk = nn.Sequential(*conv_layers(width, VGG19_BLOCKS)).apply(init_conv)
-    if weights is None:
-        return trunk
-    if weights == 'small':
-        raise ValueError(
-            "the shipped small trunk is a VGG16: use arch='vgg16', or weights='imagenet', a path or None"
-        )
-    if weights != 'imagenet':
-        return load_trunk(trunk, read_weights(weights), str(weights))
-    from torchvision.models import VGG19_Weights
-
-    if width != 1:
-        raise ValueError(f"weights='imagenet' fit width 1 only, got width={width}")
-    try:
-        state = VGG19_Weights.IMAGENET1K_V1.get_state_dict(
-            progress=True, check_hash=True, weights_only=True
-        )
-    except OSError as e:
-        raise ConnectionError(
-            f"could not download {VGG19_Weights.IMAGENET1K_V1.url} ({e}): connect once, or fetch that file elsewhere and pass "
-            "its path; weights='small' with arch='vgg16' needs no download"
-        ) from None
-    return load_trunk(trunk, state, 'imagenet')
 
 # %% ../nbs/06_fda.ipynb #6836f651
 class LossNetwork(nn.Module):
@@ -101,13 +69,7 @@ class LossNetwork(nn.Module):
             std=tuple(map(float, std)),
             seed=int(seed),
         )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.trunk = (
-                vgg16_trunk(width, weights)
-                if arch == 'vgg16'
-                else _vgg19_trunk(width, weights)
-            )
+        self.trunk = loss_trunk(weights, arch, width, seed)
         self.index = layer_names(LOSS_ARCHS[arch])
         for name in ('mean', 'std'):
             self.register_buffer(name, torch.tensor(self.config[name]).view(1, 3, 1, 1))

@@ -285,7 +285,7 @@ def golden_scores():
         again=again['score'].head(4).tolist(),
         live_score=model.live_score(x),
         thresholds={k: meta['thresholds'][k]['points'] for k in ('live', 'similarity')},
-        config=model.config,
+        config=model_header(small_model())['config'],
     )
 
 
@@ -667,7 +667,7 @@ def golden_networks():
         fc2=short(fc2),
         same=[short(o) for o in same],
         parameters=sum(p.numel() for p in model.parameters()),
-        config=model.config,
+        config=model.config | {k: tuple(getattr(model, k).flatten().tolist()) for k in ("mean", "std")},
     )
 
 
