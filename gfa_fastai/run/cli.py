@@ -400,11 +400,10 @@ def _judge(a, scores, source, against, against_source):
         compare_thresholds,
         difference_markdown,
         evaluate_scores,
-        page_html,
-        report_figure,
         report_markdown,
         thresholds_table,
     )
+    from gfa_fastai.run.webpage import page_html, report_figure
 
     how = dict(how=a.video, n=a.resamples, seed=a.seed, species=a.species)
     report = evaluate_scores(scores, a.threshold, source, **how)
@@ -438,7 +437,7 @@ def _judge(a, scores, source, against, against_source):
             page_html(
                 f'Error rates of {", ".join(Path(s).name for s in a.scores)}',
                 '\n\n'.join(parts),
-                {'ROC, DET, scores and expected performance': report_figure(report, scores, source)},
+                {'ROC, DET and scores': report_figure(report, scores)},
             ),
         )
     for path in filter(None, (a.json, a.html)):
