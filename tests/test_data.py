@@ -26,9 +26,9 @@ with warnings.catch_warnings():
         plt,
         set_seed,
     )
-from gfa_fastai.data import UNKNOWN, PairDL, gfa_dataloaders, person_key, table_rows
+from gfa_fastai.data import UNKNOWN, PairDL, gfa_dataloaders, table_rows
 from gfa_fastai.inputs.frames import extract_frames
-from gfa_fastai.samples import CLASSES
+from gfa_fastai.samples import CLASSES, person_key
 from gfa_fastai.samples import balance_flips
 from gfa_fastai.synth.benchmark import make_synthpad
 

@@ -147,8 +147,7 @@ def load_model_adapter(
     header, state = _read_model(path)
     if not header['adapter']:
         return None
-    import gfa_fastai.adapt.methods  # so that all methods are known
-    from gfa_fastai.adapt.adapter import load_adapter
+    from gfa_fastai.adapt.by_name import load_adapter
 
     with tempfile.TemporaryDirectory() as d:
         file = Path(d) / 'adapter.safetensors'
