@@ -14,17 +14,19 @@ with warnings.catch_warnings():
     warnings.simplefilter('ignore')
     from fastai.vision.all import *
 
-from .samples import CLASSES, balance_flips, check_classes, validate_samples
+from gfa_fastai.samples import (
+    CLASSES,
+    balance_flips,
+    check_classes,
+    person_key,
+    validate_samples,
+)
 
 # %% auto #0
-__all__ = ['TRANSPOSE', 'UNKNOWN', 'person_key', 'Row', 'table_rows', 'LoadImage', 'LiveAttack', 'PersonId', 'show_pairs',
-           'check_sizes', 'PairDL', 'PairLoaders', 'gfa_dataloaders']
+__all__ = ['TRANSPOSE', 'UNKNOWN', 'Row', 'table_rows', 'LoadImage', 'LiveAttack', 'PersonId', 'show_pairs', 'check_sizes',
+           'PairDL', 'PairLoaders', 'gfa_dataloaders']
 
 # %% ../nbs/07_data.ipynb #0fbc71d8
-def person_key(df):
-    return df['dataset'].astype(str) + '/' + df['subject'].astype(str)
-
-
 class Row(SimpleNamespace):
     "One row of a samples table."
 
