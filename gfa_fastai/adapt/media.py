@@ -16,8 +16,8 @@ from .light import LightFDA
 from .methods import AdaIN, ColourMatch, FourierSwap, Identity, Recompress
 from ..inputs.files import writable_folder
 from ..inputs.images import image_list, read_image
-from ..inputs.trees import IMAGES, VIDEOS
-from ..inputs.videos import clip_frames, save_video
+from ..inputs.images import IMAGES
+from ..inputs.videos import VIDEOS, clip_frames, save_video, video_header
 
 # %% auto #0
 __all__ = ['SIMPLE', 'FITTED', 'make_adapter', 'find_media', 'transfer_media']
@@ -134,9 +134,7 @@ def _transfer_video(adapter, source, result, key, bs, bar):
         and outcome(json.loads, note.read_text(encoding='utf-8')) == dict(key=key, size=result.stat().st_size)
     ):
         return
-    video = cv2.VideoCapture(str(source))
-    fps = video.get(cv2.CAP_PROP_FPS) or 25.0
-    video.release()
+    fps = video_header(source).fps or 25.0
 
     def transferred(batch=()):
         for frame in clip_frames(source):
@@ -189,6 +187,6 @@ def transfer_media(
             try:
                 _transfer_video(adapter, f, to, key(f), bs, bar)
             except ValueError as e:
-                skipped.append((str(f), str(e)))
+                skipped.append((str(f), str(e).removeprefix(f'{f}: ')))
             bar.update()
     return [p for p in sorted(taken) if p.exists()], skipped

@@ -18,8 +18,7 @@ from pathlib import Path
 from ..inputs.faces import crop_face, open_yunet
 from ..inputs.images import read_image, resize_square
 from ..inputs.models import load_model, load_model_adapter, model_header
-from ..inputs.trees import VIDEOS
-from ..inputs.videos import video_frames
+from ..inputs.videos import clip_frames, is_video, video_frames
 from ..model import run_head
 from ..samples import CLASSES
 from .gallery import Gallery, check_name, model_hash
@@ -336,17 +335,12 @@ def _ask(self: FaceAuthenticator, todo):
 
 # %% ../../nbs/engine/authenticate.ipynb #6497e7b2
 def _is_video(x):
-    return isinstance(x, (str, os.PathLike)) and Path(x).suffix.lower() in VIDEOS
+    return isinstance(x, (str, os.PathLike)) and is_video(x)
 
 # %% ../../nbs/engine/authenticate.ipynb #45f48a36
 def _take_frames(path, n):
     "`n` frames of a video, evenly spread; ValueError names the file."
-    from gfa_fastai.inputs.videos import clip_frames  # (fastai comes with it: not for one photograph)
-
-    try:
-        found = list(clip_frames(path, n))
-    except ValueError as e:
-        raise ValueError(f'{path}: {e}') from None
+    found = list(clip_frames(path, n))
     if not found:
         raise ValueError(f'{path}: no frame of it can be decoded; copy it again, or convert it')
     return found
