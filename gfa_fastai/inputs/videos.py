@@ -19,8 +19,8 @@ from .files import file_size, whole_file
 from .images import MIN_SIDE, turn_image
 
 # %% auto #0
-__all__ = ['VIDEOS', 'is_video', 'VideoHeader', 'open_video', 'video_header', 'video_frames', 'is_cut_off', 'choose_frames',
-           'clip_frames', 'save_video']
+__all__ = ['VIDEOS', 'is_video', 'VideoHeader', 'open_video', 'video_header', 'frame_rate', 'video_frames', 'is_cut_off',
+           'choose_frames', 'clip_frames', 'save_video']
 
 # %% ../../nbs/engine/videos.ipynb #cb5cd6c2
 VIDEOS = frozenset('.avi .mov .mp4 .m4v .mkv .webm .3gp .3g2 .mts .m2ts .mpg .mpeg .wmv .flv .ogv'.split())
@@ -253,6 +253,13 @@ def video_header(
     "What a video says about itself; nothing is decoded."
     with open_video(path) as (_, header):
         return header
+
+
+def frame_rate(
+    path,  # a video file
+) -> float:  # frames a second; 25 where it does not say. Raises ValueError
+    "How fast a video plays."
+    return video_header(path).fps or 25.0
 
 # %% ../../nbs/engine/videos.ipynb #dd0f4b46
 def _upright(image, turn):
