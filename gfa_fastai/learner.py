@@ -279,6 +279,10 @@ class TrackTerms(Callback):
         _refuse(self.learn)
         self.finding, self.late = hasattr(self.learn, 'lr_finder'), []
 
+    def before_batch(self):
+        # fastai's image tensors as plain ones: their bookkeeping would go through every layer
+        self.learn.xb = tuple(x.as_subclass(Tensor) for x in self.xb)
+
     def after_pred(self):
         self.learn.pred = Answers(self.pred)
 
@@ -501,7 +505,12 @@ class GFALearner(Learner):
     def _pair(self, item, box, margin):
         "Frame and face of one item as tensors (3, H, W) in 0..1."
         if isinstance(item, (tuple, list)) and len(item) == 2:
-            return [torch.as_tensor(o) for o in item]
+            from gfa_fastai.inputs.models import check_batch
+
+            return [
+                check_batch(torch.as_tensor(o)[None], name)[0]
+                for o, name in zip(item, ('frame', 'face'))
+            ]
         if isinstance(item, (Image.Image, str, Path)):
             item = read_image(item)
         if not (
@@ -608,7 +617,7 @@ def export(self: GFALearner, *args, **kwargs):
     "Refused: see the message."
     raise NotImplementedError(
         'A pickled Learner runs whatever code it holds when it is loaded, so this one is not pickled. Use '
-        'gfa_fastai.model.save_model(learn.model, path, subjects=list(learn.dls.vocab)), and load_model(path).'
+        'gfa_fastai.inputs.models.save_model(learn.model, path, subjects=list(learn.dls.vocab)), and load_model(path).'
     )
 
 
@@ -678,7 +687,10 @@ def gfa_learner(
         pool=pool,
         weights=weights,
     )
-    model.recompute = recompute
+    if recompute:
+        from gfa_fastai.train.memory import recompute_trunk
+
+        recompute_trunk(model)
     if compiled:
         model.compile(backend='inductor' if compiled is True else compiled)
     loss = GFALoss(
@@ -712,7 +724,9 @@ def _model(dls, model, **kwargs):
     "A new network, or the given one if it fits; on the device of the data, its trunk in channels-last order."
     n = len(dls.vocab)
     if model is None:
-        model = GFACNN(n, **kwargs)
+        from gfa_fastai.inputs.weights import build_gfacnn
+
+        model = build_gfacnn(n, **kwargs)
     else:
         if given := [
             k

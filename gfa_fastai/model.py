@@ -5,14 +5,12 @@
 # %% ../nbs/04_model.ipynb #68d746e8
 from __future__ import annotations
 import torch
-from fastcore.basics import patch
-from pathlib import Path
 from torch import Tensor, nn
 from .samples import CLASSES
 
 # %% auto #0
-__all__ = ['VGG16_BLOCKS', 'LAYER_NAMES', 'IMAGENET_MEAN', 'IMAGENET_STD', 'FC2', 'layer_names', 'conv_layers', 'init_conv',
-           'fc_head', 'run_head', 'init_head', 'set_scale', 'trunk_blocks', 'GFACNN']
+__all__ = ['VGG16_BLOCKS', 'LAYER_NAMES', 'IMAGENET_MEAN', 'IMAGENET_STD', 'FC2', 'layer_names', 'init_conv', 'new_trunk',
+           'fc_head', 'run_head', 'init_head', 'GFACNN']
 
 # %% ../nbs/04_model.ipynb #11f51fd3
 VGG16_BLOCKS = (
@@ -36,18 +34,6 @@ def layer_names(blocks=VGG16_BLOCKS) -> dict[str, int]:
 
 LAYER_NAMES = layer_names()  # 'conv1_1': 0, 'relu1_1': 1, ..., 'pool5': 30
 
-# %% ../nbs/04_model.ipynb #5d9d89f7
-def conv_layers(width: float, blocks=VGG16_BLOCKS) -> list:
-    "The layers of the trunk in their order: 3x3 convolutions with ReLUs, and a pooling that ends each block."
-    layers, n_in = [], 3
-    for convs in blocks:
-        for c in convs:
-            n_out = max(1, round(c * width))
-            layers += [nn.Conv2d(n_in, n_out, 3, padding=1), nn.ReLU()]
-            n_in = n_out
-        layers.append(nn.MaxPool2d(2))
-    return layers
-
 # %% ../nbs/04_model.ipynb #7b89c407
 def init_conv(layer: nn.Module):
     "He initialisation of one convolution, as torchvision does it: normal, by fan-out, zero bias. For `Module.apply`."
@@ -55,11 +41,32 @@ def init_conv(layer: nn.Module):
         nn.init.kaiming_normal_(layer.weight, mode='fan_out', nonlinearity='relu')
         nn.init.zeros_(layer.bias)
 
-# %% ../nbs/04_model.ipynb #6a44bc52
-IMAGENET_MEAN, IMAGENET_STD = (
-    (0.485, 0.456, 0.406),
-    (0.229, 0.224, 0.225),
-)  # of RGB in 0..1
+# %% ../nbs/04_model.ipynb #5d9d89f7
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB in 0..1
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def new_trunk(
+    width: float = 1.0,  # multiplies every number of channels; 1 is VGG16
+    blocks: tuple = VGG16_BLOCKS,  # channels of each convolution, block by block
+) -> (
+    nn.Sequential
+):  # with `width`, `out_channels`, `names` of its layers, `mean` and `std`
+    "The convolutions of VGG16 with random weights (Sec. 3.1)."
+    layers, n_in = [], 3
+    for block in blocks:
+        for channels in block:
+            n_out = max(1, round(channels * width))
+            layers += [nn.Conv2d(n_in, n_out, 3, padding=1), nn.ReLU()]
+            n_in = n_out
+        layers.append(nn.MaxPool2d(2))
+    trunk = nn.Sequential(*layers)
+    trunk.apply(init_conv)
+    trunk.width = float(width)
+    trunk.out_channels = n_in
+    trunk.names = layer_names(blocks)
+    trunk.mean, trunk.std = IMAGENET_MEAN, IMAGENET_STD
+    return trunk
 
 # %% ../nbs/04_model.ipynb #60950beb
 def fc_head(
@@ -107,182 +114,69 @@ def init_head(
         nn.init.zeros_(layer.bias)
     return head
 
-# %% ../nbs/04_model.ipynb #80a5e575
-def set_scale(
-    model: nn.Module,  # with a `config`
-    mean: tuple,  # of RGB in 0..1
-    std: tuple,  # of RGB in 0..1
-):
-    "Let a model bring its input to (x - mean)/std, and note it in its configuration."
-    for name, value in dict(mean=mean, std=std).items():
-        model.config[name] = tuple(map(float, value))
-        new = torch.tensor(model.config[name]).view(1, 3, 1, 1)
-        if hasattr(model, name):
-            getattr(model, name).copy_(new)
-        else:
-            model.register_buffer(name, new)
-
-
-def trunk_blocks(
-    trunk: nn.Sequential,  # a VGG's convolutions
-) -> list:  # of nn.Sequential; they share the layers with the trunk
-    "The blocks of a trunk, each up to its pooling."
-    ends = [i + 1 for i, layer in enumerate(trunk) if isinstance(layer, nn.MaxPool2d)]
-    return [trunk[a:b] for a, b in zip([0, *ends], ends)]
-
-
-def _forgetful(trunk, x):
-    "The trunk, block by block: what is inside a block is not kept, but computed again when its gradient is wanted."
-    from torch.utils.checkpoint import checkpoint
-
-    for block in trunk_blocks(trunk):
-        x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False)
-    return x
-
 # %% ../nbs/04_model.ipynb #aab2d580
 class GFACNN(nn.Module):
     "The paper's network: a VGG16 trunk shared by an anti-spoofing and a recognition head (Sec. 3.1, Fig. 2)."
 
-    recompute = False  # True: gradient checkpointing of the trunk, less memory in training for more time
-
     def __init__(
         self,
         n_subjects: int,  # people to tell apart: outputs of the recognition head
-        width: float = 1.0,  # scales the channels of the trunk; 1.0 is VGG16
-        fc_dim: int
-        | None = None,  # units of each hidden FC layer; 4096*width if left out
+        trunk: nn.Sequential | None = None,  # a filled trunk; None: `new_trunk(width)`
+        width: float = 1.0,  # of a new trunk
+        fc_dim: int | None = None,  # units of each hidden FC layer; None: 4096 * width
         dropout: float = 0.5,  # in both heads, after both hidden layers
         pool: int = 7,  # the trunk's output is averaged to pool x pool positions
-        weights: str
-        | Path
-        | dict
-        | None = None,  # of the trunk, and of the heads as far as they fit; see `vgg16_trunk`
-        mean: tuple
-        | None = None,  # of RGB in 0..1, subtracted from every image; None: what the weights want
-        std: tuple
-        | None = None,  # of RGB in 0..1, every image is divided by it; None: what the weights want
-        heads: tuple | str = (
-            'spoof',
-            'id',
-        ),  # the heads that get the FC layers of `weights`, where their sizes match
     ):
-        from gfa_fastai.inputs.weights import find_weights, fitting_layers, vgg16_trunk
-
         super().__init__()
-        if n_subjects < 1:
-            raise ValueError(
-                f'n_subjects is {n_subjects}: the recognition head needs at least one person to tell'
-            )
-        if fc_dim is None:
-            fc_dim = max(1, round(4096 * width))
-        state, source = find_weights(weights, width)
-        self.trunk = vgg16_trunk(width, state, source)
-        self.config = dict(
-            n_subjects=int(n_subjects),
-            width=float(width),
-            fc_dim=int(fc_dim),
-            dropout=float(dropout),
-            pool=int(pool),
-        )
-        set_scale(
-            self,
-            self.trunk.mean if mean is None else mean,
-            self.trunk.std if std is None else std,
-        )
+        self.trunk = new_trunk(width) if trunk is None else trunk
+        width = self.trunk.width
+        fc_dim = fc_dim or max(1, round(4096 * width))
+        n_in = self.trunk.out_channels * pool**2
         self.avgpool = nn.AdaptiveAvgPool2d(pool)
-        n_in = self.trunk.out_channels * pool * pool
         self.spoof_head = init_head(fc_head(n_in, fc_dim, len(CLASSES), dropout))
         self.id_head = init_head(fc_head(n_in, fc_dim, n_subjects, dropout))
-        fits = fitting_layers(self, state or {}, heads)
-        for name, tensors in fits.items():
-            head = name.split('.')[0]
-            if f'{head}.0' in fits and f'{head}.3' in fits:
-                self.get_submodule(name).load_state_dict(tensors)
+        self.register_buffer('mean', torch.tensor(self.trunk.mean).view(1, 3, 1, 1))
+        self.register_buffer('std', torch.tensor(self.trunk.std).view(1, 3, 1, 1))
+        self.config = dict(
+            n_subjects=n_subjects,
+            width=width,
+            fc_dim=fc_dim,
+            dropout=dropout,
+            pool=pool,
+        )
 
     def features(self, x: Tensor) -> Tensor:
-        "Normalise, run the trunk, pool, flatten: (B, 3, H, W) RGB in 0..1 -> (B, C*pool*pool)."
+        "(B, 3, H, W) RGB in 0..1 -> (B, C*pool*pool): normalise, trunk, pool, flatten."
         x = (x - self.mean) / self.std
-        x = (
-            _forgetful(self.trunk, x)
-            if self.recompute and torch.is_grad_enabled()
-            else self.trunk(x)
-        )
-        return self.avgpool(x).flatten(1)
+        return self.avgpool(self.trunk(x)).flatten(1)
 
-# %% ../nbs/04_model.ipynb #0d2fbb5b
-def _check_images(x: Tensor, name: str) -> Tensor:
-    "`x` as a plain float tensor, or a ValueError that says what is wrong with it."
-    if not isinstance(x, Tensor):
-        raise ValueError(
-            f'{name}: expected a tensor of images (B, 3, H, W), got {type(x).__name__}: stack them into one'
-        )
-    if x.ndim != 4 or x.shape[1] != 3:
-        raise ValueError(
-            f'{name}: expected RGB images of shape (B, 3, H, W), got {tuple(x.shape)}: '
-            'channels come second, and a single image needs x[None]'
-        )
-    if min(x.shape[2:]) < 32:
-        raise ValueError(
-            f'{name}: images of {x.shape[2]}x{x.shape[3]} px, but five poolings need 32 px: resize them'
-        )
-    if not x.is_floating_point():
-        raise ValueError(
-            f'{name}: images of {x.dtype}, expected floats in 0..1: pass x.float()/255'
-        )
-    if type(x) is Tensor or torch.compiler.is_compiling():
-        return x  # (torch.export cannot follow the line below)
-    return x.as_subclass(Tensor)
+    def forward(
+        self,
+        frame: Tensor,  # (B, 3, H, W) RGB in 0..1: whole frames, for anti-spoofing
+        face: Tensor,  # (B, 3, h, w) RGB in 0..1: cropped faces, for recognition
+    ) -> tuple:  # spoof logits (B, 2), identity logits (B, n_subjects), psi (B, fc_dim)
+        "Both branches, in one trunk pass where frames and faces have one size."
+        if frame.shape == face.shape:
+            x_frame, x_face = self.features(torch.cat([frame, face])).chunk(2)
+        else:
+            x_frame, x_face = self.features(frame), self.features(face)
+        spoof, psi = run_head(self.spoof_head, x_frame)
+        ident, _ = run_head(self.id_head, x_face)
+        return spoof, ident, psi
 
-# %% ../nbs/04_model.ipynb #31e2c7a1
-@patch
-def forward(
-    self: GFACNN,
-    frame: Tensor,  # (B, 3, H, W) RGB in 0..1: whole frames, for anti-spoofing
-    face: Tensor,  # (B, 3, h, w) RGB in 0..1: cropped faces, for recognition
-) -> tuple:  # spoof logits (B, 2), identity logits (B, n_subjects), FC2 of the anti-spoofing head (B, fc_dim)
-    "Both branches, in one trunk pass where frames and faces have one size."
-    frame, face = _check_images(frame, 'frame'), _check_images(face, 'face')
-    if len(frame) != len(face):
-        raise ValueError(
-            f'{len(frame)} frames but {len(face)} faces: pass as many faces as frames'
-        )
-    if frame.shape == face.shape:
-        a, b = self.features(torch.cat([frame, face])).chunk(2)
-    else:
-        a, b = self.features(frame), self.features(face)
-    spoof, fc2 = run_head(self.spoof_head, a)
-    return spoof, run_head(self.id_head, b)[0], fc2
+    def spoof(
+        self, frame: Tensor
+    ) -> tuple:  # logits (B, 2) in the order of `CLASSES`, psi
+        "Anti-spoofing alone."
+        return run_head(self.spoof_head, self.features(frame))
 
-# %% ../nbs/04_model.ipynb #5236e78e
-@patch
-def spoof(
-    self: GFACNN,
-    frame: Tensor,  # (B, 3, H, W) RGB in 0..1
-) -> tuple:  # logits (B, 2) in the order of `CLASSES`, FC2 (B, fc_dim)
-    "Anti-spoofing alone."
-    return run_head(self.spoof_head, self.features(_check_images(frame, 'frame')))
+    def identify(
+        self, face: Tensor
+    ) -> tuple:  # logits (B, n_subjects), embedding (B, fc_dim)
+        "Recognition alone; the embedding is FC2 of the recognition head."
+        return run_head(self.id_head, self.features(face))
 
-
-@patch
-def identify(
-    self: GFACNN,
-    face: Tensor,  # (B, 3, H, W) RGB in 0..1
-) -> (
-    tuple
-):  # logits (B, n_subjects), embedding (B, fc_dim): FC2 of the recognition head
-    "Recognition alone."
-    return run_head(self.id_head, self.features(_check_images(face, 'face')))
-
-
-@patch
-@torch.no_grad()
-def live_score(
-    self: GFACNN,
-    frame: Tensor,  # (B, 3, H, W) RGB in 0..1
-) -> Tensor:  # (B,) float32 in 0..1
-    "Probability that each frame is live; the model must be in eval mode."
-    if self.training:
-        raise RuntimeError(
-            'live_score in training mode would be random (dropout): call model.eval() first'
-        )
-    return self.spoof(frame)[0].float().softmax(1)[:, CLASSES.index('live')]
+    @torch.no_grad()
+    def live_score(self, frame: Tensor) -> Tensor:  # (B,) float32 in 0..1
+        "Probability that each frame is live; the model must be in eval mode."
+        return self.spoof(frame)[0].float().softmax(1)[:, CLASSES.index('live')]

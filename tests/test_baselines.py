@@ -549,6 +549,14 @@ def test_every_baseline(name, tmp_path):
 def test_unknown_baseline():
     with pytest.raises(ValueError, match="'SURF' is not known, choose one of LBP"):
         make_baseline('SURF')
+    for kw, text in (
+        (dict(reads='photo'), "reads='photo' is not known, choose one of face"),
+        (dict(workers=0), 'workers=0; it is a number of threads'),
+        (dict(max_bad=2), 'max_bad=2; it is a share'),
+        (dict(jobs=2), 'no setting jobs. Known are cache, workers'),
+    ):
+        with pytest.raises(ValueError, match=text):
+            make_baseline('Colour LBP', **kw)
     assert make_baseline('Colour LBP', reads='frame').reads == 'frame' and make_baseline('IDA + SVM').per_species
 
 

@@ -179,6 +179,11 @@ def test_bad_training(table):
         small('CNN', steps=0).fit(table)
     with pytest.raises(ValueError, match='weight=3, but its loss has one term only'):
         small('CNN', weight=3).fit(table)
+    with pytest.raises(ValueError, match='weight is -1; it is the weight of the second term'):
+        small('CNN + MMD', weight=-1).fit(table)
+    for name, value in dict(width=0, lr=-1.0, bs=0).items():
+        with pytest.raises(ValueError, match=f'CNN: {name} is {value}'):
+            small('CNN', **{name: value}).fit(table)
     with pytest.raises(ValueError, match="'ResNet' is not known, choose one of CNN"):
         small('ResNet').fit(table)
     with pytest.raises(ValueError, match='column frame_path missing. Run extract_frames'):

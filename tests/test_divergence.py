@@ -34,7 +34,7 @@ from gfa_fastai.divergence import (
     symmetric_kl,
 )
 from gfa_fastai.inputs.batches import picture_batches
-from gfa_fastai.model import GFACNN
+from gfa_fastai.model import GFACNN, new_trunk
 from gfa_fastai.model import IMAGENET_MEAN, IMAGENET_STD, LAYER_NAMES
 from gfa_fastai.inputs.weights import vgg16_trunk
 
@@ -271,7 +271,9 @@ def test_net_is_left_as_it_was():
 
 
 def test_a_gfacnn_normalises_by_itself():
-    net = GFACNN(3, width=0.125, pool=1, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7)).eval()
+    trunk = new_trunk(0.125)
+    trunk.mean, trunk.std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
+    net = GFACNN(3, trunk, pool=1).eval()
     x = images(6)
     own = channel_means(net, x, 'relu1_2')['relu1_2']
     bare = channel_means(net.trunk, x, 'relu1_2', mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))['relu1_2']

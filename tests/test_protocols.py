@@ -76,6 +76,8 @@ def test_bad_protocols(train, test, message):
         protocol_samples(s, train, test)
     with pytest.raises(ValueError, match='train rows in no dataset, test rows in no dataset'):
         list_protocols(s[s.split == 'dev'])
+    with pytest.raises(ValueError, match=r'column\(s\) video missing'):
+        list_protocols(s.drop(columns='video'))
 
 
 def test_evaluate_protocols():
@@ -99,6 +101,10 @@ def test_evaluate_protocols():
         evaluate_protocols({'b': both[both.dataset == 'a']})
     with pytest.raises(ValueError, match='no network given'):
         evaluate_protocols({})
+    with pytest.raises(ValueError, match='no network given'):
+        evaluate_protocols(both)
+    with pytest.raises(ValueError, match='scores of the network trained on a: .*score'):
+        evaluate_protocols({'a': both.drop(columns='score')})
     with pytest.raises(ValueError, match='trained on a: no rows of split test'):
         evaluate_protocols({'a': both[both.split == 'dev']})
 

@@ -259,6 +259,8 @@ def test_people_are_optional():
 def test_pairs_that_are_none(change, match):
     with pytest.raises(ValueError, match=match):
         verify_pairs(None, change(pairs_table()))
+    with pytest.raises(ValueError, match="metric='l1' is not known, choose one of cosine, l2"):
+        verify_pairs(None, pairs_table(), metric='l1')
 
 
 @pytest.fixture
@@ -434,7 +436,7 @@ def test_pick_gallery(photos):
     assert (
         (got.role == 'gallery').sum() == 6 and (got[got.role == 'gallery'].frame == 0).all() and len(got) == 18
     )  # frame 1 of the same recording is gone
-    with pytest.raises(ValueError, match="1 people have no live frame to enrol, the first is 's2'"):
+    with pytest.raises(ValueError, match="1 people have no live frame to enrol, the first is 'd/s2'"):
         pick_gallery(df[(df.subject != 's2') | (df.label == 'attack')])
 
 
@@ -455,6 +457,11 @@ def test_galleries_that_are_none(photos, change, match):
 
 
 def test_datasets_stay_apart(photos):
+    "A person is (dataset, subject): the same names in two datasets are other people, and other videos."
+    other = photos.assign(dataset='e', video=photos.video.str[::-1])
+    other.loc[other.subject == 's0', 'video'] = photos.video[4:8].to_numpy()  # names that another person's have in 'd'
+    own, alone = pick_gallery(pd.concat([photos, other], ignore_index=True)), pick_gallery(other)
+    pd.testing.assert_frame_equal(own[own.dataset == 'e'].reset_index(drop=True), alone)
     both = pd.concat([photos, photos.assign(dataset='e')], ignore_index=True)
     t = gallery_probe(colours, both, metric='l2')
     pd.testing.assert_frame_equal(t.loc['d'], t.loc['e'])

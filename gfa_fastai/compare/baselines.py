@@ -5,7 +5,6 @@
 # %% ../../nbs/engine/baselines.ipynb #2c6486cb
 from __future__ import annotations
 import cv2
-import hashlib
 import inspect
 import io
 import math
@@ -99,9 +98,11 @@ def face_parts(
 
     def spans(n):
         side = round(n * (1 + 2 * overlap) / 3)
-        return [slice(round(k * (n - side) / 2), round(k * (n - side) / 2) + side) for k in range(3)]
+        starts = [round(k * (n - side) / 2) for k in range(3)]
+        return [slice(start, start + side) for start in starts]
 
-    return [band[a, b] for a in spans(band.shape[0]) for b in spans(band.shape[1])]
+    height, width = band.shape
+    return [band[rows, columns] for rows in spans(height) for columns in spans(width)]
 
 
 def multiscale_lbp(
@@ -109,9 +110,8 @@ def multiscale_lbp(
 ) -> np.ndarray:  # (833,)
     "LBP of nine parts and two scales (Määttä et al. 2011)."
     grey = to_grey(check_image(image, 'multiscale LBP', 24))
-    return np.concatenate(
-        [*map(lbp_histogram, face_parts(grey)), lbp_histogram(grey, 8, 2), lbp_histogram(grey, 16, 2)]
-    )
+    parts = [lbp_histogram(part) for part in face_parts(grey)]
+    return np.concatenate([*parts, lbp_histogram(grey, 8, 2), lbp_histogram(grey, 16, 2)])
 
 # %% ../../nbs/engine/baselines.ipynb #cd294fc3
 DOG_BANDS = ((0.5, 1), (1, 1.5), (1.5, 2), (1, 2))  # inner and outer deviation in pixels
@@ -125,9 +125,8 @@ def dog_filter(
     "Difference of Gaussians; the image goes on beyond its border as its mirror image."
 
     def smooth(sigma):
-        return cv2.GaussianBlur(
-            band.astype(float), (2 * math.ceil(4 * sigma) + 1,) * 2, sigma, borderType=cv2.BORDER_REFLECT_101
-        )
+        side = 2 * math.ceil(4 * sigma) + 1
+        return cv2.GaussianBlur(band.astype(float), (side, side), sigma, borderType=cv2.BORDER_REFLECT_101)
 
     return smooth(inner) - smooth(outer)
 
@@ -137,7 +136,8 @@ def dog_lbp(
 ) -> np.ndarray:  # (236,)
     "LBP histograms of four bands, in sixteenths of a grey value (after Zhang et al. 2012)."
     grey = to_grey(check_image(image, 'DoG', 24))
-    return np.concatenate([lbp_histogram(np.round(16 * dog_filter(grey, *b)).astype(np.int16)) for b in DOG_BANDS])
+    bands = [np.round(16 * dog_filter(grey, inner, outer)).astype(np.int16) for inner, outer in DOG_BANDS]
+    return np.concatenate([lbp_histogram(band) for band in bands])
 
 # %% ../../nbs/engine/baselines.ipynb #701b9717
 def colour_bands(
@@ -153,9 +153,8 @@ def colour_lbp(
     image,  # (H, W, 3) RGB uint8, a face
 ) -> np.ndarray:  # (354,)
     "LBP histograms of the channels of HSV and YCbCr (Boulkenafet et al. 2015)."
-    return np.concatenate(
-        [lbp_histogram(b) for b in colour_bands(check_image(image, 'colour LBP', colour=True)).values()]
-    )
+    bands = colour_bands(check_image(image, 'colour LBP', colour=True))
+    return np.concatenate([lbp_histogram(band) for band in bands.values()])
 
 # %% ../../nbs/engine/baselines.ipynb #42dd920a
 def lpq_codes(
@@ -170,15 +169,22 @@ def lpq_codes(
             f'LPQ: the image has {band.shape[1]}x{band.shape[0]} pixels and its window needs {window}. Use a larger image, or a smaller window.'
         )
     p = np.arange(window) - window // 2
-    flat, wave = np.ones(window), np.exp(-2j * np.pi * p / window)
+    flat = np.ones(window)
+    wave = np.exp(-2j * np.pi * p / window)
 
-    def along(axis, w, x):
-        return sliding_window_view(x, window, axis) @ w
+    def along(axis, weights, x):
+        return sliding_window_view(x, window, axis) @ weights
 
-    smooth, waves = (along(0, w, band.astype(float)) for w in (flat, wave))
-    F = along(1, wave, smooth), along(1, flat, waves), along(1, wave, waves), along(1, wave, waves.conj())
-    signs = [part > 1e-6 for f in F for part in (f.real, f.imag)]  # above 0, but for rounding
-    return sum(s.astype(int) << k for k, s in enumerate(signs))
+    smooth = along(0, flat, band.astype(float))
+    waves = along(0, wave, band.astype(float))
+    transforms = [
+        along(1, wave, smooth),  # u = (1, 0) / M
+        along(1, flat, waves),  # (0, 1) / M
+        along(1, wave, waves),  # (1, 1) / M
+        along(1, wave, waves.conj()),  # (1, -1) / M
+    ]
+    parts = [part for t in transforms for part in (t.real, t.imag)]
+    return sum((part > 1e-6).astype(int) << k for k, part in enumerate(parts))  # above 0, but for rounding
 
 
 def lpq_histogram(
@@ -186,9 +192,8 @@ def lpq_histogram(
     window: int = 7,  # M
 ) -> np.ndarray:  # (256,) shares
     "Histogram of local phases."
-    return np.bincount(lpq_codes(band, window).ravel(), minlength=256) / (
-        (band.shape[0] - window + 1) * (band.shape[1] - window + 1)
-    )
+    codes = lpq_codes(band, window).ravel()
+    return np.bincount(codes, minlength=256) / codes.size
 
 # %% ../../nbs/engine/baselines.ipynb #80f63ae2
 COALBP_SCALES = ((1, 2), (2, 4), (4, 8))  # R and B in pixels
@@ -199,9 +204,11 @@ def lbp_plus(
     radius: int = 1,  # R, pixels
 ) -> np.ndarray:  # (H-2R, W-2R) codes 0 .. 15
     "LBP of the four neighbours to the right, above, to the left and below."
-    r, inner = radius, slice(radius, -radius)
-    around = band[inner, 2 * r :], band[: -2 * r, inner], band[inner, : -2 * r], band[2 * r :, inner]
-    return sum((n >= band[inner, inner]).astype(int) << k for k, n in enumerate(around))
+    inner = slice(radius, -radius)
+    right, left = band[inner, 2 * radius :], band[inner, : -2 * radius]
+    above, below = band[: -2 * radius, inner], band[2 * radius :, inner]
+    centre = band[inner, inner]
+    return sum((n >= centre).astype(int) << k for k, n in enumerate((right, above, left, below)))
 
 
 def coalbp(
@@ -210,20 +217,27 @@ def coalbp(
     distance: int = 2,  # B between the two of a pair, pixels
 ) -> np.ndarray:  # (1024,) shares, those of a direction add up to 1
     "Co-occurrence of adjacent LBPs (Nosaka et al. 2011)."
-    c, b, out = lbp_plus(band, radius), distance, []
-    for first, second in ((c[:, :-b], c[:, b:]), (c[b:, :-b], c[:-b, b:]), (c[:-b], c[b:]), (c[:-b, :-b], c[b:, b:])):
-        out.append(np.bincount((16 * first + second).ravel(), minlength=256) / first.size)
-    return np.concatenate(out)
+    codes, b = lbp_plus(band, radius), distance
+    pairs = [
+        (codes[:, :-b], codes[:, b:]),  # to the right
+        (codes[b:, :-b], codes[:-b, b:]),  # to the right and up
+        (codes[:-b], codes[b:]),  # down
+        (codes[:-b, :-b], codes[b:, b:]),  # to the right and down
+    ]
+    shares = [np.bincount((16 * first + second).ravel(), minlength=256) / first.size for first, second in pairs]
+    return np.concatenate(shares)
 
 
 def colour_texture(
     image,  # (H, W, 3) RGB uint8, a face
 ) -> np.ndarray:  # (19968,) float32
     "CoALBP and LPQ of the channels of HSV and YCbCr (Boulkenafet et al. 2016)."
-    bands = colour_bands(check_image(image, 'colour texture', 24, colour=True)).values()
-    return np.concatenate(
-        [f for b in bands for f in (*(coalbp(b, *s) for s in COALBP_SCALES), lpq_histogram(b))]
-    ).astype(np.float32)
+    bands = colour_bands(check_image(image, 'colour texture', 24, colour=True))
+    parts = []
+    for band in bands.values():
+        parts += [coalbp(band, radius, distance) for radius, distance in COALBP_SCALES]
+        parts.append(lpq_histogram(band))
+    return np.concatenate(parts).astype(np.float32)
 
 # %% ../../nbs/engine/baselines.ipynb #7e87cc99
 def specular_part(
@@ -240,7 +254,9 @@ def specular_features(
     "How much glare there is."
     part = specular_part(image)
     glare = part[part > 1.5 * part.mean()]
-    return np.array([glare.size / part.size, glare.mean(), glare.var()]) if glare.size else np.zeros(3)
+    if not glare.size:
+        return np.zeros(3)
+    return np.array([glare.size / part.size, glare.mean(), glare.var()])
 
 
 def edge_width(
@@ -288,7 +304,8 @@ def ida(
 ) -> np.ndarray:  # (121,)
     "Image distortion analysis: glare, blur, moments and diversity of colours (Wen et al. 2015)."
     x = check_image(image, 'IDA', colour=True)
-    return np.concatenate([specular_features(x), blur_features(to_grey(x)), chromatic_moments(x), colour_diversity(x)])
+    glare, blur = specular_features(x), blur_features(to_grey(x))
+    return np.concatenate([glare, blur, chromatic_moments(x), colour_diversity(x)])
 
 # %% ../../nbs/engine/baselines.ipynb #c7d9d538
 def dense_sift(
@@ -298,13 +315,12 @@ def dense_sift(
 ) -> np.ndarray:  # (places, 768) uint8
     "SIFT on a grid in the channels of HSV and YCbCr."
     x = check_image(image, 'dense SIFT', 32, colour=True)
-    places = [
-        cv2.KeyPoint(float(i), float(j), side, 0)
-        for j in range(step, x.shape[0] - step + 1, step)
-        for i in range(step, x.shape[1] - step + 1, step)
-    ]
+    rows = range(step, x.shape[0] - step + 1, step)
+    columns = range(step, x.shape[1] - step + 1, step)
+    places = [cv2.KeyPoint(float(i), float(j), side, 0) for j in rows for i in columns]
     sift = cv2.SIFT_create()
-    return np.concatenate([sift.compute(b, places)[1] for b in colour_bands(x).values()], 1).astype(np.uint8)
+    descriptors = [sift.compute(band, places)[1] for band in colour_bands(x).values()]
+    return np.concatenate(descriptors, 1).astype(np.uint8)
 
 # %% ../../nbs/engine/baselines.ipynb #906d4ea9
 def fisher_vector(
@@ -312,11 +328,12 @@ def fisher_vector(
     mixture,  # a fitted GaussianMixture with diagonal covariances, of K components
 ) -> np.ndarray:  # (2KD,), not normalised
     "Gradient of the log likelihood with respect to means and deviations (Perronnin et al. 2010)."
-    q = mixture.predict_proba(x)
+    q = mixture.predict_proba(x)  # (N, K)
     mu, sd, w = mixture.means_, np.sqrt(mixture.covariances_), mixture.weights_[:, None]
-    n, n1, n2 = q.sum(0)[:, None], q.T @ x, q.T @ x**2
-    by_mean = (n1 - n * mu) / sd / np.sqrt(w)
-    by_deviation = ((n2 - 2 * mu * n1 + n * mu**2) / sd**2 - n) / np.sqrt(2 * w)
+    total = q.sum(0)[:, None]
+    first, second = q.T @ x, q.T @ x**2  # moments of each component's share
+    by_mean = (first - total * mu) / sd / np.sqrt(w)
+    by_deviation = ((second - 2 * mu * first + total * mu**2) / sd**2 - total) / np.sqrt(2 * w)
     return np.concatenate([by_mean.ravel(), by_deviation.ravel()]) / len(x)
 
 
@@ -371,8 +388,8 @@ def lbp_top(
 ) -> np.ndarray:  # (177,) histograms of the planes xy, xt, yt
     "LBP on three orthogonal planes (de Freitas Pereira et al. 2012), radius 1 in space and in time."
     block = check_frames(frames, 'LBP-TOP')
-    planes = block, block.transpose(1, 0, 2), block.transpose(2, 0, 1)  # frames; a slice for each row; for each column
-    return np.concatenate([np.mean([lbp_histogram(p) for p in plane], 0) for plane in planes])
+    xy, xt, yt = block, block.transpose(1, 0, 2), block.transpose(2, 0, 1)  # frames; a slice for each row; each column
+    return np.concatenate([np.mean([lbp_histogram(p) for p in slices], 0) for slices in (xy, xt, yt)])
 
 
 def motion(
@@ -382,23 +399,33 @@ def motion(
     "How much face and background move (after Anjos and Marcel 2011)."
     block = check_frames(frames, 'motion')
     change = np.abs(np.diff(block.astype(float), axis=0))
-    h, w = block.shape[1:]
-    x, y, fw, fh = face
-    inside = np.zeros((h, w), bool)
-    inside[round(y * h) : round((y + fh) * h), round(x * w) : round((x + fw) * w)] = True
+    height, width = block.shape[1:]
+    x, y, face_width, face_height = face
+    rows = slice(round(y * height), round((y + face_height) * height))
+    columns = slice(round(x * width), round((x + face_width) * width))
+    inside = np.zeros((height, width), bool)
+    inside[rows, columns] = True
     out = []
     for region in (inside, ~inside):
         series = change[:, region].mean(1)
-        F = np.abs(np.fft.rfft(series))
-        out += [series.min(), series.max(), series.mean(), series.std(), F[1:].sum() / max(F[0], 1e-9)]
+        spectrum = np.abs(np.fft.rfft(series))
+        swings = spectrum[1:].sum() / max(spectrum[0], 1e-9)
+        out += [series.min(), series.max(), series.mean(), series.std(), swings]
     return np.array(out)
 
 # %% ../../nbs/engine/baselines.ipynb #e5334732
-def colour_statistics(path) -> np.ndarray:
-    return np.concatenate([shortcut_features(path)[SHORTCUTS[k]] for k in ('colour', 'deviation')])
+def colour_statistics(
+    path,  # of an image
+) -> np.ndarray:  # (6,)
+    "Mean and deviation of each colour."
+    features = shortcut_features(path)
+    return np.concatenate([features[SHORTCUTS['colour']], features[SHORTCUTS['deviation']]])
 
 
-def radial_spectrum(path) -> np.ndarray:
+def radial_spectrum(
+    path,  # of an image
+) -> np.ndarray:  # (12,)
+    "Mean power in twelve rings of the spectrum."
     return shortcut_features(path)[SHORTCUTS['spectrum']]
 
 # %% ../../nbs/engine/baselines.ipynb #b7233ad3
@@ -438,23 +465,42 @@ def _kept(path, make):
     return value
 
 
-def score_units(samples, reads):
-    "A row for each thing that gets a score, and the files that belong to it; raises ValueError."
+def _check_reads(reads):
     if reads not in READS:
         raise ValueError(f'baselines: reads={reads!r} is not known, choose one of {", ".join(READS)}')
+
+
+def _check_settings(workers, max_bad):
+    "ValueError that says what a setting may be."
+    if not isinstance(workers, (int, np.integer)) or workers == 0:
+        raise ValueError(f'baselines: workers={workers!r}; it is a number of threads, or -1: one for each core')
+    if not 0 <= max_bad <= 1:
+        raise ValueError(f'baselines: max_bad={max_bad}; it is a share of the images, 0 to 1')
+
+
+def score_units(
+    samples,  # samples table with face_path and frame_path
+    reads: str,  # one of READS
+) -> tuple:  # (N rows, N tuples of files)
+    "A row for each picture or video that gets a score, and the files that belong to it; raises ValueError."
+    _check_reads(reads)
     column, videos = READS[reads]
     if not isinstance(samples, pd.DataFrame) or column not in samples:
         raise ValueError(f'samples: column {column} missing. Run extract_frames on the table first.')
     df = validate_samples(samples)
-    df = df[(df['role'] == 'probe') & (df['flip'] == '' if 'flip' in df else True)].reset_index(drop=True)
+    used = df['role'] == 'probe'
+    if 'flip' in df:
+        used &= df['flip'] == ''
+    df = df[used].reset_index(drop=True)
     if not len(df):
         raise ValueError(
             f'samples: none of {len(samples)} rows is a probe that is no flipped copy. Check the filter that the table came from.'
         )
     if not videos:
         return df, [(p,) for p in df[column]]
-    df = df.sort_values(['dataset', 'split', 'subject', 'video', 'frame'], kind='stable')
-    groups = df.groupby(['dataset', 'split', 'subject', 'video'], sort=False)
+    of_a_video = ['dataset', 'split', 'subject', 'video']
+    df = df.sort_values([*of_a_video, 'frame'], kind='stable')
+    groups = df.groupby(of_a_video, sort=False)
     return groups.head(1).reset_index(drop=True), [tuple(g) for _, g in groups[column]]
 
 # %% ../../nbs/engine/baselines.ipynb #f30c75de
@@ -468,8 +514,9 @@ def extract_features(
     progress: bool = True,  # show a bar
 ) -> tuple:  # features (N, ...), and the N rows of the table; their attrs['skipped'] lists (path, reason); raises ValueError, OSError
     "Features of all probes of a table, in parallel."
+    _check_settings(workers, max_bad)
     df, units = score_units(samples, reads)
-    what = hashlib.sha1(repr((FEATURES_FORMAT, reads, *_source(features))).encode()).hexdigest()
+    what = bytes_hash(repr((FEATURES_FORMAT, reads, *_source(features))).encode())
 
     def make(paths):
         if reads == 'file':
@@ -479,8 +526,10 @@ def extract_features(
 
     def one(paths):
         try:
+            if cache is None:
+                return make(paths)
             key = bytes_hash(repr([what, *map(file_hash, paths)]).encode())
-            return make(paths) if cache is None else _kept(Path(cache) / key[:2] / f'{key}.npy', lambda: make(paths))
+            return _kept(Path(cache) / key[:2] / f'{key}.npy', lambda: make(paths))
         except ValueError as e:
             return str(e)
 
@@ -489,7 +538,8 @@ def extract_features(
     good = [k for k, f in enumerate(done) if not isinstance(f, str)]
     skipped = [(units[k][0], f) for k, f in enumerate(done) if isinstance(f, str)]
     check_skipped(skipped, len(units), max_bad, 'videos' if READS[reads][1] else 'images')
-    if len(sizes := sorted({np.shape(done[k]) for k in good})) > 1:
+    sizes = sorted({np.shape(done[k]) for k in good})
+    if len(sizes) > 1:
         raise ValueError(
             f'baselines: features of {len(sizes)} sizes ({sizes[0]}, {sizes[1]}): the images are of several sizes. extract_frames brings them to one.'
         )
@@ -512,9 +562,10 @@ class Baseline(BaseEstimator):
         max_bad: float = 0.01,  # share of images (videos) that may be unusable
         progress: bool = True,  # show a bar
     ):
-        for k, v in list(locals().items()):
-            if k != 'self':
-                setattr(self, k, v)
+        self.features, self.classifier = features, classifier
+        self.reads, self.per_species = reads, per_species
+        self.cache, self.workers = cache, workers
+        self.max_bad, self.progress = max_bad, progress
 
     def _features(self, samples):
         return extract_features(
@@ -530,11 +581,9 @@ class Baseline(BaseEstimator):
         X, rows = self._features(samples[samples['split'] == 'train'])
         check_classes(rows, ['train'])  # of those that can be used
         live = (rows['label'] == 'live').to_numpy()
-        groups = (
-            {s: live | (rows['pai'] == s).to_numpy() for s in sorted(set(rows['pai'][~live]))}
-            if self.per_species
-            else {'all': live | True}
-        )
+        groups = {'all': np.ones(len(rows), bool)}
+        if self.per_species:
+            groups = {s: live | (rows['pai'] == s).to_numpy() for s in sorted(set(rows['pai'][~live]))}
         self.classifiers_ = {name: clone(self.classifier).fit(X[g], live[g]) for name, g in groups.items()}
         self.skipped_ = rows.attrs['skipped']
         return self
@@ -546,19 +595,17 @@ class Baseline(BaseEstimator):
         "Score every probe of a table, whatever its split."
         check_is_fitted(self, 'classifiers_')
         X, rows = self._features(samples)
-        scores = validate_scores(
-            rows.assign(score=np.min([_decide(c, X) for c in self.classifiers_.values()], 0))[SCORE_COLUMNS]
-        )
+        least = np.min([_decide(c, X) for c in self.classifiers_.values()], 0)
+        scores = validate_scores(rows.assign(score=least)[SCORE_COLUMNS])
         scores.attrs['skipped'] = rows.attrs['skipped']
         return scores
 
 
 def _decide(classifier, X):
-    return (
-        classifier.decision_function(X)
-        if hasattr(classifier, 'decision_function')
-        else classifier.predict_proba(X)[:, 1]
-    )
+    "Higher is more live."
+    if hasattr(classifier, 'decision_function'):
+        return classifier.decision_function(X)
+    return classifier.predict_proba(X)[:, 1]
 
 # %% ../../nbs/engine/baselines.ipynb #de53b84d
 def _svm():
@@ -599,4 +646,12 @@ def make_baseline(
     if name not in BASELINES:
         raise ValueError(f'baselines: {name!r} is not known, choose one of {", ".join(BASELINES)}')
     features, classifier, reads, _ = BASELINES[name]
-    return Baseline(features, classifier(), **{'reads': reads, 'per_species': features is ida, **kwargs})
+    settings = {'reads': reads, 'per_species': features is ida, **kwargs}
+    unknown = sorted(set(settings) - set(inspect.signature(Baseline).parameters))
+    if unknown:
+        raise ValueError(
+            f'baselines: no setting {", ".join(unknown)}. Known are cache, workers, max_bad, progress, reads.'
+        )
+    _check_reads(settings['reads'])
+    _check_settings(settings.get('workers', -1), settings.get('max_bad', 0.01))
+    return Baseline(features, classifier(), **settings)

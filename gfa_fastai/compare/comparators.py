@@ -98,7 +98,7 @@ def _groups(df):
 
 
 def _depth_map(row):
-    "Depth (32, 32) of a live row in 0..1, flipped like its picture; zeros for an attack. Raises ValueError."
+    "Depth (32, 32) of a live row in 0..1, flipped as its picture is; zeros for an attack. Raises ValueError."
     if row.label == 'attack':
         return np.zeros((32, 32), np.float32)
     if not isinstance(row.depth, str) or not row.depth:
@@ -110,13 +110,18 @@ def _depth_map(row):
     if depth.shape != (32, 32):
         raise ValueError(f'{row.depth}: a depth map of {depth.shape[1]}x{depth.shape[0]}; 32x32 is needed.')
     flip = getattr(row, 'flip', '')
-    return (depth[:, ::-1] if flip == 'h' else depth[::-1] if flip == 'v' else depth).astype(np.float32) / 255
+    if flip == 'h':
+        depth = depth[:, ::-1]
+    if flip == 'v':
+        depth = depth[::-1]
+    return depth.astype(np.float32) / 255
 
 
 def _pictures(rows):
     "Frames as one tensor (N, 3, H, W) uint8; raises ValueError."
     arrays = [np.asarray(load_frame(r)) for r in rows]
-    if len(sizes := sorted({a.shape[:2] for a in arrays})) > 1:
+    sizes = sorted({a.shape[:2] for a in arrays})
+    if len(sizes) > 1:
         raise ValueError(
             f'samples: frames of {len(sizes)} sizes ({sizes[0]}, {sizes[1]}). extract_frames brings them to one.'
         )
@@ -126,16 +131,16 @@ def _pictures(rows):
 def table_tensors(
     df: pd.DataFrame,  # samples table with frame_path and face_path
     depth: bool = False,  # with the depth maps in its column `depth`
-) -> (
-    TensorDataset
-):  # pictures (N, 3, H, W) uint8, class, group, depth (N, 32, 32), zeros where it is not asked for; raises ValueError
-    "Pictures of a table and what can be learned from them."
+) -> TensorDataset:  # pictures (N, 3, H, W) uint8, class, group, depth (N, 32, 32): zeros where it is not asked for
+    "Pictures of a table and what can be learned from them; raises ValueError."
     if depth and 'depth' not in df:
         raise ValueError(
             'samples: column depth missing: paths of 32x32 maps of the live faces. SynthPAD has it; for photographs it must be estimated, as Liu et al. did by fitting a face model.'
         )
     rows = table_rows(df)
-    maps = torch.from_numpy(np.stack([_depth_map(r) for r in rows])) if depth else torch.zeros(len(rows), 32, 32)
+    maps = torch.zeros(len(rows), 32, 32)
+    if depth:
+        maps = torch.from_numpy(np.stack([_depth_map(r) for r in rows]))
     label = torch.tensor([CLASSES.index(l) for l in df['label']])
     return TensorDataset(_pictures(rows), label, _groups(df), maps)
 
@@ -179,9 +184,9 @@ class Comparator(BaseEstimator):
         device=None,  # None: CUDA, then Apple's, then CPU
         progress: bool = True,  # show bars
     ):
-        for k, v in list(locals().items()):
-            if k != 'self':
-                setattr(self, k, v)
+        self.name, self.steps, self.bs, self.lr = name, steps, bs, lr
+        self.width, self.weight, self.flips = width, weight, flips
+        self.seed, self.device, self.progress = seed, device, progress
 
     def fit(
         self,
@@ -189,6 +194,7 @@ class Comparator(BaseEstimator):
     ) -> Comparator:  # itself, with `learner_`; raises ValueError
         "Train on the training rows."
         net, loss, self.to_score_, _ = _known(self.name)
+        _check_settings(self, loss)
         df = score_units(samples, 'frame')[0]
         df = check_classes(df[df['split'] == 'train'].reset_index(drop=True), ['train'])
         data = table_tensors(balance_flips(df, self.flips), loss is depth_loss)
@@ -199,15 +205,12 @@ class Comparator(BaseEstimator):
         dl = DataLoader(data, bs=self.bs, shuffle=True, drop_last=True, device=self.device or default_device())
         dls = DataLoaders(dl, dl, device=dl.device)
         dls.n_inp = 1
-        self.learner_ = Learner(
-            dls,
-            net(data.tensors[0].shape[-1], self.width).to(dl.device),
-            loss_func=loss,
-            opt_func=tf_adam,
-            lr=self.lr,
-            cbs=[HalveLR(), _NoValidation()],
-        )
-        with self.learner_.no_logging(), nullcontext() if self.progress else self.learner_.no_bar():
+        size = data.tensors[0].shape[-1]
+        model = net(size, self.width).to(dl.device)
+        cbs = [HalveLR(), _NoValidation()]
+        self.learner_ = Learner(dls, model, loss_func=loss, opt_func=tf_adam, lr=self.lr, cbs=cbs)
+        bar = nullcontext() if self.progress else self.learner_.no_bar()
+        with self.learner_.no_logging(), bar:
             self.learner_.fit(math.ceil(self.steps / len(dl)))
         return self
 
@@ -219,20 +222,32 @@ def _known(name):
     return COMPARATORS[name]
 
 
+def _check_settings(c, loss):
+    "ValueError that names a setting of a comparator and says what it may be."
+    if c.steps < 1:
+        raise ValueError(f'{c.name}: steps is {c.steps}; it is a number of training steps, 1 or more.')
+    if not c.width > 0:
+        raise ValueError(
+            f'{c.name}: width is {c.width}; it scales the channels of the network: 1 is the published one.'
+        )
+    if not c.lr > 0:
+        raise ValueError(f'{c.name}: lr is {c.lr}; it is a learning rate above 0.')
+    if c.weight is not None and loss not in (mmd_cnn_loss, confusion_loss):
+        raise ValueError(f'{c.name}: weight={c.weight}, but its loss has one term only. Leave weight out.')
+    if c.weight is not None and not c.weight >= 0:
+        raise ValueError(f'{c.name}: weight is {c.weight}; it is the weight of the second term, 0 or more.')
+
+
 def _check_training(c, loss, data):
-    "Raise where a comparator cannot learn from these rows."
+    "ValueError where a comparator cannot learn from these rows."
     if not 1 <= c.bs <= len(data):
         raise ValueError(
             f'{c.name}: bs is {c.bs} and there are {len(data)} training rows (flipped copies among them). Use a smaller bs, or more images.'
         )
-    if c.steps < 1:
-        raise ValueError(f'{c.name}: steps is {c.steps}; it is a number of training steps, 1 or more.')
     if loss is mmd_cnn_loss and len(data.tensors[2].unique()) < 2:
         raise ValueError(
             f'{c.name}: all training rows are of one group. It keeps cameras alike: give a column camera with two or more, or several datasets.'
         )
-    if c.weight is not None and loss not in (mmd_cnn_loss, confusion_loss):
-        raise ValueError(f'{c.name}: weight={c.weight}, but its loss has one term only. Leave weight out.')
 
 
 @patch
@@ -245,8 +260,10 @@ def score(
     "Score every probe of a table, whatever its split."
     check_is_fitted(self, 'learner_')
     df = score_units(samples, 'frame')[0]
-    net, rows, out = self.learner_.model.eval(), table_rows(df), []
+    rows, out = table_rows(df), []
+    net = self.learner_.model.eval()
     device = next(net.parameters()).device
     for i in tqdm(range(0, len(rows), bs), desc='scores', disable=not self.progress, leave=False):
-        out.append(self.to_score_(net(_pictures(rows[i : i + bs]).to(device))).double().cpu())
+        pictures = _pictures(rows[i : i + bs]).to(device)
+        out.append(self.to_score_(net(pictures)).double().cpu())
     return validate_scores(df.assign(score=torch.cat(out).numpy())[SCORE_COLUMNS])

@@ -5,6 +5,7 @@
 # %% ../../nbs/engine/protocols.ipynb #19e038fd
 from __future__ import annotations
 import pandas as pd
+from itertools import combinations
 from ..evaluation import evaluate_scores, percent, validate_scores
 from ..samples import LABELS, SPLITS
 
@@ -17,40 +18,36 @@ def list_protocols(
     samples: pd.DataFrame,  # samples table of one or more datasets, with splits
 ) -> pd.DataFrame:  # a row per pair: train, test, kind ('intra' or 'cross'), people in train, dev and test, live and attack videos of the test
     "Every intra-test and cross-test that a samples table allows."
-    df = samples[samples['role'] == 'probe'] if 'role' in samples else samples
-    people = (
-        df.groupby(['dataset', 'split'], observed=True)['subject']
-        .nunique()
-        .unstack(fill_value=0)
-        .reindex(columns=SPLITS, fill_value=0)
-    )
-    videos = (
-        df[df['split'] == 'test']
-        .groupby(['dataset', 'label'], observed=True)['video']
-        .nunique()
-        .unstack(fill_value=0)
-        .reindex(columns=LABELS, fill_value=0)
-    )
-    sources, targets = people.index[people['train'] > 0], people.index[people['test'] > 0]
-    rows = [
-        dict(
-            train=a,
-            test=b,
-            kind='intra' if a == b else 'cross',
-            train_people=people.loc[a, 'train'],
-            dev_people=people.loc[a, 'dev'],
-            test_people=people.loc[b, 'test'],
-            live=videos.loc[b, 'live'],
-            attack=videos.loc[b, 'attack'],
-        )
-        for a in sources
-        for b in targets
-    ]
-    if not rows:
+    df = _probes(samples)
+    people = df.drop_duplicates(['dataset', 'split', 'subject'])
+    people = pd.crosstab(people['dataset'], people['split']).reindex(columns=SPLITS, fill_value=0)
+    videos = df[df['split'] == 'test'].drop_duplicates(['dataset', 'subject', 'video'])
+    videos = pd.crosstab(videos['dataset'], videos['label']).reindex(columns=LABELS, fill_value=0)
+    sources = people.index[people['train'] > 0]
+    targets = people.index[people['test'] > 0]
+    if not len(sources) or not len(targets):
         raise ValueError(
-            f'samples: train rows in {", ".join(sources) or "no dataset"}, test rows in {", ".join(targets) or "no dataset"}. A test needs both: run split_by_subject.'
+            f'samples: train rows in {", ".join(sources) or "no dataset"}, '
+            f'test rows in {", ".join(targets) or "no dataset"}. A test needs both: run split_by_subject.'
         )
+    rows = []
+    for train in sources:
+        for test in targets:
+            row = dict(train=train, test=test, kind='intra' if train == test else 'cross')
+            row.update(train_people=people.loc[train, 'train'], dev_people=people.loc[train, 'dev'])
+            row.update(test_people=people.loc[test, 'test'], **videos.loc[test, list(LABELS)])
+            rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _probes(samples):
+    "Rows that are tested; ValueError where it is no samples table."
+    if not isinstance(samples, pd.DataFrame):
+        raise ValueError(f'samples: expected a pandas DataFrame, got {type(samples).__name__}')
+    missing = [c for c in ('dataset', 'split', 'subject', 'video', 'label') if c not in samples]
+    if missing:
+        raise ValueError(f'samples: column(s) {", ".join(missing)} missing')
+    return samples[samples['role'] == 'probe'] if 'role' in samples else samples
 
 # %% ../../nbs/engine/protocols.ipynb #63915672
 def protocol_samples(
@@ -59,11 +56,10 @@ def protocol_samples(
     test: str,  # the dataset to test on
 ) -> dict:  # 'train' to learn from, 'source' for the threshold, 'dev' for the target-dev convention (may be empty), 'test'; raises ValueError
     "The rows of one intra-test or cross-test."
-    df, train = (
-        samples[samples['role'] == 'probe'] if 'role' in samples else samples,
-        [train] if isinstance(train, str) else list(train),
-    )
-    if missing := sorted({*train, test} - set(df['dataset'])):
+    df = _probes(samples)
+    train = [train] if isinstance(train, str) else list(train)
+    missing = sorted({*train, test} - set(df['dataset']))
+    if missing:
         raise ValueError(
             f'samples: no rows of dataset {", ".join(missing)}; there are {", ".join(sorted(df["dataset"].unique()))}'
         )
@@ -71,20 +67,15 @@ def protocol_samples(
         raise ValueError(
             f'samples: {test} is among the {len(train)} datasets to train on. Leave it out, or test it by itself.'
         )
-    rows = {
-        name: df[df['dataset'].isin(of) & (df['split'] == split)]
-        for name, of, split in (
-            ('train', train, 'train'),
-            ('source', train, 'dev'),
-            ('dev', [test], 'dev'),
-            ('test', [test], 'test'),
-        )
-    }
-    for name in ('train', 'source', 'test'):
-        if lacks := set(LABELS) - set(rows[name]['label']):
-            of, split = (', '.join(train), 'dev' if name == 'source' else 'train') if name != 'test' else (test, 'test')
+    parts = dict(train=(train, 'train'), source=(train, 'dev'), dev=([test], 'dev'), test=([test], 'test'))
+    rows = {}
+    for name, (datasets, split) in parts.items():
+        rows[name] = df[df['dataset'].isin(datasets) & (df['split'] == split)]
+        lacks = sorted(set(LABELS) - set(rows[name]['label']))
+        if lacks and name != 'dev':
             raise ValueError(
-                f'samples: split {split!r} of {of} has no {" and no ".join(sorted(lacks))} rows. Run split_by_subject on it, or choose another dataset.'
+                f'samples: split {split!r} of {", ".join(datasets)} has no {" and no ".join(lacks)} rows. '
+                'Run split_by_subject on it, or choose another dataset.'
             )
     return rows
 
@@ -95,25 +86,31 @@ def evaluate_protocols(
     **kwargs,  # for evaluate_scores
 ) -> pd.DataFrame:  # a row per pair: train, test, kind, report
     "Every network on every test set."
-    if not scores:
+    if not isinstance(scores, dict) or not scores:
         raise ValueError('scores: no network given. Pass a dict of training dataset -> scores.')
     rows = []
     for train, table in scores.items():
-        names, table = [train] if isinstance(train, str) else list(train), validate_scores(table)
-        if missing := set(names) - set(table['dataset']):
+        names = [train] if isinstance(train, str) else list(train)
+        network = ' + '.join(names)
+        try:
+            table = validate_scores(table)
+        except ValueError as e:
+            raise ValueError(f'scores of the network trained on {network}: {e}') from None
+        missing = sorted(set(names) - set(table['dataset']))
+        if missing:
             raise ValueError(
-                f'scores of the network trained on {" + ".join(names)}: no rows of {", ".join(sorted(missing))}, which the threshold needs'
+                f'scores of the network trained on {network}: no rows of {", ".join(missing)}, which the threshold needs'
             )
-        source, tests = table[table['dataset'].isin(names)], table[table['split'] == 'test']
-        if tests.empty:
+        source = table[table['dataset'].isin(names)]
+        tests = sorted(table.loc[table['split'] == 'test', 'dataset'].unique())
+        if not tests:
             raise ValueError(
-                f'scores of the network trained on {" + ".join(names)}: no rows of split test. Score the test people, too.'
+                f'scores of the network trained on {network}: no rows of split test. Score the test people, too.'
             )
-        for test in sorted(tests['dataset'].unique()):
+        for test in tests:
             report = evaluate_scores(table[table['dataset'] == test], threshold_from, source, **kwargs)
-            rows.append(
-                dict(train=' + '.join(names), test=test, kind='intra' if [test] == names else 'cross', report=report)
-            )
+            kind = 'intra' if [test] == names else 'cross'
+            rows.append(dict(train=network, test=test, kind=kind, report=report))
     return pd.DataFrame(rows)
 
 # %% ../../nbs/engine/protocols.ipynb #d0c65903
@@ -135,19 +132,17 @@ def evaluate_folds(
     **kwargs,  # for evaluate_scores
 ) -> (
     pd.DataFrame
-):  # a row per fold, then 'mean' and 'std' (over folds, n - 1; NaN for one fold); columns keys of NAMES, 0 to 1
-    "Rates of every fold, and their mean and standard deviation."
+):  # a row per fold, then 'mean' and 'std' (over folds, n - 1; NaN for one); columns keys of NAMES, 0 to 1
+    "Rates of every fold, and their mean and standard deviation; raises ValueError."
     folds = folds if isinstance(folds, dict) else {i + 1: f for i, f in enumerate(folds)}
     if not folds:
         raise ValueError('folds: none given')
     tables = {k: validate_scores(f) for k, f in folds.items()}
-    for i, (a, x) in enumerate(tables.items()):
-        for b in list(tables)[:i]:
-            if x.equals(tables[b]):
-                raise ValueError(f'folds: {a} and {b} are the same scores. Give the scores of each fold once.')
-    rates = pd.DataFrame(
-        {k: evaluate_scores(f, threshold_from, n=1, **kwargs).rates['value'] for k, f in tables.items()}
-    ).T.rename_axis('fold')
+    for a, b in combinations(tables, 2):
+        if tables[a].equals(tables[b]):
+            raise ValueError(f'folds: {b} and {a} are the same scores. Give the scores of each fold once.')
+    values = {k: evaluate_scores(f, threshold_from, n=1, **kwargs).rates['value'] for k, f in tables.items()}
+    rates = pd.DataFrame(values).T.rename_axis('fold')
     return pd.concat([rates, rates.agg(['mean', 'std'])])
 
 # %% ../../nbs/engine/protocols.ipynb #875e3329
@@ -165,9 +160,11 @@ def oulu_table(
             raise ValueError(
                 f'OULU-NPU protocol {p} has {OULU_FOLDS[p]} fold(s), got {len(folds)}. Its number is the mean over all of them.'
             )
-        t = 100 * evaluate_folds(folds, **kwargs)[['apcer', 'bpcer', 'acer']]
-        rows[p] = {
-            c.upper() + ' (%)': f'{t.loc["mean", c]:.1f}' + (f' ± {t.loc["std", c]:.1f}' if len(folds) > 1 else '')
-            for c in t
-        }
+        rates = 100 * evaluate_folds(folds, **kwargs)[['apcer', 'bpcer', 'acer']]
+        row = {}
+        for name in rates:
+            mean, deviation = rates.loc[['mean', 'std'], name]
+            spread = f' ± {deviation:.1f}' if len(folds) > 1 else ''
+            row[f'{name.upper()} (%)'] = f'{mean:.1f}{spread}'
+        rows[p] = row
     return pd.DataFrame(rows).T.rename_axis('protocol')

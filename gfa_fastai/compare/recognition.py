@@ -4,6 +4,7 @@
 
 # %% ../../nbs/engine/recognition.ipynb #791332b2
 from __future__ import annotations
+import contextlib
 import numpy as np
 import os
 import pandas as pd
@@ -44,7 +45,21 @@ def _embedder(model, layer):
         return model.features
     if layer == 'fc1':
         return lambda x: model.id_head[:2](model.features(x))
-    return lambda x: model.identify(x)[0 if layer == 'logits' else 1]
+    output = 0 if layer == 'logits' else 1
+    return lambda x: model.identify(x)[output]
+
+
+@contextlib.contextmanager
+def _evaluating(model):
+    "A network in evaluation mode, and afterwards as it was."
+    training = getattr(model, 'training', False)
+    if training:
+        model.eval()
+    try:
+        yield
+    finally:
+        if training:
+            model.train()
 
 # %% ../../nbs/engine/recognition.ipynb #ee85026a
 @torch.inference_mode()
@@ -59,23 +74,20 @@ def embed(
     progress: bool = False,  # show a bar
 ) -> np.ndarray:  # (N, D) float32; raises ValueError
     "Embeddings of face images."
-    run, batches = _embedder(model, layer), picture_batches(images, bs, size, column, progress)
+    run = _embedder(model, layer)
+    batches = picture_batches(images, bs, size, column, progress)
     weights = next(model.parameters(), None) if isinstance(model, nn.Module) else None
-    training, out = getattr(model, 'training', False), []
-    if training:
-        model.eval()
-    try:
+    out = []
+    with _evaluating(model):
         for x in batches:
             x = x if weights is None else x.to(weights.device)
-            e = (run(x) + run(x.flip(3))) / 2 if flip else run(x)
+            e = run(x)
             if not isinstance(e, Tensor) or e.ndim != 2 or len(e) != len(x):
-                raise ValueError(
-                    f'embed: the network gave {tuple(e.shape) if isinstance(e, Tensor) else type(e).__name__} for {len(x)} images; expected (B, D)'
-                )
+                got = tuple(e.shape) if isinstance(e, Tensor) else type(e).__name__
+                raise ValueError(f'embed: the network gave {got} for {len(x)} images; expected (B, D)')
+            if flip:
+                e = (e + run(x.flip(3))) / 2
             out.append(e.float().cpu())
-    finally:
-        if training:
-            model.train()
     out = torch.cat(out).numpy()
     bad = ~np.isfinite(out).all(1)
     if bad.any():
@@ -87,6 +99,11 @@ def embed(
 # %% ../../nbs/engine/recognition.ipynb #5f7b8991
 METRICS = ('cosine', 'l2')
 
+
+def _check_metric(metric):
+    if metric not in METRICS:
+        raise ValueError(f'similarity: metric={metric!r} is not known, choose one of {", ".join(METRICS)}')
+
 # %% ../../nbs/engine/recognition.ipynb #0bf0ed90
 def similarity(
     a,  # (N, D) embeddings
@@ -95,8 +112,7 @@ def similarity(
     all_pairs: bool = False,  # every row of `a` against every row of `b`
 ) -> np.ndarray:  # (N,) or (N, M) float64, higher = more alike; an embedding of zeros has cosine 0 with everything
     "How alike embeddings are."
-    if metric not in METRICS:
-        raise ValueError(f'similarity: metric={metric!r} is not known, choose one of {", ".join(METRICS)}')
+    _check_metric(metric)
     a, b = (torch.from_numpy(np.array(x, dtype=np.float64)) for x in (a, b))
     if metric == 'cosine':
         a, b = F.normalize(a, eps=1e-30), F.normalize(b, eps=1e-30)
@@ -180,24 +196,33 @@ def people_interval(
     level: float = 0.95,  # share of the resamples inside
 ) -> tuple[float, float]:  # low and high; NaN for fewer than MIN_SUBJECTS people
     "Interval of the mean of `value`, people resampled."
-    names = pd.factorize(pd.concat([pd.Series(a), pd.Series(b)], ignore_index=True).astype(str))[0]
-    a, b, S = names[: len(value)], names[len(value) :], names.max() + 1
+    names = pd.concat([pd.Series(a), pd.Series(b)], ignore_index=True).astype(str)
+    numbers = pd.factorize(names)[0]
+    people = numbers.max() + 1
+    a, b = numbers[: len(value)], numbers[len(value) :]
     if len(np.unique(a)) < MIN_SUBJECTS:
         return np.nan, np.nan
-    value, kind = np.asarray(value, float), np.zeros(len(a), int) if kind is None else pd.factorize(np.asarray(kind))[0]
-    draws, means = resample_counts(S, n, seed), []
+    value = np.asarray(value, float)
+    kind = np.zeros(len(a), int) if kind is None else pd.factorize(np.asarray(kind))[0]
+    draws = resample_counts(people, n, seed)
+    means = []
     for k in np.unique(kind):
-        cells, cell = np.unique(
-            (a * S + b)[kind == k], return_inverse=True
-        )  # all pairs of the same two people are drawn together
-        total, count = np.bincount(cell, value[kind == k]), np.bincount(cell)
-        i, j, part = cells // S, cells % S, []
-        for w in np.array_split(draws, max(1, n * len(cells) // 10**7)):
-            weight = np.where(i == j, w[:, i], w[:, i] * w[:, j])
-            with np.errstate(invalid='ignore'):
-                part.append(weight @ total / (weight @ count))
-        means.append(np.concatenate(part))
-    return tuple(np.nanquantile(np.mean(means, 0), [(1 - level) / 2, (1 + level) / 2]).tolist())
+        of_kind = kind == k
+        two, number = np.unique((a * people + b)[of_kind], return_inverse=True)  # pairs of the same two people
+        total, count = np.bincount(number, value[of_kind]), np.bincount(number)
+        means.append(_weighted_means(draws, two // people, two % people, total, count))
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    return tuple(np.nanquantile(np.mean(means, 0), tails).tolist())
+
+
+def _weighted_means(draws, i, j, total, count):
+    "Mean over pairs in each draw: a pair counts as often as its two people were drawn."
+    out = []
+    for w in np.array_split(draws, max(1, len(draws) * len(i) // 10**7)):  # 10**7 numbers at a time
+        weight = np.where(i == j, w[:, i], w[:, i] * w[:, j])
+        with np.errstate(invalid='ignore'):
+            out.append(weight @ total / (weight @ count))
+    return np.concatenate(out)
 
 # %% ../../nbs/engine/recognition.ipynb #7c7d718a
 @dataclass(repr=False)
@@ -218,13 +243,14 @@ class Verification:
         return self.pairs['similarity'].to_numpy()[~same], self.pairs['similarity'].to_numpy()[same]
 
     def __repr__(self):
-        inside = (
-            ''
-            if np.isnan(self.interval[0])
-            else f', people resampled [{100 * self.interval[0]:.1f}, {100 * self.interval[1]:.1f}]'
-        )
+        low, high = self.interval
+        interval = '' if np.isnan(low) else f', people resampled [{100 * low:.1f}, {100 * high:.1f}]'
         rates = ', '.join(f'{k} {v:.3f}' for k, v in self.rates.items())
-        return f'{len(self.pairs)} pairs, {len(self.folds)} folds: accuracy {100 * self.accuracy:.2f} ± {100 * self.error:.2f} % (standard error over folds){inside}. Folds pooled: {rates}. {" ".join(self.notes)}'
+        return (
+            f'{len(self.pairs)} pairs, {len(self.folds)} folds: '
+            f'accuracy {100 * self.accuracy:.2f} ± {100 * self.error:.2f} % (standard error over folds){interval}. '
+            f'Folds pooled: {rates}. {" ".join(self.notes)}'
+        )
 
 # %% ../../nbs/engine/recognition.ipynb #ad08bacb
 FARS = (0.1, 0.01, 0.001)
@@ -237,7 +263,8 @@ def _check_pairs(pairs, need):
     "A copy with `same` as bool; ValueError says what is wrong with which row."
     if not isinstance(pairs, pd.DataFrame):
         raise ValueError(f'pairs: expected a pandas DataFrame, got {type(pairs).__name__}. read_lfw_pairs makes one.')
-    if missing := [c for c in need if c not in pairs]:
+    missing = [c for c in need if c not in pairs]
+    if missing:
         raise ValueError(
             f'pairs: column(s) {", ".join(missing)} missing; there are {", ".join(map(str, pairs.columns))}.'
         )
@@ -245,12 +272,16 @@ def _check_pairs(pairs, need):
         raise ValueError('pairs: the table is empty.')
     pairs = pairs.reset_index(drop=True)
     for c in need:
-        bad = pairs[c].isna() if c != 'same' else ~pairs[c].isin([0, 1, True, False])
+        bad = pairs[c].isna()
+        if c == 'same':
+            bad = ~pairs[c].isin([0, 1, True, False])
         if c == 'similarity':
             bad = ~np.isfinite(pd.to_numeric(pairs[c], errors='coerce').astype(float))
         if bad.any():
+            first = bad.to_numpy().argmax()
             raise ValueError(
-                f'pairs: column {c!r} has {pairs.loc[bad, c].iloc[0]}: {bad.sum()} of {len(pairs)} rows, the first is row {bad.to_numpy().argmax()}.'
+                f'pairs: column {c!r} has {pairs[c].iloc[first]}: '
+                f'{bad.sum()} of {len(pairs)} rows, the first is row {first}.'
             )
     pairs['same'] = pairs['same'].astype(bool)
     kinds = pairs.groupby('fold')['same'].nunique()
@@ -267,13 +298,8 @@ def _check_pairs(pairs, need):
 # %% ../../nbs/engine/recognition.ipynb #675a31f2
 def _rates(impostor, genuine, fars=FARS):
     "AUC, EER and TARs as a Series."
-    return pd.Series(
-        dict(
-            auc=auc(impostor, genuine),
-            eer=eer(impostor, genuine),
-            **{f'tar@{f:g}': tar_at_far(impostor, genuine, f)[0] for f in fars},
-        )
-    )
+    accepted = {f'tar@{f:g}': tar_at_far(impostor, genuine, f)[0] for f in fars}
+    return pd.Series(dict(auc=auc(impostor, genuine), eer=eer(impostor, genuine), **accepted))
 
 # %% ../../nbs/engine/recognition.ipynb #cf9a998a
 def verify_pairs(
@@ -287,34 +313,39 @@ def verify_pairs(
 ) -> Verification:  # raises ValueError
     "Same or different, by LFW's protocol: the threshold of each fold comes from all others."
     pairs = _check_pairs(pairs, PAIR_COLUMNS if model is not None else ['similarity', 'same', 'fold'])
+    _check_metric(metric)
     if model is not None:
-        files = pd.unique(pd.concat([pairs['path_a'], pairs['path_b']])).tolist()
-        e, at = embed(model, files, **kwargs), {f: i for i, f in enumerate(files)}
-        pairs['similarity'] = similarity(*(e[pairs[c].map(at)] for c in ('path_a', 'path_b')), metric)
-    score, same, rows, right = pairs['similarity'].to_numpy(float), pairs['same'].to_numpy(), {}, np.zeros(len(pairs))
+        pairs['similarity'] = _pair_similarity(model, pairs, metric, **kwargs)
+    score, same = pairs['similarity'].to_numpy(float), pairs['same'].to_numpy()
+    right, rows = np.zeros(len(pairs)), {}
     for f in pairs['fold'].unique():
         here = (pairs['fold'] == f).to_numpy()
-        t = accuracy_threshold(score[~here & ~same], score[~here & same])
-        right[here] = (score[here] >= t) == same[here]
-        rows[f] = dict(pairs=here.sum(), threshold=t, accuracy=right[here].mean())
+        threshold = accuracy_threshold(score[~here & ~same], score[~here & same])
+        right[here] = (score[here] >= threshold) == same[here]
+        rows[f] = dict(pairs=here.sum(), threshold=threshold, accuracy=right[here].mean())
     folds = pd.DataFrame(rows).T.rename_axis('fold').astype(dict(pairs=int))
-    people = {'subject_a', 'subject_b'} <= set(pairs)
-    interval = (
-        people_interval(right, pairs['subject_a'], pairs['subject_b'], n=n, seed=seed) if people else (np.nan, np.nan)
-    )
-    few = [f'{f:g}' for f in fars if (~same).sum() * f < 1]
-    notes = [f'FAR {", ".join(few)}: fewer than one of {(~same).sum()} impostor pairs, no TAR is given.'] * bool(
-        few
-    ) + ['People are not named, so there is no interval over them.'] * (not people)
-    return Verification(
-        folds['accuracy'].mean(),
-        folds['accuracy'].std(ddof=1) / len(folds) ** 0.5,
-        interval,
-        folds,
-        _rates(score[~same], score[same], fars),
-        pairs,
-        notes,
-    )
+    notes = []
+    impostors = (~same).sum()
+    few = [f'{f:g}' for f in fars if impostors * f < 1]
+    if few:
+        notes.append(f'FAR {", ".join(few)}: fewer than one of {impostors} impostor pairs, no TAR is given.')
+    if {'subject_a', 'subject_b'} <= set(pairs):
+        interval = people_interval(right, pairs['subject_a'], pairs['subject_b'], n=n, seed=seed)
+    else:
+        interval = np.nan, np.nan
+        notes.append('People are not named, so there is no interval over them.')
+    accuracy = folds['accuracy'].mean()
+    error = folds['accuracy'].std(ddof=1) / len(folds) ** 0.5
+    return Verification(accuracy, error, interval, folds, _rates(score[~same], score[same], fars), pairs, notes)
+
+
+def _pair_similarity(model, pairs, metric, **kwargs):
+    "Similarity of each pair; each photo is embedded once."
+    files = pd.unique(pd.concat([pairs['path_a'], pairs['path_b']])).tolist()
+    embeddings = embed(model, files, **kwargs)
+    number = {f: i for i, f in enumerate(files)}
+    a, b = (embeddings[pairs[c].map(number)] for c in ('path_a', 'path_b'))
+    return similarity(a, b, metric)
 
 # %% ../../nbs/engine/recognition.ipynb #dbf75f26
 def crop_pairs(
@@ -334,10 +365,9 @@ def crop_pairs(
     files = pd.unique(pd.concat([pairs['path_a'], pairs['path_b']])).tolist()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         made = dict(zip(files, pool.map(one, files)))
-    out = pairs.assign(
-        **{f'photo_{k}': pairs[f'path_{k}'] for k in 'ab'},
-        **{f'path_{k}': [made[p]['face_path'] for p in pairs[f'path_{k}']] for k in 'ab'},
-    )
+    photos = dict(photo_a=pairs['path_a'], photo_b=pairs['path_b'])
+    crops = {c: [made[p]['face_path'] for p in pairs[c]] for c in ('path_a', 'path_b')}
+    out = pairs.assign(**photos, **crops)
     out.attrs['fallback'] = sum(m['face'] == 'fallback' for m in made.values())
     return out
 
@@ -346,15 +376,20 @@ def pick_gallery(
     samples: pd.DataFrame,  # samples table
 ) -> pd.DataFrame:  # the first live frame of each person as 'gallery'; other frames of its recording are left out
     "A gallery for a dataset that brings no enrolment photos; raises ValueError where a person has no live frame."
+    samples = samples.reset_index(drop=True)
+    person = samples['dataset'] + '/' + samples['subject']
+    video = person + '/' + samples['video'].astype(str)
     live = samples[samples['label'] == 'live'].sort_values(['video', 'frame'], kind='stable')
-    first = live.groupby(['dataset', 'subject'], sort=False).head(1)
-    known = set(zip(first['dataset'], first['subject']))
-    if nobody := sorted({s for d, s in zip(samples['dataset'], samples['subject']) if (d, s) not in known}):
+    first = live.groupby(['dataset', 'subject'], sort=False).head(1).index
+    nobody = sorted(set(person) - set(person[first]))
+    if nobody:
         raise ValueError(
             f'pick_gallery: {len(nobody)} people have no live frame to enrol, the first is {nobody[0]!r}: leave them out'
         )
-    out = samples[~samples['video'].isin(first['video']) | samples.index.isin(first.index)]
-    return out.assign(role=np.where(out.index.isin(first.index), 'gallery', 'probe')).reset_index(drop=True)
+    enrolled = samples.index.isin(first)
+    used = enrolled | ~video.isin(video[first])
+    out = samples.assign(role=np.where(enrolled, 'gallery', 'probe'))
+    return out[used].reset_index(drop=True)
 
 # %% ../../nbs/engine/recognition.ipynb #ed1fe495
 @dataclass
@@ -368,12 +403,10 @@ class GalleryScores:
 
     def kind(self, name: str) -> np.ndarray:
         "Which probes are of a kind: 'live', 'attack', 'all', or a species of attack."
-        p = self.probes
-        return (
-            np.ones(len(p), bool)
-            if name == 'all'
-            else ((p['label'] if name in CLASSES else p['pai']) == name).to_numpy()
-        )
+        if name == 'all':
+            return np.ones(len(self.probes), bool)
+        column = 'label' if name in CLASSES else 'pai'
+        return (self.probes[column] == name).to_numpy()
 
     def same(self) -> np.ndarray:
         "(probes, people) whether probe and gallery show one person."
@@ -400,20 +433,16 @@ def gallery_scores(
     if not len(df):
         raise ValueError(f'gallery_scores: no rows of split {split!r}. Check the split column.')
     check_gallery(df)
-    e, out = embed(model, df, **kwargs), []
+    _check_metric(metric)
+    e = embed(model, df, **kwargs)
     if metric == 'cosine':
         e = e / np.maximum(np.linalg.norm(e, axis=1, keepdims=True), 1e-30)
-    for name, d in df.groupby('dataset', sort=False):
-        g, p = d[d['role'] == 'gallery'], d[d['role'] == 'probe']
-        enrolled = pd.DataFrame(e[g.index]).groupby(g['subject'].to_numpy(), sort=True).mean()
-        out.append(
-            GalleryScores(
-                name,
-                p.reset_index(drop=True),
-                list(enrolled.index),
-                similarity(e[p.index], enrolled.to_numpy(), metric, True),
-            )
-        )
+    out = []
+    for name, rows in df.groupby('dataset', sort=False):
+        photos, probes = rows[rows['role'] == 'gallery'], rows[rows['role'] == 'probe']
+        enrolled = pd.DataFrame(e[photos.index]).groupby(photos['subject'].to_numpy(), sort=True).mean()
+        alike = similarity(e[probes.index], enrolled.to_numpy(), metric, all_pairs=True)
+        out.append(GalleryScores(name, probes.reset_index(drop=True), list(enrolled.index), alike))
     return out
 
 # %% ../../nbs/engine/recognition.ipynb #a85451f1
@@ -427,7 +456,8 @@ def check_gallery(df):
             raise ValueError(f'dataset {name!r} has one person in its gallery: nobody to take them for')
         if not len(probes):
             raise ValueError(f'dataset {name!r} has no probes')
-        if lost := sorted(set(probes['subject']) - enrolled):
+        lost = sorted(set(probes['subject']) - enrolled)
+        if lost:
             raise ValueError(
                 f'dataset {name!r}: {len(lost)} people have probes but no gallery photo, the first is {lost[0]!r}: enrol them (pick_gallery), or leave them out'
             )
@@ -447,7 +477,9 @@ def gallery_table(
     for s in scores:
         strict = tar_at_far(*s.scores('live'), 0.01)[1] if s.kind('live').any() else np.nan
         species = sorted(set(s.probes['pai']) - {''})
-        for kind in ('live', 'attack', *(species if len(species) > 1 else ()), 'all'):
+        if len(species) == 1:
+            species = []  # the same as 'attack'
+        for kind in ('live', 'attack', *species, 'all'):
             if s.kind(kind).any():
                 rows[s.dataset, kind] = _probe_row(s, kind, strict, fars, folds, n, seed)
     return pd.DataFrame(rows).T.rename_axis(['dataset', 'probes']).astype(dict(people=int, images=int))
@@ -455,53 +487,49 @@ def gallery_table(
 # %% ../../nbs/engine/recognition.ipynb #9a8f7ee6
 def _probe_row(s, kind, strict, fars, folds, n, seed):
     "One row of gallery_table."
-    keep, same = s.kind(kind), s.same()[s.kind(kind)]
-    sim, who = s.similarity[keep], s.probes['subject'].to_numpy()[keep]
-    own = sim[same]
-    rank1 = np.where(own >= sim.max(1), 1 / (sim >= sim.max(1, keepdims=True)).sum(1), 0)
-    right = _fold_decisions(sim, same, who, s.people, folds, seed)
-    a, b = np.broadcast_arrays(who[:, None], np.array(s.people, dtype=object)[None])
+    keep = s.kind(kind)
+    alike, same = s.similarity[keep], s.same()[keep]
+    who = s.probes['subject'].to_numpy()[keep]
+    own = alike[same]  # with the own photo, one for each probe
+    ties = (alike >= alike.max(1, keepdims=True)).sum(1)
+    rank1 = np.where(own >= alike.max(1), 1 / ties, 0)
+    right = _fold_decisions(alike, same, who, s.people, folds, seed)
+    shown, enrolled = np.broadcast_arrays(who[:, None], np.array(s.people, dtype=object)[None])
+    accuracy = (right[same].mean() + right[~same].mean()) / 2
 
-    def named(name, value, *pairs):
-        return {name: value, **dict(zip((f'{name}_low', f'{name}_high'), people_interval(*pairs, n=n, seed=seed)))}
+    def with_interval(name, value, *pairs):
+        low, high = people_interval(*pairs, n=n, seed=seed)
+        return {name: value, f'{name}_low': low, f'{name}_high': high}
 
-    match = np.nan if np.isnan(strict) else (own >= strict).mean()
+    match = dict(match=np.nan, match_low=np.nan, match_high=np.nan)
+    if not np.isnan(strict):
+        match = with_interval('match', (own >= strict).mean(), own >= strict, who, who)
     return dict(
         people=len(set(who)),
         images=len(who),
-        **named('rank1', rank1.mean(), rank1, who, who),
-        **_rates(sim[~same], own, fars),
-        **named(
-            'accuracy',
-            (right[same].mean() + right[~same].mean()) / 2,
-            right.ravel(),
-            a.ravel(),
-            b.ravel(),
-            same.ravel(),
-        ),
-        **(
-            named('match', match, own >= strict, who, who)
-            if match == match
-            else dict(match=np.nan, match_low=np.nan, match_high=np.nan)
-        ),
+        **with_interval('rank1', rank1.mean(), rank1, who, who),
+        **_rates(alike[~same], own, fars),
+        **with_interval('accuracy', accuracy, right.ravel(), shown.ravel(), enrolled.ravel(), same.ravel()),
+        **match,
     )
 
 
-def _fold_decisions(sim, same, who, people, folds, seed):
+def _fold_decisions(alike, same, who, people, folds, seed):
     "Right decisions (probes, people), each at a threshold from people of other folds."
     names = np.array(sorted(people), dtype=object)
-    number = dict(zip(names[np.random.default_rng(seed).permutation(len(names))], np.arange(len(names)) % folds))
-    of_probe, of_photo, right = (
-        np.array([number[p] for p in who]),
-        np.array([number[p] for p in people]),
-        np.zeros(sim.shape),
-    )
+    shuffled = names[np.random.default_rng(seed).permutation(len(names))]
+    fold = dict(zip(shuffled, np.arange(len(names)) % folds))
+    of_probe = np.array([fold[p] for p in who])
+    of_photo = np.array([fold[p] for p in people])
+    right = np.zeros(alike.shape)
     for f in np.unique(of_probe):
-        there = (of_probe != f)[:, None] & (of_photo != f)[None]
-        if not (there & same).any() or not (there & ~same).any():
-            return np.full(sim.shape, np.nan)
-        t = accuracy_threshold(sim[there & ~same], sim[there & same], balanced=True)
-        right[of_probe == f] = (sim[of_probe == f] >= t) == same[of_probe == f]
+        elsewhere = (of_probe != f)[:, None] & (of_photo != f)[None]
+        impostor, genuine = elsewhere & ~same, elsewhere & same
+        if not genuine.any() or not impostor.any():
+            return np.full(alike.shape, np.nan)
+        threshold = accuracy_threshold(alike[impostor], alike[genuine], balanced=True)
+        here = of_probe == f
+        right[here] = (alike[here] >= threshold) == same[here]
     return right
 
 # %% ../../nbs/engine/recognition.ipynb #423fe13e

@@ -10,12 +10,13 @@ import os
 import tempfile
 import torch
 from pathlib import Path
+from torch import Tensor
 from .. import __version__
 from ..model import GFACNN
 from ..samples import CLASSES
 
 # %% auto #0
-__all__ = ['MODEL_FORMAT', 'CONFIG', 'ADAPTER', 'save_model', 'model_header', 'load_model_adapter', 'load_model']
+__all__ = ['MODEL_FORMAT', 'CONFIG', 'ADAPTER', 'save_model', 'model_header', 'load_model_adapter', 'load_model', 'check_batch']
 
 # %% ../../nbs/engine/models.ipynb #48d04645
 MODEL_FORMAT = 1  # of the files that save_model writes
@@ -63,7 +64,13 @@ def save_model(
     return path
 
 # %% ../../nbs/engine/models.ipynb #d1b2c3e4
-CONFIG = ('n_subjects', 'width', 'fc_dim', 'dropout', 'pool', 'mean', 'std')  # what `model.config` has
+CONFIG = (
+    'n_subjects',
+    'width',
+    'fc_dim',
+    'dropout',
+    'pool',
+)  # what `model.config` has; version 1 wrote mean and std there too
 
 
 ADAPTER = 'adapter.file'  # the tensor that holds a saved adapter, byte by byte
@@ -140,8 +147,7 @@ def load_model_adapter(
     header, state = _read_model(path)
     if not header['adapter']:
         return None
-    import gfa_fastai.adapt.methods  # so that all methods are known
-    from gfa_fastai.adapt.adapter import load_adapter
+    from gfa_fastai.adapt.by_name import load_adapter
 
     with tempfile.TemporaryDirectory() as d:
         file = Path(d) / 'adapter.safetensors'
@@ -159,10 +165,10 @@ def load_model(
     header, state = _read_model(path)
     state.pop(ADAPTER, None)
     try:
-        if unknown := set(header['config']) - set(CONFIG):
+        if unknown := set(header['config']) - {*CONFIG, 'mean', 'std'}:
             raise ValueError(f'its configuration has {sorted(unknown)[0]!r}, which no model has')
         with torch.device('meta'), _NoDraw():
-            model = GFACNN(**header['config'])
+            model = GFACNN(**{k: v for k, v in header['config'].items() if k in CONFIG})
         model.load_state_dict({k: v.float() for k, v in state.items()}, assign=True)
         if bad := [k for k, v in state.items() if not math.isfinite(v.float().sum())]:
             raise ValueError(f'{bad[0]} is not finite')
@@ -173,3 +179,29 @@ def load_model(
         raise ValueError(
             f'{path}: tensors and configuration do not fit ({str(e).splitlines()[0]}): save the model again'
         ) from None
+
+# %% ../../nbs/engine/models.ipynb #107293da
+def check_batch(
+    x,  # what somebody calls a batch of images
+    name: str = 'images',  # what error messages call it
+) -> Tensor:  # `x` as a plain tensor; raises ValueError
+    "What a network can take: floats (B, 3, H, W) in 0..1, at least 32 px."
+    if not isinstance(x, Tensor):
+        raise ValueError(
+            f'{name}: expected a tensor of images (B, 3, H, W), got {type(x).__name__}: stack them into one'
+        )
+    if x.ndim != 4 or x.shape[1] != 3:
+        raise ValueError(
+            f'{name}: expected RGB images of shape (B, 3, H, W), got {tuple(x.shape)}: '
+            'channels come second, and a single image needs x[None]'
+        )
+    if min(x.shape[2:]) < 32:
+        raise ValueError(f'{name}: images of {x.shape[2]}x{x.shape[3]} px, but five poolings need 32 px: resize them')
+    if not x.is_floating_point():
+        raise ValueError(f'{name}: images of {x.dtype}, expected floats in 0..1: pass x.float()/255')
+    low, high = (x.min().item(), x.max().item()) if len(x) else (0, 0)
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(f'{name}: images with NaN or infinite values: look at how they were read')
+    if low < -0.01 or high > 1.01:
+        raise ValueError(f'{name}: values from {low:.3g} to {high:.3g}, expected 0..1: divide images of 0..255 by 255')
+    return x.as_subclass(Tensor)

@@ -9,15 +9,16 @@ import numpy as np
 import re
 import torch
 import warnings
-from fastcore.basics import patch
 from importlib.resources import files
 from pathlib import Path
 from torch import Tensor, nn
-from ..model import GFACNN, IMAGENET_MEAN, IMAGENET_STD, LAYER_NAMES, conv_layers, init_conv, set_scale
+from torchvision.models import VGG16_Weights, VGG19_Weights
+from ..model import GFACNN, LAYER_NAMES, VGG16_BLOCKS, new_trunk
 
 # %% auto #0
-__all__ = ['VGGFACE_MEAN', 'VGGFACE_STD', 'CAFFE_MEAN', 'CAFFE_STD', 'torchvision_names', 'weights_scale', 'load_trunk',
-           'fc_from_keras', 'read_t7', 'read_weights', 'find_weights', 'vgg16_trunk', 'fitting_layers']
+__all__ = ['VGGFACE_MEAN', 'VGGFACE_STD', 'CAFFE_MEAN', 'CAFFE_STD', 'VGG19_BLOCKS', 'torchvision_names', 'weights_scale',
+           'load_trunk', 'fc_from_keras', 'read_t7', 'read_weights', 'find_weights', 'vgg16_trunk', 'vgg19_trunk',
+           'loss_trunk', 'fitting_layers', 'set_scale', 'build_gfacnn', 'fill_classifier']
 
 # %% ../../nbs/engine/weights.ipynb #b75a06e2
 VGGFACE_MEAN, VGGFACE_STD = (129.186 / 255, 104.762 / 255, 93.594 / 255), (1 / 255, 1 / 255, 1 / 255)
@@ -213,21 +214,22 @@ def _assemble(convs, fcs, bgr, imagenet) -> dict:
     return state
 
 
-def _imagenet_state(width: float) -> dict:
-    "torchvision's ImageNet weights of VGG16, downloaded once and then kept by torch."
-    from torchvision.models import VGG16_Weights
+VGG19_BLOCKS = ((64, 64), (128, 128), (256,) * 4, (512,) * 4, (512,) * 4)
 
+
+def _imagenet_state(width: float, arch: str = 'vgg16') -> dict:
+    "torchvision's ImageNet weights of VGG16 or VGG19, downloaded once and then kept by torch."
     if width != 1:
         raise ValueError(
             f"weights='imagenet' fit width 1 only, got width={width}: leave width out, or start from weights=None"
         )
-    url = VGG16_Weights.IMAGENET1K_V1.url
+    published = dict(vgg16=VGG16_Weights, vgg19=VGG19_Weights)[arch].IMAGENET1K_V1
     try:
-        return VGG16_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True, weights_only=True)
+        return published.get_state_dict(progress=True, check_hash=True, weights_only=True)
     except OSError as e:
         raise ConnectionError(
-            f"could not download {url} ({e}): connect once, or fetch that file elsewhere and pass its path, "
-            f"weights='{url.split('/')[-1]}'; weights=None starts from random ones"
+            f"could not download {published.url} ({e}): connect once, or fetch that file elsewhere and pass its path, "
+            f"weights='{published.url.split('/')[-1]}'; weights=None starts from random ones"
         ) from None
 
 
@@ -436,13 +438,27 @@ def read_weights(
 def find_weights(
     weights,  # None, 'imagenet', 'small', the path of a file, or a state dict
     width: float = 1.0,  # of the trunk that they are for
+    arch: str = 'vgg16',  # or 'vgg19'
 ) -> tuple:  # state dict or None, and its name for error messages
     "What `weights` stands for."
     if weights is None or isinstance(weights, dict):
         return weights, 'state dict'
     if weights == 'imagenet':
-        return _imagenet_state(width), weights
+        return _imagenet_state(width, arch), weights
+    if weights == 'small' and arch != 'vgg16':
+        raise ValueError("the shipped small trunk is a VGG16: use arch='vgg16', or weights='imagenet', a path or None")
     return read_weights(_small_file() if weights == 'small' else weights), str(weights)
+
+
+def _filled_trunk(width, weights, source, blocks, arch):
+    if not width > 0:
+        raise ValueError(f'width must be above 0, got {width}: 1.0 is VGG16, 0.25 a slim one')
+    trunk = new_trunk(width, blocks)
+    state, name = find_weights(weights, width, arch)
+    if state is None:
+        return trunk
+    trunk.mean, trunk.std = weights_scale(state) or (trunk.mean, trunk.std)
+    return load_trunk(trunk, state, source or name)
 
 
 def vgg16_trunk(
@@ -452,17 +468,35 @@ def vgg16_trunk(
     | dict
     | None = None,  # None: random (He); 'imagenet': torchvision's; 'small': the shipped one; the path of a file; or a state dict
     source: str | None = None,  # what error messages call the weights
-) -> (
-    nn.Sequential
-):  # with its last number of channels as `out_channels`, and the scale of its input as `mean` and `std`
-    "The convolutional part of VGG16, layer for layer torchvision's `vgg16().features` (Sec. 3.1)."
-    if not width > 0:
-        raise ValueError(f'width must be above 0, got {width}: 1.0 is VGG16, 0.25 a slim one')
-    trunk = nn.Sequential(*conv_layers(width)).apply(init_conv)
-    trunk.out_channels = trunk[LAYER_NAMES['conv5_3']].out_channels
-    state, name = find_weights(weights, width)
-    trunk.mean, trunk.std = state and weights_scale(state) or (IMAGENET_MEAN, IMAGENET_STD)
-    return load_trunk(trunk, state, source or name) if state is not None else trunk
+) -> nn.Sequential:  # as `new_trunk`, with the scale of the input that the weights want as `mean` and `std`
+    "The convolutions of VGG16, filled."
+    return _filled_trunk(width, weights, source, VGG16_BLOCKS, 'vgg16')
+
+
+def vgg19_trunk(
+    width: float = 1.0,  # as for vgg16_trunk
+    weights: str | Path | dict | None = None,  # as for vgg16_trunk, but for 'small'
+    source: str | None = None,  # what error messages call the weights
+) -> nn.Sequential:  # as vgg16_trunk
+    "The convolutions of VGG19, filled."
+    return _filled_trunk(width, weights, source, VGG19_BLOCKS, 'vgg19')
+
+
+def loss_trunk(
+    weights: str | Path | None = 'small',  # 'small', 'imagenet', the path of a file, or None: random
+    arch: str = 'vgg16',  # or 'vgg19'
+    width: float | None = None,  # None: that of the weights (0.25 for 'small' and random ones, else 1)
+    seed: int = 0,  # of random weights
+) -> nn.Sequential:  # as vgg16_trunk
+    "The trunk of a loss network: drawn from a seed of its own, so that a training's random numbers stay what they were."
+    makers = dict(vgg16=vgg16_trunk, vgg19=vgg19_trunk)
+    if arch not in makers:
+        raise ValueError(f'loss network: arch {arch!r} is not known, choose one of {", ".join(makers)}')
+    if width is None:
+        width = 0.25 if weights in ('small', None) else 1.0
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return makers[arch](width, weights)
 
 # %% ../../nbs/engine/weights.ipynb #89428cd6
 def fitting_layers(
@@ -483,21 +517,50 @@ def fitting_layers(
     return fits
 
 # %% ../../nbs/engine/weights.ipynb #62d9e199
-@patch
-def load_classifier(
-    self: GFACNN,
+def set_scale(
+    model: GFACNN,
+    mean: tuple,  # of RGB in 0..1
+    std: tuple,  # of RGB in 0..1
+):
+    "Let a model bring its input to (x - mean)/std."
+    model.mean.copy_(torch.tensor(mean).view(1, 3, 1, 1))
+    model.std.copy_(torch.tensor(std).view(1, 3, 1, 1))
+
+
+def build_gfacnn(
+    n_subjects: int,  # people to tell apart
+    weights: str | Path | dict | None = None,  # of the trunk, and of the heads as far as they fit; see vgg16_trunk
+    width: float = 1.0,  # of the trunk
+    heads: tuple | str = ('spoof', 'id'),  # the heads that get the FC layers of `weights`, where their sizes match
+    **kwargs,  # for GFACNN: fc_dim, dropout, pool
+) -> GFACNN:
+    "A network from settings: trunk, heads, and published weights in both."
+    if n_subjects < 1:
+        raise ValueError(f'n_subjects is {n_subjects}: the recognition head needs at least one person to tell')
+    state, source = find_weights(weights, width)
+    model = GFACNN(n_subjects, vgg16_trunk(width, state, source), **kwargs)
+    fits = fitting_layers(model, state or {}, heads)
+    for name, tensors in fits.items():
+        head = name.split('.')[0]
+        if f'{head}.0' in fits and f'{head}.3' in fits:
+            model.get_submodule(name).load_state_dict(tensors)
+    return model
+
+
+def fill_classifier(
+    model: GFACNN,
     source: dict | str | Path,  # state dict of a VGG16 in any naming of `torchvision_names`, or the path of its file
     heads: tuple | str = ('spoof', 'id'),  # the heads that get the FC layers
     trunk: bool = True,  # the convolutions too, where the source has them
 ) -> list:  # the modules that were filled, as 'id_head.0'
     "Published VGG16 weights into heads and trunk: FC layers 0 and 3, and 6 where its shape fits. Nothing changes if one is wrong."
     heads = (heads,) if isinstance(heads, str) else heads
-    given, where = find_weights(source, self.config['width'])
-    todo, state = fitting_layers(self, given, heads), torchvision_names(given)
+    given, where = find_weights(source, model.config['width'])
+    todo, state = fitting_layers(model, given, heads), torchvision_names(given)
     for name in [f'{head}_head.{i}' for head in heads for i in (0, 3)]:
         if name in todo:
             continue
-        key, own = f'classifier.{name[-1]}.weight', self.get_submodule(name)
+        key, own = f'classifier.{name[-1]}.weight', model.get_submodule(name)
         wrong = (
             f'has shape {tuple(state[key].shape)}'
             if key in state and key.replace('weight', 'bias') in state
@@ -507,9 +570,9 @@ def load_classifier(
             f"{where}: '{key}' {wrong} where {name} has {tuple(own.weight.shape)}: published weights need width=1, fc_dim=4096, pool=7"
         )
     if trunk := trunk and 'features.0.weight' in state:
-        load_trunk(self.trunk, state, where)
+        load_trunk(model.trunk, state, where)
         if scale := weights_scale(given):
-            set_scale(self, *scale)
+            set_scale(model, *scale)
     for name, tensors in todo.items():
-        self.get_submodule(name).load_state_dict(tensors)
+        model.get_submodule(name).load_state_dict(tensors)
     return ['trunk'] * trunk + list(todo)

@@ -5,10 +5,43 @@
 # %% ../../nbs/engine/memory.ipynb #fbbed47d
 from __future__ import annotations
 import torch
-from ..model import GFACNN, trunk_blocks
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from ..model import GFACNN
 
 # %% auto #0
-__all__ = ['training_memory']
+__all__ = ['trunk_blocks', 'RecomputedTrunk', 'recompute_trunk', 'training_memory']
+
+# %% ../../nbs/engine/memory.ipynb #522764b7
+def trunk_blocks(
+    trunk: nn.Sequential,  # a VGG's convolutions
+) -> list:  # of nn.Sequential; they share the layers with the trunk
+    "The blocks of a trunk, each up to its pooling."
+    ends = [i + 1 for i, layer in enumerate(trunk) if isinstance(layer, nn.MaxPool2d)]
+    return [trunk[a:b] for a, b in zip([0, *ends], ends)]
+
+
+class RecomputedTrunk(nn.Sequential):
+    "A trunk that keeps only what goes into each block, and computes the rest again in the backward pass."
+
+    def forward(self, x):
+        if not torch.is_grad_enabled():
+            return super().forward(x)
+        for block in trunk_blocks(nn.Sequential(*self)):
+            x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False)
+        return x
+
+
+def recompute_trunk(
+    model: GFACNN,  # changed in place; weights and their names stay
+) -> GFACNN:  # the same
+    "Gradient checkpointing: less memory in training for more time, and the same gradients."
+    old = model.trunk
+    if not isinstance(old, RecomputedTrunk):
+        model.trunk = RecomputedTrunk(*old).train(old.training)
+        for name in ('width', 'out_channels', 'names', 'mean', 'std'):
+            setattr(model.trunk, name, getattr(old, name))
+    return model
 
 # %% ../../nbs/engine/memory.ipynb #c0a7e501
 def _kept(f, x):
@@ -35,7 +68,7 @@ def training_memory(
 ) -> dict:  # GB: weights (with gradients and Adam's moments), activations, total
     "What a training step needs, counted on the meta device: an estimate."
     with torch.device('meta'):
-        model, x, kept = GFACNN(15, width, pool=pool).eval(), torch.empty(2 * bs, 3, size, size), []
+        model, x, kept = GFACNN(15, width=width, pool=pool).eval(), torch.empty(2 * bs, 3, size, size), []
         weights = sum(p.numel() for p in model.parameters()) * 16
         if number_bytes == 2:
             model, x = model.bfloat16(), x.bfloat16()

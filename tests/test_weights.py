@@ -27,6 +27,8 @@ from gfa_fastai.inputs.weights import (
     read_t7,
     read_weights,
     torchvision_names,
+    build_gfacnn,
+    fill_classifier,
     vgg16_trunk,
 )
 from gfa_fastai.model import IMAGENET_MEAN, IMAGENET_STD, LAYER_NAMES, VGG16_BLOCKS
@@ -327,18 +329,12 @@ def compare(path, known, mean, std=(1 / 255,) * 3, bgr=False, fc=True):
     with torch.no_grad():
         got = trunk((image() - torch.tensor(trunk.mean).view(1, 3, 1, 1)) / torch.tensor(trunk.std).view(1, 3, 1, 1))
         assert (got - features).norm() / features.norm() < 1e-5
-        model = GFACNN(PEOPLE, width=0.125, fc_dim=24, pool=POOL, weights=path).eval()
+        model = build_gfacnn(PEOPLE, width=0.125, fc_dim=24, pool=POOL, weights=path).eval()
         assert (model.trunk((image() - model.mean) / model.std) - features).norm() / features.norm() < 1e-5
         if fc:
             assert (model.identify(image())[0] - outputs).norm() / outputs.norm() < 1e-5
-    assert model.config['mean'] == pytest.approx(mean.flatten().tolist()) and model.config['std'] == pytest.approx(
-        list(std)
-    )
-    assert GFACNN(PEOPLE, width=0.125, fc_dim=24, pool=POOL, weights=path, mean=(0.1, 0.2, 0.3)).config['mean'] == (
-        0.1,
-        0.2,
-        0.3,
-    )
+    assert model.mean.flatten().tolist() == pytest.approx(mean.flatten().tolist())
+    assert model.std.flatten().tolist() == pytest.approx(list(std))
 
 
 def dag(known):
@@ -750,25 +746,27 @@ def test_heads_take_what_fits(tmp_path, known):
         ]
 
     make = dict(width=0.125, fc_dim=24, pool=POOL, weights=tmp_path / 'w.pth')
-    assert took(GFACNN(PEOPLE, **make)) == [[True, True], [True, True, True]] and took(GFACNN(9, **make)) == [
+    assert took(build_gfacnn(PEOPLE, **make)) == [[True, True], [True, True, True]] and took(
+        build_gfacnn(9, **make)
+    ) == [
         [True, True],
         [True, True],
     ]
-    assert took(GFACNN(PEOPLE, **make, heads='id')) == [[False, False], [True, True, True]] and took(
-        GFACNN(PEOPLE, **make, heads=())
+    assert took(build_gfacnn(PEOPLE, **make, heads='id')) == [[False, False], [True, True, True]] and took(
+        build_gfacnn(PEOPLE, **make, heads=())
     ) == [[False] * 2, [False] * 3]
-    assert took(GFACNN(PEOPLE, **dict(make, pool=1))) == [
+    assert took(build_gfacnn(PEOPLE, **dict(make, pool=1))) == [
         [False],
         [False, False],
     ]  # FC2 alone would fit, and is not taken alone
     with pytest.raises(ValueError, match="'liveness' is no head|liveness"):
-        GFACNN(PEOPLE, **make, heads='liveness')
+        build_gfacnn(PEOPLE, **make, heads='liveness')
     m = GFACNN(PEOPLE, width=0.125, fc_dim=24, pool=POOL)
-    assert m.config['mean'] == IMAGENET_MEAN
-    m.load_classifier(tmp_path / 'w.pth')
-    assert m.config['mean'] == pytest.approx(VGGFACE_MEAN) and m.mean.flatten().tolist() == pytest.approx(VGGFACE_MEAN)
+    assert m.mean.flatten().tolist() == pytest.approx(IMAGENET_MEAN)
+    fill_classifier(m, tmp_path / 'w.pth')
+    assert m.mean.flatten().tolist() == pytest.approx(VGGFACE_MEAN)
     again, _ = load_model(save_model(m, tmp_path / 'm.safetensors'))
-    assert again.config['mean'] == pytest.approx(VGGFACE_MEAN)
+    assert again.mean.flatten().tolist() == pytest.approx(VGGFACE_MEAN)
     assert vgg16_trunk(0.125, weights=tmp_path / 'm.safetensors').mean == pytest.approx(
         VGGFACE_MEAN
     )  # our own files say it
