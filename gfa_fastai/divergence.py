@@ -94,10 +94,10 @@ def is_vgg16(net) -> bool:
 
 
 def find_layers(
-    net: nn.Module,  # a VGG16 trunk, what has one as `trunk` or `features`, or another net
+    net: nn.Module,  # a VGG16 trunk, what has one (`trunk`, `features`), or another net
     layers=None,  # names: of a VGG16 as 'relu3_1', of others as in named_modules()
 ) -> dict:  # name -> module; ValueError for a name that is not there
-    "The layers to measure: by default those of VGG16 after their ReLU, or all convolutions."
+    "The layers to measure: by default VGG16's after their ReLU, or all convolutions."
     candidates = net, getattr(net, 'trunk', None), getattr(net, 'features', None)
     vgg = next((m for m in candidates if is_vgg16(m)), None)
     if vgg is not None:
@@ -148,7 +148,7 @@ def run_network(
     net: nn.Module,  # a GFACNN brings images to its scale by itself
     x: Tensor,  # (B, 3, H, W) RGB in 0..1
 ):
-    "One forward pass, on the network's device and in the scale that it wants (ImageNet's, unless it says)."
+    "A forward pass, with images in the scale of the network, or of ImageNet."
     x = x.to(next(net.parameters()).device)
     if isinstance(net, GFACNN):
         net.features(x)
@@ -163,7 +163,7 @@ BLOCKS = 16  # random groups, where people are not known
 
 @dataclass
 class ChannelStats:
-    "What one pass leaves of a domain: count, mean and squared deviations of each channel in each group."
+    "What one pass leaves of a domain, for each channel and group."
 
     layers: dict  # name -> slice of its channels in the arrays
     groups: list  # people, or numbers of random blocks
@@ -183,7 +183,7 @@ def channel_stats(
     bs: int = 64,  # images at a time, for a tensor
     seed: int = 0,  # of the random blocks
 ) -> ChannelStats:
-    "Means and variances of every channel, in one pass and in memory that does not grow with the images."
+    "Means and variances of every channel, in one pass over the images."
     if subjects is None:
         subjects = getattr(batches, 'subjects', None)
     groups, group_of = _deal(subjects, seed)
@@ -192,18 +192,23 @@ def channel_stats(
         for x in _checked(batches, bs):
             run_network(net, x)
             features = torch.cat(list(means.values()), 1).cpu().double().numpy()
-            numbers = list(itertools.islice(group_of, len(x)))
-            if len(numbers) < len(x):
-                raise ValueError(
-                    f'subjects: {len(subjects)} names, fewer than images: '
-                    'give one for each'
-                )
             if state is None:
                 shape = len(groups), features.shape[1]
                 state = np.zeros(shape[0]), np.zeros(shape), np.zeros(shape)
+            numbers = list(itertools.islice(group_of, len(x)))
+            _check_names(subjects, len(numbers) == len(x))
             state = merge_batch(state, features, np.eye(len(groups))[numbers])
-        widths = {name: f.shape[1] for name, f in means.items() if f is not None}
-    return _finished(state, groups, group_of, widths, subjects, x.shape[2:])
+    _check_count(state)
+    _check_names(subjects, subjects is None or next(group_of, None) is None)
+
+    seen = state[0] > 0  # of few images some blocks get none
+    n, mean, m2 = (s[seen] for s in state)
+    groups = [g for g, any_image in zip(groups, seen) if any_image]
+    ends = np.cumsum([0, *(f.shape[1] for f in means.values())]).tolist()
+    slices = {k: slice(a, b) for k, a, b in zip(means, ends, ends[1:])}
+    _check_finite({k: mean[:, s] for k, s in slices.items()})
+    by = 'images' if subjects is None else 'subjects'
+    return ChannelStats(slices, groups, n, mean, m2, by, tuple(x.shape[2:]))
 
 # %% ../nbs/09_divergence.ipynb #bf6845db
 def _deal(subjects, seed):
@@ -225,7 +230,7 @@ def _checked(batches, bs):
                 f'images: expected tensors (B, 3, H, W), got {got}; picture_batches '
                 'makes them from files, arrays and tables'
             )
-        if not (0 <= x.min() and x.max() <= 1):  # NaN is not in 0..1 either
+        if not ((x >= 0) & (x <= 1)).all():  # NaN is not in 0..1 either
             raise ValueError(
                 'images: floats must be finite and in 0..1; divide by 255, '
                 'and leave the normalisation to this function'
@@ -233,32 +238,30 @@ def _checked(batches, bs):
         yield x
 
 
-def _finished(state, groups, group_of, widths, subjects, size):
-    "The state of a pass as ChannelStats; ValueError where it is no good."
-    n = np.zeros(0) if state is None else state[0]
-    if n.sum() < 2:
+def _check_names(subjects, enough):
+    if not enough:
         raise ValueError(
-            f'images: {n.sum():.0f} image(s); a distribution needs at least 2, '
-            'and a useful one some hundred'
-        )
-    if subjects is not None and next(group_of, None) is not None:
-        raise ValueError(
-            f'subjects: {len(subjects)} names for {n.sum():.0f} images: '
+            f'subjects: {len(subjects)} names, and another number of images: '
             'give one for each'
         )
-    seen = n > 0  # of few images some blocks get none
-    n, mean, m2 = (s[seen] for s in state)
-    ends = np.cumsum([0, *widths.values()]).tolist()
-    layers = {k: slice(a, b) for k, a, b in zip(widths, ends, ends[1:])}
-    for name, channels in layers.items():
-        if not np.isfinite(mean[:, channels]).all():
+
+
+def _check_count(state):
+    n = 0 if state is None else state[0].sum()
+    if n < 2:
+        raise ValueError(
+            f'images: {n:.0f} image(s); a distribution needs at least 2, '
+            'and a useful one some hundred'
+        )
+
+
+def _check_finite(values):
+    for layer, x in values.items():
+        if not np.isfinite(x).all():
             raise ValueError(
-                f'layer {name}: NaN or infinite features: '
+                f'layer {layer}: NaN or infinite features: '
                 'the weights or the images are damaged'
             )
-    groups = [g for g, any_image in zip(groups, seen) if any_image]
-    by = 'images' if subjects is None else 'subjects'
-    return ChannelStats(layers, groups, n, mean, m2, by, tuple(size))
 
 # %% ../nbs/09_divergence.ipynb #9c49f57e
 def pool_groups(
@@ -295,7 +298,9 @@ def channel_means(
         for x in _checked(batches, bs):
             run_network(net, x)
             kept.append({name: f.cpu().numpy() for name, f in means.items()})
-    return {name: np.concatenate([k[name] for k in kept]) for name in kept[0]}
+    out = {name: np.concatenate([k[name] for k in kept]) for name in kept[0]}
+    _check_finite(out)
+    return out
 
 # %% ../nbs/09_divergence.ipynb #c371936e
 def effective_images(
@@ -322,7 +327,7 @@ def effective_images(
 def mean_and_median(
     d: np.ndarray,  # (C,) divergences of the channels of a layer
 ) -> tuple:  # two numbers; NaN where no channel is left
-    "Eq. 8 over the channels that have a finite divergence, and the median over all that are not dead."
+    "Eq. 8 over finite channels, and the median over all that are not dead."
     alive = d[~np.isnan(d)]
     finite = alive[np.isfinite(alive)]
     mean = finite.mean() if len(finite) else np.nan
@@ -363,7 +368,7 @@ def divergence_table(
     splits: int = 20,  # random halves
     seed: int = 0,  # of the halves
 ) -> pd.DataFrame:  # a row for each layer, see above
-    "Feature divergence layer by layer (Eq. 8), with the floors that halves of one domain give."
+    "Feature divergence by layer (Eq. 8), with the floors of halves of one domain."
     if a.layers != b.layers:
         raise ValueError(
             'the two domains were measured on different layers or networks: '
@@ -411,7 +416,7 @@ def feature_divergence(
     seed: int = 0,  # of the halves
     **kwargs,  # for channel_stats: layers, bs
 ) -> pd.DataFrame:  # a row for each layer, see divergence_table
-    "How different two domains are for a network (Eq. 6 to 8, Fig. 6), with the floors of halves."
+    "How different two domains are for a network (Eq. 6 to 8, Fig. 6), and the floors."
     a = channel_stats(net, batches_a, subjects_a, seed=seed, **kwargs)
     b = channel_stats(net, batches_b, subjects_b, seed=seed, **kwargs)
     return divergence_table(a, b, splits, seed)
