@@ -245,9 +245,7 @@ def check_batch(
             'channels come second, and a single image needs x[None]'
         )
     if min(x.shape[2:]) < 32:
-        raise ValueError(
-            f'{name}: images of {x.shape[2]}x{x.shape[3]} px, but five poolings need 32 px: resize them'
-        )
+        raise ValueError(f'{name}: images of {x.shape[2]}x{x.shape[3]} px, but five poolings need 32 px: resize them')
     if not x.is_floating_point():
         raise ValueError(f'{name}: images of {x.dtype}, expected floats in 0..1: pass x.float()/255')
     if not x.isfinite().all():
