@@ -45,10 +45,10 @@ def measure(name, auth, image, batches=(1, 8, 32)):
     from gfa_fastai.use.quality import find_faces
 
     rng = np.random.default_rng(0)
-    look = auth.look([image])[0]
-    if look.code:
-        sys.exit(f'the picture of the benchmark is turned away: {look.words}')
-    auth.gallery.add('somebody', look.embedding)
+    reading = auth.read_faces([image])[0]
+    if reading.code:
+        sys.exit(f'the picture of the benchmark is turned away: {reading.reason}')
+    auth.gallery.add('somebody', reading.embedding)
     whole, faces = timed(lambda: auth.verify(image)), timed(lambda: find_faces(image))
     x = {n: rng.integers(0, 256, (n, auth.size, auth.size, 3), dtype=np.uint8) for n in batches}
     net = {n: timed(lambda: both_answers(auth.model, x[n], x[n])) for n in batches}

@@ -7,89 +7,77 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from bisect import bisect_left
-from scipy.stats import norm
+from scipy import stats
 from .pages import PALETTE
 
 # %% auto #0
-__all__ = ['LINES', 'RATES', 'MIN_SUBJECTS', 'far_frr', 'get_axes', 'plot_scores', 'roc_points', 'eer_threshold', 'eer', 'hter',
-           'apcer_per_pai', 'apcer', 'bpcer', 'acer', 'apcer_threshold', 'bpcer_at_apcer', 'tpr_at_fpr', 'auc',
-           'plot_roc', 'plot_det', 'resample_counts', 'bootstrap_subjects', 'paired_bootstrap']
-
-# %% ../nbs/03_metrics.ipynb #18a6e54d
-def _scores(x, what, live=None) -> np.ndarray:
-    "`x` as a float64 vector of finite numbers; raises ValueError with the class, the count and the first bad row."
-    try:
-        out = np.asarray(x, dtype=np.float64)
-    except (TypeError, ValueError) as e:
-        raise ValueError(
-            f'{what} scores: {_not_numbers(x)} ({e}). Pass a vector of numbers, higher = more live.'
-        ) from None
-    if out.ndim != 1:
-        raise ValueError(
-            f'{what} scores: expected one number per sample, got an array of shape {out.shape}. Pick the live column, as scores[:, 1], or .ravel() it.'
-        )
-    if not len(out):
-        raise ValueError(
-            f'{what} scores: 0 samples. An error rate needs both classes: check the filter or the split that they came from.'
-        )
-    bad = ~np.isfinite(out)
-    i = bad.argmax()
-    if bad.any():
-        raise ValueError(
-            f'{what} scores: {bad.sum()} of {len(out)} are NaN or infinite, the first is row {i} ({out[i]}'
-            f'{"" if live is None else ", live" if live[i] else ", attack"}). Find out why, or drop these rows.'
-        )
-    return out
-
-
-def _not_numbers(x) -> str:
-    "Which rows of `x` are not numbers, in words."
-    bad = (
-        pd.to_numeric(pd.Series(list(x), dtype=object), errors='coerce').isna()
-        if np.iterable(x)
-        else pd.Series([True])
-    )
-    return (
-        f'{bad.sum()} of {len(bad)} are not numbers, the first is row {bad.to_numpy().argmax()}'
-        if bad.any()
-        else f'{len(bad)} entries that cannot be read'
-    )
-
-
-def _threshold(t) -> float:
-    "`t` as one number (it may be infinite); raises ValueError."
-    try:
-        out = float(t)
-    except (TypeError, ValueError):
-        raise ValueError(
-            f'threshold: expected one number, got {type(t).__name__}. eer_threshold finds one.'
-        ) from None
-    if np.isnan(out):
-        raise ValueError('threshold: it is NaN. eer_threshold finds one.')
-    return out
+__all__ = ['LINES', 'RATES', 'MIN_SUBJECTS', 'far_frr', 'as_scores', 'as_threshold', 'get_axes', 'plot_scores', 'roc_points',
+           'candidates', 'eer_threshold', 'eer', 'hter', 'apcer_per_pai', 'apcer', 'bpcer', 'acer', 'as_species',
+           'apcer_threshold', 'bpcer_at_apcer', 'tpr_at_fpr', 'auc', 'plot_roc', 'deviate', 'plot_det',
+           'resample_counts', 'count_per_subject', 'rates_of_draws', 'bootstrap_subjects', 'paired_bootstrap',
+           'student_interval']
 
 # %% ../nbs/03_metrics.ipynb #05909a6c
 def far_frr(
     attack,  # (N,) scores of attacks, higher = more live
     live,  # (M,) scores of live samples
     threshold: float,  # accepted when score >= threshold
-) -> tuple[
-    float, float
-]:  # FAR and FRR, 0 to 1; raises ValueError for an empty class or a NaN
-    "False acceptance rate (attacks accepted, all species pooled) and false rejection rate (live rejected)."
-    attack, live, threshold = (
-        _scores(attack, 'attack'),
-        _scores(live, 'live'),
-        _threshold(threshold),
-    )
-    return float(np.mean(attack >= threshold)), float(np.mean(live < threshold))
+) -> tuple[float, float]:  # FAR and FRR, 0 to 1
+    "False acceptance rate (attacks, all species pooled) and false rejection rate (live)."
+    attack, live = as_scores(attack, 'attack'), as_scores(live, 'live')
+    threshold = as_threshold(threshold)
+    far = np.mean(attack >= threshold)
+    frr = np.mean(live < threshold)
+    return float(far), float(frr)
+
+# %% ../nbs/03_metrics.ipynb #18a6e54d
+def as_scores(x, what) -> np.ndarray:  # raises ValueError: class, count, first bad row
+    "Scores as a vector of finite float64."
+    given = np.asarray(x)
+    if given.ndim != 1:
+        raise ValueError(
+            f'{what} scores: expected one number per sample, got an array of shape '
+            f'{given.shape}. Pick the live column, as scores[:, 1], or .ravel() it.'
+        )
+    if not len(given):
+        raise ValueError(
+            f'{what} scores: 0 samples. An error rate needs both classes: check the '
+            'filter or the split that they came from.'
+        )
+    if given.dtype.kind in 'biuf':
+        scores = given.astype(np.float64)
+    else:
+        scores = pd.to_numeric(pd.Series(list(x), dtype=object), errors='coerce')
+        scores = scores.to_numpy(dtype=np.float64)
+    bad = np.flatnonzero(~np.isfinite(scores))
+    if len(bad):
+        raise ValueError(
+            f'{what} scores: {len(bad)} of {len(scores)} are NaN, infinite or no numbers, '
+            f'the first is row {bad[0]} ({given[bad[0]]}). '
+            'Find out why, or drop these rows.'
+        )
+    return scores
+
+
+def as_threshold(t) -> float:  # it may be infinite; raises ValueError
+    "A threshold as one number."
+    try:
+        t = float(t)
+    except (TypeError, ValueError):
+        name = type(t).__name__
+        raise ValueError(
+            f'threshold: expected one number, got {name}. eer_threshold finds one.'
+        ) from None
+    if np.isnan(t):
+        raise ValueError('threshold: it is NaN. eer_threshold finds one.')
+    return t
 
 # %% ../nbs/03_metrics.ipynb #e302fb01
 LINES = ['-', '--', '-.', ':']
 
 
 def get_axes(ax, size):
-    "`ax`, or the axes of a new figure. Matplotlib is imported here, so that error rates do without it."
+    "`ax`, or the axes of a new figure; matplotlib is imported only here."
     if ax is not None:
         return ax
     import matplotlib.pyplot as plt
@@ -100,17 +88,13 @@ def get_axes(ax, size):
 def plot_scores(
     attack,  # (N,) scores
     live,  # (M,) scores
-    threshold: float
-    | None = None,  # drawn as a line, with its FAR and FRR in the title
+    threshold: float = None,  # drawn as a line, with its FAR and FRR in the title
     ax=None,  # matplotlib axes; None makes a figure
     bins: int = 30,  # of equal width, over both classes
 ):  # the axes
     "Histograms of both classes, each in percent of itself."
-    attack, live, ax = (
-        _scores(attack, 'attack'),
-        _scores(live, 'live'),
-        get_axes(ax, (5, 3)),
-    )
+    attack, live = as_scores(attack, 'attack'), as_scores(live, 'live')
+    ax = get_axes(ax, (5, 3))
     edges = np.histogram_bin_edges(np.concatenate([attack, live]), bins)
     for x, name, color, hatch in (
         (attack, 'attack', PALETTE[1], None),
@@ -120,125 +104,95 @@ def plot_scores(
             x,
             edges,
             weights=np.full(len(x), 100 / len(x)),
+            histtype='stepfilled',
             color=color,
+            edgecolor=color,
             alpha=0.5,
             hatch=hatch,
-            edgecolor=color,
-            histtype='stepfilled',
             label=f'{name} ({len(x):,})',
         )
-    title = 'Scores'
+    ax.set(title='Scores', xlabel='score (higher = more live)')
+    ax.set_ylabel('samples (% of the class)')
     if threshold is not None:
         far, frr = far_frr(attack, live, threshold)
         ax.axvline(threshold, color='k', lw=1.2, label=f'threshold {threshold:.3g}')
-        title = f'FAR {far:.1%}, FRR {frr:.1%}'
-    ax.set(
-        title=title,
-        xlabel='score (higher = more live)',
-        ylabel='samples (% of the class)',
-    )
+        ax.set_title(f'FAR {far:.1%}, FRR {frr:.1%}')
     ax.legend(frameon=False, fontsize=8)
     return ax
 
 # %% ../nbs/03_metrics.ipynb #d54c235e
-def _candidates(u) -> np.ndarray:
-    "Thresholds for the sorted distinct scores `u`: accept all, the midpoints, reject all."
-    lo, hi = u[:-1], u[1:]
-    mid = lo / 2 + hi / 2
-    with np.errstate(over='ignore'):
-        reject_all = np.nextafter(u[-1], np.inf)
-    return np.concatenate(
-        [u[:1], np.where((lo < mid) & (mid <= hi), mid, hi), [reject_all]]
-    )
-
-
 def roc_points(
     attack,  # (N,) scores
     live,  # (M,) scores
-) -> tuple[
-    np.ndarray, np.ndarray, np.ndarray
-]:  # far, frr and thresholds, one per candidate, thresholds ascending
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # far, frr, thresholds (ascending)
     "FAR and FRR at every threshold that matters."
-    a, l = np.sort(_scores(attack, 'attack')), np.sort(_scores(live, 'live'))
+    a, l = np.sort(as_scores(attack, 'attack')), np.sort(as_scores(live, 'live'))
     u = np.unique(np.concatenate([a, l]))
-    far = (len(a) - np.append(a.searchsorted(u), len(a))) / len(a)
-    frr = np.append(l.searchsorted(u), len(l)) / len(l)
-    return far, frr, _candidates(u)
+    attacks_below = np.append(a.searchsorted(u), len(a))
+    live_below = np.append(l.searchsorted(u), len(l))
+    far = (len(a) - attacks_below) / len(a)
+    frr = live_below / len(l)
+    return far, frr, candidates(u)
+
+
+def candidates(u) -> np.ndarray:  # one more than there are scores
+    "Thresholds for sorted distinct scores: accept all, the midpoints, reject all."
+    low, high = u[:-1], u[1:]
+    middle = low / 2 + high / 2
+    middle = np.where((low < middle) & (middle <= high), middle, high)
+    with np.errstate(over='ignore'):
+        reject_all = np.nextafter(u[-1], np.inf)
+    return np.concatenate([u[:1], middle, [reject_all]])
 
 # %% ../nbs/03_metrics.ipynb #03e7a97b
 def eer_threshold(
     attack,  # (N,) scores
     live,  # (M,) scores
 ) -> float:  # accept when score >= this
-    "The threshold at which FAR and FRR differ least; of ties the highest, but not reject-all."
-    a, l = np.sort(_scores(attack, 'attack')), np.sort(_scores(live, 'live'))
+    "The threshold at which FAR and FRR differ least; of ties the highest, not reject-all."
+    a, l = np.sort(as_scores(attack, 'attack')), np.sort(as_scores(live, 'live'))
+    u = np.unique(np.concatenate([a, l]))
 
-    def g(t):
-        return (len(a) - int(a.searchsorted(t))) * len(l) - int(
-            l.searchsorted(t)
-        ) * len(a)  # (FAR - FRR) in exact integers
+    def g(i):  # N_A N_L (FAR - FRR), when u[i] is the lowest score that is accepted
+        attacks_accepted = len(a) - int(a.searchsorted(u[i]))
+        live_rejected = int(l.searchsorted(u[i]))
+        return attacks_accepted * len(l) - live_rejected * len(a)
 
-    cut = [
-        (x, bisect_left(x, True, key=lambda t: g(t) < 0)) for x in (a, l)
-    ]  # in each class: the first score with FAR < FRR
-    v, after = (
-        max(x[i - 1] for x, i in cut if i > 0),
-        [x[i] for x, i in cut if i < len(x)],
-    )
-    if after and -g(min(after)) <= g(v):
-        v = min(after)  # of ties the highest
-    before = [
-        x[i - 1] for x in (a, l) if (i := x.searchsorted(v)) > 0
-    ]  # the threshold lies between v and the score before it
-    u = np.array([max(before), v] if before else [v])
-    return float(_candidates(u)[len(u) - 1])
+    after = bisect_left(range(len(u)), True, key=lambda i: g(i) < 0)
+    best = after - 1
+    if after < len(u) and -g(after) <= g(best):
+        best = after
+    return float(candidates(u)[best])
 
 
 def eer(
     attack,  # (N,) scores
     live,  # (M,) scores
 ) -> float:  # 0 to 1
-    "Equal error rate: the mean of FAR and FRR at the EER threshold of these same scores."
-    return sum(far_frr(attack, live, eer_threshold(attack, live))) / 2
+    "Equal error rate: the mean of FAR and FRR at the EER threshold of these scores."
+    far, frr = far_frr(attack, live, eer_threshold(attack, live))
+    return (far + frr) / 2
 
 # %% ../nbs/03_metrics.ipynb #3500ac96
 def hter(
     attack,  # (N,) test scores
     live,  # (M,) test scores
-    threshold: float,  # chosen on other data: on the test scores themselves this is the EER by another name
+    threshold: float,  # chosen on other data
 ) -> float:  # 0 to 1
     "Half total error rate: the mean of FAR and FRR at a threshold from elsewhere."
-    return sum(far_frr(attack, live, threshold)) / 2
-
-# %% ../nbs/03_metrics.ipynb #ecde0174
-def _species(pai, n) -> tuple[list, np.ndarray]:
-    "Names of the species and the species of each of `n` attacks; None is one species, 'all'."
-    if pai is None:
-        return ['all'], np.zeros(n, dtype=int)
-    pai = pd.Series(np.asarray(pai, dtype=object).ravel())
-    if len(pai) != n:
-        raise ValueError(
-            f'pai: {len(pai)} entries for {n} attack scores: row {min(len(pai), n)} is the first without a partner. Pass one species per attack, and none for live samples.'
-        )
-    bad = (pai.isna() | (pai.astype(str) == '')).to_numpy()
-    if bad.any():
-        raise ValueError(
-            f"pai: {bad.sum()} of {n} attacks have no species, the first is row {bad.argmax()}. Name it (as 'unspecified'), or pass pai=None to pool all attacks."
-        )
-    codes, names = pd.factorize(pai.map(str), sort=True)
-    return list(names), codes
+    far, frr = far_frr(attack, live, threshold)
+    return (far + frr) / 2
 
 # %% ../nbs/03_metrics.ipynb #68b24a3b
 def apcer_per_pai(
     attack,  # (N,) scores of attacks
     threshold: float,  # accepted when score >= threshold
-    pai,  # (N,) species of each attack, as 'print' or 'replay'; None takes them all for one, 'all'
+    pai,  # (N,) species of each attack, as 'print'; None: all are one, called 'all'
 ) -> dict:  # species -> share of its attacks that are accepted, 0 to 1
     "Attack presentation classification error rate of each species."
-    attack, threshold = _scores(attack, 'attack'), _threshold(threshold)
-    names, codes = _species(pai, len(attack))
-    rate = np.bincount(codes, attack >= threshold) / np.bincount(codes)
-    return dict(zip(names, rate.tolist()))
+    accepted = as_scores(attack, 'attack') >= as_threshold(threshold)
+    names, species = as_species(pai, len(accepted))
+    return {name: float(accepted[species == s].mean()) for s, name in enumerate(names)}
 
 
 def apcer(
@@ -255,7 +209,7 @@ def bpcer(
     threshold: float,  # accepted when score >= threshold
 ) -> float:  # 0 to 1
     "Bona fide presentation classification error rate: live rejected."
-    return float(np.mean(_scores(live, 'live') < _threshold(threshold)))
+    return float(np.mean(as_scores(live, 'live') < as_threshold(threshold)))
 
 
 def acer(
@@ -264,35 +218,53 @@ def acer(
     threshold: float,  # accepted when score >= threshold
     pai=None,  # (N,) species of each attack; None pools them, and ACER is then HTER
 ) -> float:  # 0 to 1
-    "Average classification error rate: the mean of the worst species' APCER and BPCER."
+    "Average classification error rate: the mean of APCER (worst species) and BPCER."
     return (apcer(attack, threshold, pai) + bpcer(live, threshold)) / 2
+
+# %% ../nbs/03_metrics.ipynb #ecde0174
+def as_species(pai, n) -> tuple[list, np.ndarray]:  # raises ValueError
+    "Names of the species and the number of the species of each of `n` attacks."
+    if pai is None:
+        return ['all'], np.zeros(n, dtype=int)
+    pai = pd.Series(np.asarray(pai, dtype=object).ravel())
+    if len(pai) != n:
+        raise ValueError(
+            f'pai: {len(pai)} entries for {n} attack scores: row {min(len(pai), n)} is '
+            'the first without a partner. Pass one species per attack, and none for '
+            'live samples.'
+        )
+    bad = np.flatnonzero(pai.isna() | (pai.astype(str) == ''))
+    if len(bad):
+        raise ValueError(
+            f'pai: {len(bad)} of {n} attacks have no species, the first is row {bad[0]}. '
+            "Name it (as 'unspecified'), or pass pai=None to pool all attacks."
+        )
+    species, names = pd.factorize(pai.map(str), sort=True)
+    return list(names), species
 
 # %% ../nbs/03_metrics.ipynb #f3360b49
 def apcer_threshold(
     attack,  # (N,) scores of attacks
     target: float,  # the highest APCER allowed, 0 to 1
     pai=None,  # (N,) species of each attack; None pools them
-    live=None,  # (M,) live scores: then candidates are the midpoints of both classes taken together
+    live=None,  # (M,) live scores: candidates are then midpoints of both classes
 ) -> float:  # accept when score >= this
     "The smallest threshold whose APCER is at most `target` in every species."
-    attack = _scores(attack, 'attack')
-    (names, codes), pool = (
-        _species(pai, len(attack)),
-        attack if live is None else np.concatenate([attack, _scores(live, 'live')]),
-    )
-    if not 0 <= _threshold(target) <= 1:
+    if not 0 <= as_threshold(target) <= 1:
         raise ValueError(f'target: {target} is no share. Pass 0.05 for 5 %.')
+    attack = as_scores(attack, 'attack')
+    names, species = as_species(pai, len(attack))
     reject = -np.inf  # the highest score that must be rejected
-    for s in (np.sort(attack[codes == i]) for i in range(len(names))):
-        k = np.count_nonzero(np.arange(1, len(s) + 1) / len(s) <= target)
-        if k < len(s):
-            reject = max(reject, s[-1 - k])
-    if reject == -np.inf:
-        return float(pool.min())  # accept all
-    higher = pool[pool > reject]
-    return float(
-        _candidates(np.array([reject, higher.min()] if len(higher) else [reject]))[1]
-    )
+    for s in range(len(names)):
+        own = np.sort(attack[species == s])
+        shares = np.arange(1, len(own) + 1) / len(own)  # if 1, 2, ... attacks pass
+        may_pass = np.count_nonzero(shares <= target)
+        if may_pass < len(own):
+            reject = max(reject, own[-1 - may_pass])
+    if live is not None:
+        attack = np.concatenate([attack, as_scores(live, 'live')])
+    u = np.unique(attack)
+    return float(candidates(u)[u.searchsorted(reject, 'right')])
 
 
 def bpcer_at_apcer(
@@ -311,34 +283,30 @@ def tpr_at_fpr(
     fpr: float = 0.01,  # the highest FAR allowed, attacks pooled
 ) -> float:  # 0 to 1
     "Share of live samples accepted where at most `fpr` of the attacks are."
-    return float(
-        np.mean(_scores(live, 'live') >= apcer_threshold(attack, fpr, None, live))
-    )
+    threshold = apcer_threshold(attack, fpr, None, live)
+    return float(np.mean(as_scores(live, 'live') >= threshold))
 
 # %% ../nbs/03_metrics.ipynb #722f5673
 def auc(
     attack,  # (N,) scores of attacks
     live,  # (M,) scores of live samples
 ) -> float:  # 0 to 1; 0.5 is chance
-    "Area under the ROC curve: the share of (attack, live) pairs in the right order, ties half."
-    a, l = np.sort(_scores(attack, 'attack')), np.sort(_scores(live, 'live'))
-    twice = int(a.searchsorted(l, 'left').sum()) + int(a.searchsorted(l, 'right').sum())
-    return twice / (2 * len(a) * len(l))
+    "Area under the ROC curve: the share of (attack, live) pairs in the right order."
+    a, l = np.sort(as_scores(attack, 'attack')), np.sort(as_scores(live, 'live'))
+    below = int(a.searchsorted(l, 'left').sum())
+    at_or_below = int(a.searchsorted(l, 'right').sum())
+    return (below + at_or_below) / (2 * len(a) * len(l))
 
 # %% ../nbs/03_metrics.ipynb #5aba0821
-def _systems(systems):
-    "Name, attack and live scores, colour and line of each system; raises ValueError."
+def _curves(systems):
+    "Name, scores and line style of each system; raises ValueError where there is none."
     if not systems:
         raise ValueError(
             'systems: none to draw. Pass a dict of name -> (attack scores, live scores).'
         )
     for i, (name, (attack, live)) in enumerate(systems.items()):
-        yield (
-            name,
-            attack,
-            live,
-            dict(color=PALETTE[i % len(PALETTE)], ls=LINES[i % len(LINES)]),
-        )
+        style = dict(color=PALETTE[i % len(PALETTE)], ls=LINES[i % len(LINES)])
+        yield name, attack, live, style
 
 
 def plot_roc(
@@ -347,197 +315,108 @@ def plot_roc(
 ):  # the axes
     "ROC curves: live accepted against attacks accepted, with the AUC of each system."
     ax = get_axes(ax, (4, 4))
-    for name, attack, live, style in _systems(systems):
+    for name, attack, live, style in _curves(systems):
         far, frr, _ = roc_points(attack, live)
-        ax.plot(
-            100 * far,
-            100 * (1 - frr),
-            label=f'{name}, AUC {auc(attack, live):.3f}',
-            **style,
-        )
+        label = f'{name}, AUC {auc(attack, live):.3f}'
+        ax.plot(100 * far, 100 * (1 - frr), label=label, **style)
     ax.plot([0, 100], [0, 100], color='.7', lw=0.8, zorder=0)
-    ax.set(
-        title='ROC',
-        xlabel='attacks accepted, FAR (%)',
-        ylabel='live accepted, 1 - FRR (%)',
-        xlim=(-1, 101),
-        ylim=(-1, 101),
-        aspect='equal',
-    )
+    ax.set(title='ROC', xlabel='attacks accepted, FAR (%)')
+    ax.set(ylabel='live accepted, 1 - FRR (%)')
+    ax.set(xlim=(-1, 101), ylim=(-1, 101), aspect='equal')
     ax.legend(frameon=False, fontsize=8, loc='lower right')
     return ax
 
 # %% ../nbs/03_metrics.ipynb #6616d85d
+def deviate(rate) -> np.ndarray:
+    "Quantiles of the normal distribution; 0 and 1, at infinity, are moved inwards."
+    return stats.norm.ppf(np.clip(rate, 1e-9, 1 - 1e-9))
+
+
 def plot_det(
     systems: dict,  # name -> (attack scores, live scores)
     ax=None,  # matplotlib axes; None makes a figure
 ):  # the axes
     "DET curves: FRR against FAR on normal-deviate axes, with the EER of each system."
-    ax, top = get_axes(ax, (4, 4)), 60
-    for name, attack, live, style in _systems(systems):
+    ax = get_axes(ax, (4, 4))
+    lowest, highest = 0.001, 0.6
+    for name, attack, live, style in _curves(systems):
         far, frr, _ = roc_points(attack, live)
-        e = eer(attack, live)
-        if e > 0.4:
-            top = 99
-        inside = (
-            (far > 0) & (far < 1) & (frr > 0) & (frr < 1)
-        )  # 0 and 1 lie at infinity
-        ax.plot(
-            norm.ppf(far[inside]),
-            norm.ppf(frr[inside]),
-            label=f'{name}, EER {e:.1%}',
-            **style,
-        )
-        ax.plot(
-            *[norm.ppf(np.clip(e, 0.001, 0.999))] * 2,
-            'o',
-            ms=4,
-            color=style['color'],
-            clip_on=False,
-        )  # with few errors it is all there is to see
-    ticks = [
-        t for t in (0.1, 0.5, 2, 5, 10, 20, 40, 60, 80, 90, 95, 98, 99) if t <= top
-    ]
-    at, lim = norm.ppf(np.array(ticks) / 100), norm.ppf([0.001, top / 100])
-    ax.plot(lim, lim, color='.7', lw=0.8, zorder=0)
-    ax.set(
-        title='DET',
-        xlabel='attacks accepted, FAR (%)',
-        ylabel='live rejected, FRR (%)',
-        xlim=lim,
-        ylim=lim,
-        aspect='equal',
-        xticks=at,
-        yticks=at,
-        xticklabels=[f'{t:g}' for t in ticks],
-        yticklabels=[f'{t:g}' for t in ticks],
-    )
+        inside = (far > 0) & (far < 1) & (frr > 0) & (frr < 1)
+        rate = eer(attack, live)
+        label = f'{name}, EER {rate:.1%}'
+        ax.plot(deviate(far[inside]), deviate(frr[inside]), label=label, **style)
+        dot = deviate(np.clip(rate, lowest, 0.999))
+        ax.plot(dot, dot, 'o', ms=4, color=style['color'], clip_on=False)
+        if rate > 0.4:
+            highest = 0.99
+    ticks = np.array([0.1, 0.5, 2, 5, 10, 20, 40, 60, 80, 90, 95, 98, 99])
+    ticks = ticks[ticks <= 100 * highest]
+    names, at = [f'{t:g}' for t in ticks], deviate(ticks / 100)
+    ends = deviate([lowest, highest])
+    ax.plot(ends, ends, color='.7', lw=0.8, zorder=0)
+    ax.set(title='DET', xlabel='attacks accepted, FAR (%)')
+    ax.set(ylabel='live rejected, FRR (%)', xlim=ends, ylim=ends, aspect='equal')
+    ax.set(xticks=at, yticks=at, xticklabels=names, yticklabels=names)
     ax.grid(color='.92')
     ax.legend(frameon=False, fontsize=8, loc='lower left')
     return ax
 
 # %% ../nbs/03_metrics.ipynb #e7d3cb4c
 RATES = ['far', 'frr', 'hter', 'apcer', 'bpcer', 'acer', 'auc']
-
-
 MIN_SUBJECTS = 5  # with fewer, no interval is given
 
 
-def resample_counts(subjects: int, n: int, seed: int) -> np.ndarray:
-    "(n, subjects) how often each subject is drawn: `n` draws with replacement of as many subjects as there are."
+def resample_counts(subjects: int, n: int, seed: int) -> np.ndarray:  # (n, subjects)
+    "How often each subject is drawn, in `n` draws of as many subjects as there are."
     if n < 1:
         raise ValueError(f'n: {n} resamples. Pass 1000.')
-    return (
-        np.random.default_rng(seed)
-        .multinomial(subjects, np.full(subjects, 1 / subjects), size=n)
-        .astype(np.float64)
-    )
+    rng = np.random.default_rng(seed)
+    draws = rng.multinomial(subjects, np.full(subjects, 1 / subjects), size=n)
+    return draws.astype(np.float64)
 
-
-def _tally(score, live, who, species, threshold) -> dict:
-    "Counts per subject: all that the rates of a resample are made of."
+# %% ../nbs/03_metrics.ipynb #8120c8f2
+def count_per_subject(score, live, who, species, threshold) -> dict:
+    "All that the rates of a resample are made of."
     S, P = who.max() + 1, species.max() + 1
+    attack, accepted = ~live, score >= threshold
 
-    def count(rows, weights=None):
-        return (
-            np.bincount((who * P + species)[rows], weights, S * P)
-            .reshape(S, P)
-            .astype(np.float64)
+    def per_subject(rows):
+        return np.bincount(who[rows], minlength=S).astype(float)
+
+    def per_species(rows):
+        cell = who[rows] * P + species[rows]
+        return np.bincount(cell, minlength=S * P).reshape(S, P).astype(float)
+
+    won = np.zeros((S, S))  # twice the pairs that live of s win against attacks of t
+    for t in np.unique(who[attack]):
+        a = np.sort(score[attack & (who == t)])
+        wins = a.searchsorted(score[live], 'left') + a.searchsorted(
+            score[live], 'right'
         )
-
-    attack = ~live
-    a, la = score[attack], score[live]
-    order, ends = (
-        np.lexsort((a, who[attack])),
-        np.cumsum(np.bincount(who[attack], minlength=S))[:-1],
-    )
-    order_l = np.argsort(la)
-    la, who_l = la[order_l], who[live][order_l]
-    won = np.zeros((S, S))  # twice the pairs won by live of s against attacks of t
-    for t, x in enumerate(np.split(a[order], ends)):
-        if len(x):
-            won[:, t] = np.bincount(
-                who_l, x.searchsorted(la, 'left') + x.searchsorted(la, 'right'), S
-            )
+        won[:, t] = np.bincount(who[live], wins, S)
     return dict(
-        accepted=count(attack, a >= threshold),
-        attacks=count(attack),
+        accepted=per_species(attack & accepted),
+        attacks=per_species(attack),
+        rejected=per_subject(live & ~accepted),
+        lives=per_subject(live),
         won=won,
-        rejected=np.bincount(who[live], score[live] < threshold, S),
-        lives=np.bincount(who[live], minlength=S).astype(np.float64),
     )
 
 
-def _rates(t: dict, draws) -> pd.DataFrame:
-    "The rates of each resample in `draws` (n, subjects); NaN where a resample lacks a class. A species that it lacks is ignored."
-    accepted, attacks, lives = (
-        draws @ t['accepted'],
-        draws @ t['attacks'],
-        draws @ t['lives'],
-    )
+def rates_of_draws(
+    counts, draws
+) -> pd.DataFrame:  # (n, 7); NaN where a class is missing
+    "The rates of each resample; a species that it lacks is left out."
+    accepted, attacks = draws @ counts['accepted'], draws @ counts['attacks']
+    rejected, lives = draws @ counts['rejected'], draws @ counts['lives']
+    won = ((draws @ counts['won']) * draws).sum(1)
     with np.errstate(invalid='ignore', divide='ignore'):
-        far, frr = accepted.sum(1) / attacks.sum(1), draws @ t['rejected'] / lives
+        far = accepted.sum(1) / attacks.sum(1)
+        frr = rejected / lives
         worst = np.fmax.reduce(accepted / attacks, axis=1)
-        area = ((draws @ t['won']) * draws).sum(1) / (2 * attacks.sum(1) * lives)
-    return pd.DataFrame(
-        dict(
-            zip(RATES, [far, frr, (far + frr) / 2, worst, frr, (worst + frr) / 2, area])
-        )
-    )
-
-# %% ../nbs/03_metrics.ipynb #55115568
-def _columns(score, live, subject, pai, what='the') -> tuple:
-    "Checked columns: score, live (bool), subject codes, species codes."
-    columns = dict(live=live, subject=subject) | ({} if pai is None else dict(pai=pai))
-    columns, n = (
-        {k: pd.Series(np.asarray(c, dtype=object).ravel()) for k, c in columns.items()},
-        np.size(score),
-    )
-    for name, c in columns.items():
-        if len(c) != n:
-            raise ValueError(
-                f'{name}: {len(c)} entries for {n} scores: row {min(len(c), n)} is the first without a partner. Pass one per sample.'
-            )
-    live, subject = columns['live'], columns['subject']
-    bad = ~live.isin([True, False]).to_numpy()
-    if bad.any():
-        raise ValueError(
-            f"live: {bad.sum()} of {n} are neither True nor False, the first is row {bad.argmax()} ({live[bad.argmax()]!r}). Pass scores['label'] == 'live'."
-        )
-    bad = (subject.isna() | (subject.astype(str) == '')).to_numpy()
-    if bad.any():
-        raise ValueError(
-            f'subject: {bad.sum()} of {n} rows name nobody, the first is row {bad.argmax()}. Without subjects there is no honest interval.'
-        )
-    live = live.to_numpy().astype(bool)
-    score = _scores(score, what, live)
-    (
-        _scores(score[~live], 'attack'),
-        _scores(score[live], 'live'),
-    )  # neither may be empty
-    species = np.zeros(n, dtype=int)
-    if pai is not None:
-        species[~live] = _species(columns['pai'][~live], (~live).sum())[1]
-    return score, live, pd.factorize(subject.map(str), sort=True)[0], species
-
-
-def _summary(value, resampled, tally, level) -> pd.DataFrame:
-    "Value and interval of each rate; no interval where fewer than MIN_SUBJECTS people bear on it."
-    if not 0 < level < 1:
-        raise ValueError(
-            f'level: {level} is no share between 0 and 1. Pass 0.95 for a 95 % interval.'
-        )
-    out = pd.concat(
-        [value.iloc[0], resampled.quantile([(1 - level) / 2, (1 + level) / 2]).T],
-        axis=1,
-    )
-    out.columns = ['value', 'low', 'high']
-    n_attack, n_live = (tally['attacks'].sum(1) > 0).sum(), (tally['lives'] > 0).sum()
-    people = dict.fromkeys(RATES, min(n_attack, n_live)) | dict(
-        far=n_attack, apcer=n_attack, frr=n_live, bpcer=n_live
-    )
-    out.loc[[r for r in RATES if people[r] < MIN_SUBJECTS], ['low', 'high']] = np.nan
-    return out
+        area = won / (2 * attacks.sum(1) * lives)
+    rates = [far, frr, (far + frr) / 2, worst, frr, (worst + frr) / 2, area]
+    return pd.DataFrame(dict(zip(RATES, rates)))
 
 # %% ../nbs/03_metrics.ipynb #3fe899b7
 def bootstrap_subjects(
@@ -545,22 +424,76 @@ def bootstrap_subjects(
     live,  # (N,) bool, True for live
     subject,  # (N,) who; frames of one person go together
     threshold: float,  # fixed: chosen on other data
-    pai=None,  # (N,) species of the attacks (live rows are not looked at); None pools them
+    pai=None,  # (N,) species of the attacks; None pools them
     n: int = 1000,  # resamples
     seed: int = 0,  # the same seed, the same intervals
     level: float = 0.95,  # share of the resamples inside the interval
-) -> (
-    pd.DataFrame
-):  # index far, frr, hter, apcer, bpcer, acer, auc; columns value, low, high
-    "Error rates with percentile intervals that resample subjects; NaN where fewer than MIN_SUBJECTS bear on a rate."
-    score, live, who, species = _columns(score, live, subject, pai)
-    tally, S = _tally(score, live, who, species, _threshold(threshold)), who.max() + 1
-    return _summary(
-        _rates(tally, np.ones((1, S))),
-        _rates(tally, resample_counts(S, n, seed)),
-        tally,
-        level,
-    )
+) -> pd.DataFrame:  # index far, frr, hter, apcer, bpcer, acer, auc; value, low, high
+    "Error rates with intervals over subjects; NaN where there are fewer than MIN_SUBJECTS."
+    columns = _columns(score, live, subject, pai)
+    counts = count_per_subject(*columns, as_threshold(threshold))
+    subjects = len(counts['lives'])
+    value = rates_of_draws(counts, np.ones((1, subjects)))
+    resampled = rates_of_draws(counts, resample_counts(subjects, n, seed))
+    return _intervals(value, resampled, counts, level)
+
+# %% ../nbs/03_metrics.ipynb #55115568
+def _intervals(value, resampled, counts, level) -> pd.DataFrame:
+    "Value and interval of each rate; none where too few people bear on it."
+    if not 0 < level < 1:
+        raise ValueError(
+            f'level: {level} is no share between 0 and 1. Pass 0.95 for a 95 % interval.'
+        )
+    ends = [(1 - level) / 2, (1 + level) / 2]
+    table = pd.concat([value.iloc[0], resampled.quantile(ends).T], axis=1)
+    table.columns = ['value', 'low', 'high']
+    with_attacks = (counts['attacks'].sum(1) > 0).sum()
+    with_live = (counts['lives'] > 0).sum()
+    for rate in RATES:
+        people = min(with_attacks, with_live)
+        if rate in ('far', 'apcer'):
+            people = with_attacks
+        if rate in ('frr', 'bpcer'):
+            people = with_live
+        if people < MIN_SUBJECTS:
+            table.loc[rate, ['low', 'high']] = np.nan
+    return table
+
+
+def _columns(score, live, subject, pai, what='the') -> tuple:
+    "Checked columns: score, live (bool), number of the subject, number of the species."
+    n = np.size(score)
+    columns = dict(live=live, subject=subject) | ({} if pai is None else dict(pai=pai))
+    for name, values in columns.items():
+        columns[name] = pd.Series(np.asarray(values, dtype=object).ravel())
+        if len(columns[name]) != n:
+            raise ValueError(
+                f'{name}: {len(columns[name])} entries for {n} scores: row '
+                f'{min(len(columns[name]), n)} is the first without a partner. '
+                'Pass one per sample.'
+            )
+    live, subject = columns['live'], columns['subject']
+    bad = np.flatnonzero(~live.isin([True, False]))
+    if len(bad):
+        raise ValueError(
+            f'live: {len(bad)} of {n} are neither True nor False, the first is row '
+            f"{bad[0]} ({live[bad[0]]!r}). Pass scores['label'] == 'live'."
+        )
+    bad = np.flatnonzero(subject.isna() | (subject.astype(str) == ''))
+    if len(bad):
+        raise ValueError(
+            f'subject: {len(bad)} of {n} rows name nobody, the first is row {bad[0]}. '
+            'Without subjects there is no honest interval.'
+        )
+    live = live.to_numpy().astype(bool)
+    score = as_scores(score, what)
+    as_scores(score[~live], 'attack')  # neither class may be empty
+    as_scores(score[live], 'live')
+    species = np.zeros(n, dtype=int)
+    if pai is not None:
+        species[~live] = as_species(columns['pai'][~live], (~live).sum())[1]
+    who = pd.factorize(subject.map(str), sort=True)[0]
+    return score, live, who, species
 
 # %% ../nbs/03_metrics.ipynb #fde7e86a
 def paired_bootstrap(
@@ -574,15 +507,28 @@ def paired_bootstrap(
     n: int = 1000,  # resamples
     seed: int = 0,  # the same seed, the same intervals
     level: float = 0.95,  # share of the resamples inside the interval
-) -> pd.DataFrame:  # of A minus B: index far, frr, hter, apcer, bpcer, acer, auc; columns value, low, high
-    "Differences of error rates between two systems, with intervals from the same resampled subjects."
-    score_b = _columns(score_b, live, subject, pai, 'system B')[0]
-    score_a, live, who, species = _columns(score_a, live, subject, pai, 'system A')
-    a, b = (
-        _tally(s, live, who, species, _threshold(t))
-        for s, t in ((score_a, threshold_a), (score_b, threshold_b))
-    )
-    ones, draws = np.ones((1, who.max() + 1)), resample_counts(who.max() + 1, n, seed)
-    return _summary(
-        _rates(a, ones) - _rates(b, ones), _rates(a, draws) - _rates(b, draws), a, level
-    )
+) -> pd.DataFrame:  # of A minus B: index and columns as in bootstrap_subjects
+    "Differences of error rates between two systems, over the same resampled subjects."
+    columns_a = _columns(score_a, live, subject, pai, 'system A')
+    columns_b = _columns(score_b, live, subject, pai, 'system B')
+    a = count_per_subject(*columns_a, as_threshold(threshold_a))
+    b = count_per_subject(*columns_b, as_threshold(threshold_b))
+    subjects = len(a['lives'])
+    once, draws = np.ones((1, subjects)), resample_counts(subjects, n, seed)
+    value = rates_of_draws(a, once) - rates_of_draws(b, once)
+    resampled = rates_of_draws(a, draws) - rates_of_draws(b, draws)
+    return _intervals(value, resampled, a, level)
+
+# %% ../nbs/03_metrics.ipynb #8fce61ff
+def student_interval(
+    values,  # (n,) independent values, as the rates of n seeds
+    level: float = 0.95,  # how often the interval holds the true mean
+) -> tuple[float, float, float]:  # mean, low, high; NaN for the ends if n < 2
+    "Mean of a few values, and Student's interval."
+    values = np.asarray(values, dtype=np.float64)
+    n, mean = len(values), float(np.mean(values))
+    if n < 2:
+        return mean, np.nan, np.nan
+    quantile = stats.t.ppf((1 + level) / 2, n - 1)
+    half = float(quantile * np.std(values, ddof=1) / np.sqrt(n))
+    return mean, mean - half, mean + half

@@ -4,56 +4,58 @@
 
 # %% ../nbs/02_samples.ipynb #7cc3a885
 from __future__ import annotations
+import unicodedata
 import numpy as np
 import pandas as pd
-import unicodedata
 
 # %% auto #0
-__all__ = ['SPLITS', 'LABELS', 'ROLES', 'FLIPS', 'REQUIRED', 'COLUMNS', 'CLASSES', 'as_text', 'as_box', 'validate_samples',
-           'split_by_subject', 'known_names', 'check_classes', 'sample_counts', 'balance_flips']
+__all__ = ['SPLITS', 'LABELS', 'ROLES', 'FLIPS', 'REQUIRED', 'COLUMNS', 'CLASSES', 'person_key', 'as_text', 'clean_name',
+           'clean_names', 'as_box', 'validate_samples', 'check_columns', 'split_by_subject', 'known_names',
+           'check_classes', 'sample_counts', 'balance_flips']
 
 # %% ../nbs/02_samples.ipynb #343ec0ff
-SPLITS, LABELS, ROLES, FLIPS = (
-    ('train', 'dev', 'test'),
-    ('live', 'attack'),
-    ('probe', 'gallery'),
-    ('', 'h', 'v'),
-)
-
-
+SPLITS = ('train', 'dev', 'test')
+LABELS = ('live', 'attack')
+ROLES = ('probe', 'gallery')
+FLIPS = ('', 'h', 'v')  # not flipped, horizontally, vertically
 REQUIRED = ['dataset', 'split', 'subject', 'label', 'video', 'path']
-
-
-COLUMNS = [
-    'dataset',
-    'split',
-    'subject',
-    'label',
-    'pai',
-    'video',
-    'frame',
-    'path',
-    'box',
-    'role',
-]
+COLUMNS = ['dataset', 'split', 'subject', 'label', 'pai', 'video', 'frame', 'path']
+COLUMNS += ['box', 'role']
 
 # %% ../nbs/02_samples.ipynb #e0594f42
 CLASSES = ('attack', 'live')  # the order of the two anti-spoofing outputs
 
+# %% ../nbs/02_samples.ipynb #5548b1a7
+def person_key(
+    df: pd.DataFrame,  # a samples or a scores table
+) -> pd.Series:  # 'dataset/subject' of each row
+    "Who is in each row."
+    return df['dataset'].astype(str) + '/' + df['subject'].astype(str)
+
 # %% ../nbs/02_samples.ipynb #fefebc58
 def as_text(value) -> str:
-    "A name as text; a missing one is empty. A whole number that pandas made a float of is written as one."
+    "A value as text; a missing one is empty, a whole number that became a float is whole."
     if pd.api.types.is_scalar(value) and pd.isna(value):
         return ''
-    return (
-        str(int(value))
-        if isinstance(value, float) and value.is_integer()
-        else str(value)
-    )
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def clean_name(value) -> str:
+    "A name in one spelling: composed characters, no blanks around it; missing is empty."
+    return unicodedata.normalize('NFC', as_text(value)).strip()
+
+
+def clean_names(column, clean=clean_name) -> pd.Series:
+    "A column of names as text, each in one spelling."
+    codes, values = pd.factorize(column.astype(object), use_na_sentinel=False)
+    names = np.array([clean(v) for v in values], dtype=object)
+    return pd.Series(names[codes], index=column.index, dtype=str)
 
 
 def as_box(value):
-    "A box as four floats, or None for a missing one; text has blanks between the numbers."
+    "A box as four floats, or None if it is missing; text has blanks between the numbers."
     if isinstance(value, str):
         value = value.split() or None
     if value is None or (pd.api.types.is_scalar(value) and pd.isna(value)):
@@ -68,202 +70,226 @@ def as_box(value):
         )
     return box
 
-# %% ../nbs/02_samples.ipynb #cbfd94b2
-def _first(df, bad) -> str:
-    "Where the first of the `bad` rows is, and how many there are."
-    rows = np.flatnonzero(np.asarray(bad))
-    return f'{len(rows)} of {len(df)} rows, the first is row {rows[0]} ({df["path"].iloc[rows[0]]})'
+# %% ../nbs/02_samples.ipynb #99e93e80
+def _refuse(df, bad, what, remedy):
+    "Raise ValueError if any of the rows is `bad`: what it is, how many there are, where."
+    rows = np.flatnonzero(bad)
+    if len(rows):
+        first = f'the first is row {rows[0]} ({df["path"].iloc[rows[0]]})'
+        raise ValueError(
+            f'samples: {what}: {len(rows)} of {len(df)} rows, {first}. {remedy}'
+        )
+
+
+def _filled(df):
+    "A copy with defaults for what may be left out, and names in one spelling."
+    df = df.reset_index(drop=True).copy()
+    for column in ('pai', 'frame', 'box', 'role'):
+        if column not in df:
+            df[column] = None
+    for column in ('dataset', 'split', 'subject', 'label', 'pai', 'role', 'flip'):
+        if column in df:
+            df[column] = clean_names(df[column])
+    for column in ('video', 'path'):  # these are names of files: no spelling is changed
+        df[column] = clean_names(df[column], as_text)
+    df['role'] = df['role'].replace('', 'probe')
+    df['frame'] = _frames(df)
+    df['box'] = _boxes(df)
+    unnamed = (df['label'] == 'attack') & (df['pai'] == '')
+    df.loc[unnamed, 'pai'] = 'unspecified'
+    return df
+
+
+def _frames(df):
+    "Numbers of frames; a missing one is 0."
+    given = df['frame'].astype(object).replace('', 0).fillna(0)
+    frame = pd.to_numeric(given, errors='coerce')
+    bad = ~(frame % 1 == 0)
+    value = given[bad].iloc[0] if bad.any() else None
+    what = f"column 'frame' has {value!r}, which is no whole number"
+    _refuse(df, bad, what, 'Number the frames 0, 1, 2.')
+    return frame.astype('int64')
 
 
 def _boxes(df):
-    "All boxes; raises ValueError for a row whose box is none."
+    "Boxes as tuples."
     boxes = []
-    for i, b in enumerate(df['box']):
+    for i, value in enumerate(df['box']):
         try:
-            boxes.append(as_box(b))
+            boxes.append(as_box(value))
         except ValueError as e:
             raise ValueError(
-                f'samples: {e}: row {i} ({df["path"].iloc[i]}). Correct it, or leave it empty: the face is looked for then.'
+                f'samples: {e}: row {i} ({df["path"].iloc[i]}). '
+                'Correct it, or leave it empty: the face is then looked for.'
             ) from None
     return pd.Series(boxes, index=df.index, dtype=object)
 
-
-def _one_of(df, column, allowed):
-    "Raise if `column` has a value that is not in `allowed`."
-    bad = ~df[column].isin(allowed)
-    if bad.any():
-        raise ValueError(
-            f'samples: column {column!r} has {df.loc[bad, column].iloc[0]!r}, which is none of {", ".join(map(repr, allowed))}: '
-            f'{_first(df, bad)}. Rename the values, or drop these rows.'
-        )
-
-# %% ../nbs/02_samples.ipynb #99e93e80
-def _clean(df):
-    "A copy with defaults for what may be left out, and names in one spelling."
-    df = df.reset_index(drop=True).copy()
-    for c, default in dict(pai='', frame=0, box=None, role='probe').items():
-        if c not in df:
-            df[c] = pd.Series(
-                [default] * len(df), dtype=object if default is None else None
-            )
-    for c in (
-        'dataset',
-        'split',
-        'subject',
-        'label',
-        'pai',
-        'role',
-        'video',
-        'path',
-        *(['flip'] if 'flip' in df else []),
-    ):
-        df[c] = pd.Series([as_text(v) for v in df[c]], index=df.index, dtype=str)
-        if c not in ('video', 'path'):
-            df[c] = df[c].str.normalize('NFC').str.strip()
-    df['role'] = df['role'].replace('', 'probe')
-    frame = pd.to_numeric(
-        df['frame'].astype(object).replace('', 0).fillna(0), errors='coerce'
-    )
-    bad = ~(frame % 1 == 0)
-    if bad.any():
-        raise ValueError(
-            f'samples: column \'frame\' has {df.loc[bad, "frame"].iloc[0]!r}, which is no whole number: {_first(df, bad)}.'
-        )
-    return df.assign(frame=frame.astype('int64'))
-
 # %% ../nbs/02_samples.ipynb #481c1919
-def _check_subjects(df):
-    "Raise if a person is in two splits, or a recording belongs to two people or two classes."
-    splits = df.groupby('subject')['split'].unique()
+def _check_values(df):
+    "Every value is there, and is one of the known ones."
+    for column in REQUIRED:
+        _refuse(
+            df,
+            df[column] == '',
+            f'column {column!r} has no value',
+            'Fill it in, or drop these rows.',
+        )
+    known = dict(split=SPLITS, label=LABELS, role=ROLES, flip=FLIPS)
+    for column in [c for c in known if c in df]:
+        bad = ~df[column].isin(known[column])
+        value = df.loc[bad, column].iloc[0] if bad.any() else None
+        names = ', '.join(map(repr, known[column]))
+        what = f'column {column!r} has {value!r}, which is none of {names}'
+        _refuse(df, bad, what, 'Rename the values, or drop these rows.')
+    live_with_pai = (df['label'] == 'live') & (df['pai'] != '')
+    what = 'a live row names an attack instrument (pai)'
+    _refuse(df, live_with_pai, what, 'Leave pai empty there.')
+    key = [c for c in ('path', 'frame', 'flip') if c in df]
+    what = 'the same image stands in several rows'
+    _refuse(df, df.duplicated(key), what, 'Drop the duplicates.')
+
+
+def _check_people(df):
+    "Nobody is in two splits."
+    splits = df.groupby(['dataset', 'subject'])['split'].unique()
     shared = splits[splits.str.len() > 1]
     if len(shared):
+        some = [
+            f'{subject} is in {" and ".join(sorted(where))}'
+            for (_, subject), where in shared.head(5).items()
+        ]
         raise ValueError(
             f'samples: {len(shared)} subject(s) are in more than one split: '
-            + '; '.join(
-                f'{s} is in {" and ".join(sorted(v))}'
-                for s, v in shared.head(5).items()
-            )
-            + '. A test on people of the training set measures memory. Use split_by_subject, or, if these are different people who share a name, prefix the names.'
+            f'{"; ".join(some)}. A test on people of the training set measures memory. '
+            'Use split_by_subject. If these are different people, give them different '
+            'names.'
         )
+
+
+def _check_videos(df):
+    "A recording shows one person and one class."
     for column in ('subject', 'label'):
-        n = df.groupby(['dataset', 'video'])[column].nunique()
-        if (n > 1).any():
+        values = df.groupby(['dataset', 'video'])[column].nunique()
+        if (values > 1).any():
+            video = values.index[values > 1][0][1]
             raise ValueError(
-                f'samples: video {n.index[n > 1][0][1]!r} has more than one {column}: give each recording a name of its own.'
+                f'samples: video {video!r} has more than one {column}: '
+                'give each recording a name of its own.'
             )
 
 # %% ../nbs/02_samples.ipynb #fe62540c
 def validate_samples(
     df: pd.DataFrame,  # one row per image; see the columns above
-) -> pd.DataFrame:  # a checked copy, with defaults for `pai`, `frame`, `box` and `role`; raises ValueError
+) -> pd.DataFrame:  # a checked copy, filled in; raises ValueError
     "Check a samples table and fill in what may be left out."
     if not isinstance(df, pd.DataFrame):
         raise ValueError(
-            f'samples: expected a pandas DataFrame, got {type(df).__name__}. Readers such as read_folder make one.'
+            f'samples: expected a pandas DataFrame, got {type(df).__name__}. '
+            'Readers such as read_folder make one.'
         )
-    missing = [c for c in REQUIRED if c not in df]
+    check_columns(df, 'samples', REQUIRED, COLUMNS)
+    df = _filled(df)
+    _check_values(df)
+    _check_people(df)
+    _check_videos(df)
+    return df[[*COLUMNS, *(c for c in df if c not in COLUMNS)]]
+
+
+def check_columns(df, table, required, known):
+    "Raise ValueError if a column is missing or there twice, or if there are no rows."
+    missing = [c for c in required if c not in df]
     if missing:
         raise ValueError(
-            f'samples: column(s) {", ".join(missing)} missing; there are {", ".join(map(str, df.columns))}. Add or rename them.'
+            f'{table}: column(s) {", ".join(missing)} missing; there are '
+            f'{", ".join(map(str, df.columns))}. Add or rename them.'
+        )
+    twice = [c for c in known if list(df.columns).count(c) > 1]
+    if twice:
+        raise ValueError(
+            f'{table}: column {twice[0]} is there twice. Keep one of them.'
         )
     if not len(df):
         raise ValueError(
-            'samples: the table is empty. Check the folder or the filter that it came from.'
+            f'{table}: the table is empty. Check the folder, file or filter that it '
+            'came from.'
         )
-    df = _clean(df)
-    for c in REQUIRED:
-        if (df[c] == '').any():
-            raise ValueError(
-                f'samples: column {c!r} has no value in {_first(df, df[c] == "")}. Fill it in, or drop these rows.'
-            )
-    _one_of(df, 'split', SPLITS)
-    _one_of(df, 'label', LABELS)
-    _one_of(df, 'role', ROLES)
-    if 'flip' in df:
-        _one_of(df, 'flip', FLIPS)
-    df['box'] = _boxes(df)
-    live = df['label'] == 'live'
-    if (live & (df['pai'] != '')).any():
-        raise ValueError(
-            f'samples: a live row names an attack instrument (pai): {_first(df, live & (df["pai"] != ""))}. Leave pai empty there.'
-        )
-    df.loc[~live & (df['pai'] == ''), 'pai'] = 'unspecified'
-    key = [c for c in ('path', 'frame', 'flip') if c in df]
-    if df.duplicated(key).any():
-        raise ValueError(
-            f'samples: the same image stands in several rows: {_first(df, df.duplicated(key))}. Drop the duplicates.'
-        )
-    _check_subjects(df)
-    return df[[*COLUMNS, *(c for c in df if c not in COLUMNS)]]
 
 # %% ../nbs/02_samples.ipynb #9d9a0152
 def split_by_subject(
     df: pd.DataFrame,  # samples table; its `split` column is replaced
-    dev: float = 0.2,  # share of the people for development (thresholds), where `dev_subjects` does not name them
-    test: float = 0.3,  # share of the people for testing, where `test_subjects` does not name them
-    seed: int = 0,  # the same seed deals the same people
+    dev: float = 0.2,  # share of the people for development, unless `dev_subjects`
+    test: float = 0.3,  # share of the people for testing, unless `test_subjects`
+    seed: int = 0,  # the same seed draws the same people
     dev_subjects=None,  # names, or None to draw
     test_subjects=None,  # names, or None to draw
-) -> (
-    pd.DataFrame
-):  # a validated copy; raises ValueError where a split would lack a class
-    "Deal whole people out to train, dev and test."
-    df = validate_samples(
-        df.assign(split='train') if isinstance(df, pd.DataFrame) else df
-    )
-    people, rng = sorted(df['subject'].unique()), np.random.default_rng(seed)
+) -> pd.DataFrame:  # validated; raises ValueError where a split would lack a class
+    "Assign whole people to train, dev and test."
+    if isinstance(df, pd.DataFrame):
+        df = df.assign(split='train')
+    df = validate_samples(df)
+    person = person_key(df)
+    people = sorted(person.unique())
     if len(people) < 3:
         raise ValueError(
-            f'split: {len(people)} subject(s) ({", ".join(people)}); train, dev and test need one each, so at least 3 people.'
+            f'split: {len(people)} subject(s) ({", ".join(df["subject"].unique())}); '
+            'train, dev and test need one each, so at least 3 people.'
         )
-    test_subjects = known_names(test_subjects, people, 'test_subjects')
-    dev_subjects = known_names(dev_subjects, people, 'dev_subjects')
-    if both := set(test_subjects or ()) & set(dev_subjects or ()):
+    in_test = _named(df, test_subjects, 'test_subjects')
+    in_dev = _named(df, dev_subjects, 'dev_subjects')
+    if both := (in_test or set()) & (in_dev or set()):
         raise ValueError(
-            f'split: {", ".join(sorted(both))} cannot be in dev and in test. Name each in one of the two.'
+            f'split: {", ".join(sorted(both))} cannot be in dev and in test. '
+            'Name each in one of the two.'
         )
-
-    def draw(what, share, taken):
-        if not 0 < share < 1:
-            raise ValueError(
-                f'split: {what} is {share}; it is a share of the people, between 0 and 1.'
-            )
-        return set(
-            rng.permutation([p for p in people if p not in taken])[
-                : max(1, round(share * len(people)))
-            ].tolist()
-        )
-
-    if test_subjects is None:
-        test_subjects = draw('test', test, dev_subjects or ())
-    if dev_subjects is None:
-        dev_subjects = draw('dev', dev, test_subjects)
-    df['split'] = np.select(
-        [df['subject'].isin(test_subjects), df['subject'].isin(dev_subjects)],
-        ['test', 'dev'],
-        'train',
-    )
-    if nobody := [s for s in SPLITS if not (df['split'] == s).any()]:
+    rng = np.random.default_rng(seed)
+    if in_test is None:
+        in_test = _draw(people, in_dev or set(), test, rng, 'test')
+    if in_dev is None:
+        in_dev = _draw(people, in_test, dev, rng, 'dev')
+    df['split'] = 'train'
+    df.loc[person.isin(in_dev), 'split'] = 'dev'
+    df.loc[person.isin(in_test), 'split'] = 'test'
+    nobody = [s for s in SPLITS if not (df['split'] == s).any()]
+    if nobody:
         raise ValueError(
-            f'split: nobody is left for {" and ".join(nobody)}: of {len(people)} people, {len(test_subjects)} are for test and {len(dev_subjects)} for dev. Name fewer people, or lower the shares.'
+            f'split: nobody is left for {" and ".join(nobody)}: of {len(people)} people, '
+            f'{len(in_test)} are for test and {len(in_dev)} for dev. '
+            'Name fewer people, or lower the shares.'
         )
     return check_classes(df)
+
+
+def _draw(people, taken, share, rng, what):
+    "A share of all the people, drawn from those who are not taken."
+    if not 0 < share < 1:
+        raise ValueError(
+            f'split: {what} is {share}; it is a share of the people, between 0 and 1.'
+        )
+    free = [p for p in people if p not in taken]
+    number = max(1, round(share * len(people)))
+    return set(rng.permutation(free)[:number].tolist())
+
+
+def _named(df, subjects, what):
+    "The keys of all people who have one of these names; None stays None."
+    names = known_names(subjects, sorted(df['subject'].unique()), what)
+    if names is None:
+        return None
+    return set(person_key(df[df['subject'].isin(names)]))
 
 # %% ../nbs/02_samples.ipynb #121ed901
 def known_names(names, people, what):
     "The set of `names`, or None; raises ValueError for a name that nobody has."
     if names is None:
         return None
-    names = {
-        unicodedata.normalize('NFC', as_text(n)).strip()
-        for n in ([names] if np.isscalar(names) else names)
-    }
-    if unknown := sorted(names - set(people)):
-        known = ', '.join(people[:20]) + (
-            f' and {len(people) - 20} more' if len(people) > 20 else ''
-        )
+    names = [names] if np.isscalar(names) else names
+    names = {clean_name(n) for n in names}
+    unknown = sorted(names - set(people))
+    if unknown:
+        more = f' and {len(people) - 20} more' if len(people) > 20 else ''
         raise ValueError(
-            f'split: {what} names {", ".join(unknown)}, but the subjects are {known}. They are compared as text.'
+            f'split: {what} names {", ".join(unknown)}, but the subjects are '
+            f'{", ".join(people[:20])}{more}. They are compared as text.'
         )
     return names
 
@@ -272,61 +298,56 @@ def check_classes(
     df: pd.DataFrame,  # samples table with its splits
     splits=SPLITS,  # the splits that are needed
 ) -> pd.DataFrame:  # `df` itself; raises ValueError
-    "Check that every split has live and attack rows: neither training nor an error rate exists without both."
-    for s in splits:
-        part = df[df['split'] == s]
+    "Check that every split has live and attack rows: training and rates need both."
+    for split in splits:
+        part = df[df['split'] == split]
         for label in LABELS:
             if not (part['label'] == label).any():
+                people = person_key(part).nunique()
+                everywhere = (df['label'] == label).sum()
                 raise ValueError(
-                    f'samples: split {s!r} has no {label} rows ({len(part)} rows of {part["subject"].nunique()} subject(s) in it, '
-                    f'{(df["label"] == label).sum()} {label} rows in the whole table). Training and error rates need both classes: '
-                    f'add {label} images, or deal the people out otherwise (another seed, or by name).'
+                    f'samples: split {split!r} has no {label} rows ({len(part)} rows of '
+                    f'{people} subject(s) in it, {everywhere} {label} rows in the whole '
+                    'table). Training and error rates need both classes: '
+                    f'add {label} images, or split otherwise (another seed, or by name).'
                 )
     return df
 
 # %% ../nbs/02_samples.ipynb #9626ffff
 def sample_counts(
     df: pd.DataFrame,  # samples table
-) -> (
-    pd.DataFrame
-):  # one row per dataset, split, label and PAI: images, videos, subjects
+) -> pd.DataFrame:  # a row per dataset, split, label, PAI: images, videos, subjects
     "Count images, videos and subjects."
-    g = df.assign(split=pd.Categorical(df['split'], SPLITS)).groupby(
-        ['dataset', 'split', 'label', 'pai'], observed=True, sort=True
-    )
-    return g.agg(
+    in_order = df.assign(split=pd.Categorical(df['split'], SPLITS))
+    groups = in_order.groupby(['dataset', 'split', 'label', 'pai'], observed=True)
+    counts = groups.agg(
         images=('path', 'size'),
         videos=('video', 'nunique'),
         subjects=('subject', 'nunique'),
-    ).reset_index()
+    )
+    return counts.reset_index()
 
 # %% ../nbs/02_samples.ipynb #9585ef30
 def balance_flips(
     df: pd.DataFrame,  # samples table
-    copies: int
-    | str = 'auto',  # 1: none; 2: the paper's doubling (h); 3: its tripling (h and v); 'auto': attacks per live row, rounded, at most 3
-    classes: str = 'live',  # 'live' as the paper has it, or 'both': the control arm
-) -> (
-    pd.DataFrame
-):  # the table with flipped training rows added and a column `flip` ('', 'h' or 'v')
+    copies='auto',  # 1: none, 2: h, 3: h and v, 'auto': attacks per live row, at most 3
+    classes: str = 'live',  # 'live' as in the paper, or 'both': the control arm
+) -> pd.DataFrame:  # with flipped training rows and a column `flip` ('', 'h' or 'v')
     "Add flipped copies of training rows, as the paper balances its classes (Sec. 4.1)."
-    if copies not in ('auto', 1, 2, 3):
-        raise ValueError(
-            f"balance_flips: copies is {copies!r}; known are 1, 2, 3 and 'auto'."
-        )
-    if classes not in ('live', 'both'):
-        raise ValueError(
-            f"balance_flips: classes is {classes!r}; known are 'live' and 'both'."
-        )
+    for name, value, known in (
+        ('copies', copies, ('auto', 1, 2, 3)),
+        ('classes', classes, ('live', 'both')),
+    ):
+        if value not in known:
+            raise ValueError(f'balance_flips: {name} is {value!r}; known are {known}.')
     if 'flip' in df:
         df = df[df['flip'].fillna('') == '']  # flipped before: start anew
     df = df.assign(flip='')
     train = df[df['split'] == 'train']
-    live = train['label'] == 'live'
+    live = train[train['label'] == 'live']
     if copies == 'auto':
-        copies = int(np.clip(round((~live).sum() / max(1, live.sum())), 1, 3))
-    chosen = train[live] if classes == 'live' else train
-    return pd.concat(
-        [df, *(chosen.assign(flip=f) for f in ('h', 'v')[: int(copies) - 1])],
-        ignore_index=True,
-    )
+        attacks_per_live = (len(train) - len(live)) / max(1, len(live))
+        copies = int(np.clip(round(attacks_per_live), 1, 3))
+    chosen = live if classes == 'live' else train
+    flipped = [chosen.assign(flip=f) for f in ('h', 'v')[: copies - 1]]
+    return pd.concat([df, *flipped], ignore_index=True)

@@ -22,9 +22,10 @@ from fastai.callback.core import Callback, CancelFitException
 from fastai.torch_core import default_device
 from PIL import Image
 
-from gfa_fastai.adapt.methods import AdaIN, ColourMatch, FourierSwap, Recompress, adain, fourier_swap
+from gfa_fastai.adapt.methods import ColourMatch, FourierSwap, Recompress, fourier_swap
 from gfa_fastai.adapt.light import LightFDA, slice_grid
-from gfa_fastai.adapt.adapter import load_adapter
+from gfa_fastai.adapt.by_name import load_adapter
+from gfa_fastai.adapt.fast import fast_form
 from gfa_fastai.use.authenticate import FaceAuthenticator, both_answers, dev_thresholds, small_model
 from gfa_fastai.compare.baselines import make_baseline
 from gfa_fastai.compare.comparators import Comparator
@@ -41,7 +42,8 @@ from gfa_fastai.train.checkpoint import fit_resumable
 from gfa_fastai.metrics import acer, apcer, apcer_per_pai, apcer_threshold, auc, bootstrap_subjects, bpcer
 from gfa_fastai.metrics import bpcer_at_apcer, eer, eer_threshold, far_frr, hter, paired_bootstrap, tpr_at_fpr
 from gfa_fastai.model import GFACNN
-from gfa_fastai.inputs.models import load_model, load_model_adapter, model_header, save_model
+from gfa_fastai.adapt.by_name import load_model_adapter
+from gfa_fastai.inputs.models import load_model, model_header, save_model
 from gfa_fastai.train.memory import training_memory
 from gfa_fastai.compare.recognition import embed, gallery_probe, similarity, verify_pairs
 from gfa_fastai.inputs.tables import load_samples, save_samples
@@ -479,7 +481,6 @@ def golden_adapters():
     target = pictures()[8]
     light = LightFDA(target, size=32, seed=1).fit(pictures()[:8], steps=4, bs=2, lr=1e-2, progress=False)
     twin = LightFDA(target, size=32, seed=1).imitate(fitted(), pictures()[:8], steps=3, bs=2, progress=False)
-    decoder = AdaIN(target, size=32, seed=1).fit(pictures()[:8], steps=3, bs=2, progress=False)
     made = dict(
         colour=ColourMatch(target),
         rgb=ColourMatch(target, 'rgb', 0.5),
@@ -488,9 +489,8 @@ def golden_adapters():
         coarse=Recompress(30),
         light=light,
         twin=twin,
-        adain=decoder,
     )
-    info = dict(light=light.info, adain=decoder.info, off=twin.info['off'])
+    info = dict(light=light.info, off=twin.info['off'])
     return dict(out={k: outputs(a) for k, a in made.items()}, info=info, stats=made['colour'].stats)
 
 
@@ -622,14 +622,13 @@ def golden_fda_losses():
     "Gram matrices, losses, and features of the small loss network."
     f, g = noise(2, 4, 5, 6), noise(2, 4, 5, 6, seed=1)
     target = gram_matrix(g[:1])
-    phi = LossNetwork()
+    phi = LossNetwork(vgg16_trunk(0.25, 'small'))
     features = phi(noise(2, 3, 32, 32), ('relu1_2', 'relu3_3'))
     return dict(
         gram=target,
         domain={n: domain_loss(f, target, n) for n in ('paper', 'mean', 'relative')},
         content=content_loss(f, g),
         tv=tv_loss(noise(2, 3, 8, 8)),
-        adain=short(adain(f, noise(2, 4, seed=2))),
         fourier=short(fourier_swap(noise(1, 3, 16, 20), noise(1, 3, 16, 20, seed=1), 0.1)),
         grid=short(slice_grid(noise(1, 3, 20, 24), normal(1, 12, 4, 8, 8))),
         features={k: short(v) for k, v in features.items()},
@@ -639,12 +638,13 @@ def golden_fda_losses():
 def golden_transform_net():
     "The transform network in its readings, on a fixed input."
     x = noise(1, 3, 20, 28)
-    made = dict(linear=dict(out='linear'), tanh=dict(out='tanh', up='transposed', pad='zero'), residual={})
+    made = dict(linear=dict(out='linear'), tanh=dict(out='tanh', up='transposed', pad='zeros'), residual={})
     out = {}
     for name, kw in made.items():
-        net = TransformNet(0.125, seed=4, **kw).eval()
+        torch.manual_seed(4)
+        net = TransformNet(0.125, **kw).eval()
         with torch.no_grad():
-            out[name] = dict(fast=short(net(x)), slow=short(net.fast(False)(x)))
+            out[name] = dict(fast=short(fast_form(net)(x)), slow=short(net(x)))
         out[name]['weights'] = short(net.layers[0].weight)
     return out
 
@@ -735,6 +735,13 @@ def write_files():
     quietly(learn, lambda: fit_resumable(learn, 2, FILES / 'checkpoint.pth', seed=3, every=0))
 
 
+def as_version_1(meta):
+    "Meta of a model with its threshold as version 1 wrote it."
+    meta = dict(meta)
+    live = meta.pop('thresholds')['live']
+    return meta | dict(threshold=live['points'][live['point']]['threshold'])
+
+
 def golden_files_models():
     "Models with and without an adapter."
     x = noise(3, 3, 32, 32)
@@ -744,7 +751,9 @@ def golden_files_models():
         adapter = load_model_adapter(p)
         with torch.no_grad():
             spoof, who, fc2 = model(x, x.flip(3))
-        out[p.name] = dict(header=model_header(p), meta=meta, spoof=spoof, who=who, fc2=fc2, live=model.live_score(x))
+        header = model_header(p)
+        header['meta'], meta = as_version_1(header['meta']), as_version_1(meta)
+        out[p.name] = dict(header=header, meta=meta, spoof=spoof, who=who, fc2=fc2, live=model.live_score(x))
         if adapter is not None:
             out[p.name]['adapter'] = dict(out=outputs(adapter), fingerprint=adapter.fingerprint())
     return out

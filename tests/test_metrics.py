@@ -5,7 +5,7 @@ from fractions import Fraction
 from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from gfa_fastai.metrics import *
-from gfa_fastai.metrics import _candidates, _rates, resample_counts, _tally
+from gfa_fastai.metrics import candidates, count_per_subject, rates_of_draws, resample_counts
 
 GOLDEN = {
     'overlap': ([0.1, 0.2, 0.3, 0.45, 0.6], [0.4, 0.5, 0.7, 0.8, 0.9], 0.475, 0.2, 0.88),
@@ -127,10 +127,10 @@ def test_apcer_threshold_brute_force(target):
         p = np.random.default_rng(seed).choice(['print', 'replay', 'mask'], len(a))
         for pai in (None, p):
             for pool, kw in ((a, {}), (np.r_[a, l], dict(live=l))):
-                slow = min(t for t in _candidates(np.unique(pool)) if apcer(a, t, pai) <= target)
+                slow = min(t for t in candidates(np.unique(pool)) if apcer(a, t, pai) <= target)
                 assert apcer_threshold(a, target, pai, **kw) == slow
             assert bpcer_at_apcer(a, l, target, pai) == min(
-                bpcer(l, t) for t in _candidates(np.unique(np.r_[a, l])) if apcer(a, t, pai) <= target
+                bpcer(l, t) for t in candidates(np.unique(np.r_[a, l])) if apcer(a, t, pai) <= target
             )
 
 
@@ -217,15 +217,21 @@ def test_bad_scores(f):
         f([], good)
     with pytest.raises(ValueError, match='live scores: 0 samples'):
         f(good, np.array([]))
-    with pytest.raises(ValueError, match=r'live scores: 2 of 4 are NaN or infinite, the first is row 1 \(nan\)'):
+    with pytest.raises(
+        ValueError, match=r'live scores: 2 of 4 are NaN, infinite or no numbers, the first is row 1 \(nan\)'
+    ):
         f(good, [1, np.nan, 2, np.inf])
-    with pytest.raises(ValueError, match=r'attack scores: 1 of 2 are NaN or infinite, the first is row 0 \(-inf\)'):
+    with pytest.raises(
+        ValueError, match=r'attack scores: 1 of 2 are NaN, infinite or no numbers, the first is row 0 \(-inf\)'
+    ):
         f([-np.inf, 1], good)
     with pytest.raises(ValueError, match=r'attack scores: .* shape \(3, 2\)'):
         f(np.zeros((3, 2)), good)
     with pytest.raises(ValueError, match='live scores: .* shape'):
         f(good, 1.0)
-    with pytest.raises(ValueError, match='live scores: 1 of 3 are not numbers, the first is row 2'):
+    with pytest.raises(
+        ValueError, match='live scores: 1 of 3 are NaN, infinite or no numbers, the first is row 2 \(x\)'
+    ):
         f(good, [0.1, 0.2, 'x'])
 
 
@@ -285,7 +291,8 @@ def test_bootstrap_brute_force(seed):
     score, live, subject, pai = table(seed)
     draws, t = resample_counts(8, 300, seed), 0.3
     slow = pd.DataFrame(
-        [slow_rates(score[i], live[i], pai[i], t) for i in (resampled_rows(subject, d) for d in draws)], columns=RATES
+        [slow_rates(score[i], live[i], pai[i], t) for i in (resampled_rows(subject, d) for d in draws)],
+        columns=RATES,
     )
     got = bootstrap_subjects(score, live, subject, t, pai, n=300, seed=seed, level=0.9)
     assert got.index.tolist() == RATES and got.columns.tolist() == ['value', 'low', 'high']
@@ -302,7 +309,7 @@ def test_undefined_rates_are_nan_and_a_missing_species_is_ignored():
     draws[0, 0] = 8
     draws[1, 7] = 8
     draws[2, 2:6] = 2  # attacks only, live only, no mask
-    got = _rates(_tally(score, live, who, species, 0.3), draws)
+    got = rates_of_draws(count_per_subject(score, live, who, species, 0.3), draws)
     assert got.loc[0].notna().to_dict() == dict(
         far=True, frr=False, hter=False, apcer=True, bpcer=False, acer=False, auc=False
     )
@@ -374,8 +381,7 @@ def test_bootstrap_bad_input():
     n = len(score)
     bad = score.copy()
     bad[17] = np.nan
-    name = 'live' if live[17] else 'attack'
-    with pytest.raises(ValueError, match=rf'1 of {n} are NaN or infinite, the first is row 17 \(nan, {name}\)'):
+    with pytest.raises(ValueError, match=rf'1 of {n} are NaN, infinite or no numbers, the first is row 17 \(nan\)'):
         bootstrap_subjects(bad, live, subject, 0.3)
     with pytest.raises(ValueError, match=f'live: {n - 1} entries for {n} scores: row {n - 1}'):
         bootstrap_subjects(score, live[1:], subject, 0.3)
@@ -407,6 +413,24 @@ def test_bootstrap_bad_input():
         paired_bootstrap(score, bad, live, subject, 0.3, 0.3)
     with pytest.raises(ValueError, match='entries for'):
         paired_bootstrap(score, score[1:], live, subject, 0.3, 0.3)
+
+
+# --- over seeds
+
+
+@pytest.mark.parametrize('n', [2, 3, 5, 30])
+def test_student_interval(n):
+    from scipy import stats
+
+    v = np.random.default_rng(n).normal(3, 2, n)
+    mean, low, high = student_interval(pd.Series(v), level=0.9)
+    want = stats.t.interval(0.9, n - 1, loc=v.mean(), scale=stats.sem(v))
+    assert (mean, low, high) == pytest.approx((v.mean(), *want), rel=1e-12)
+
+
+def test_student_interval_of_one_value():
+    mean, low, high = student_interval([2.5])
+    assert mean == 2.5 and np.isnan([low, high]).all()
 
 
 # --- figures, imports

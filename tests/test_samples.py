@@ -60,7 +60,7 @@ REFUSED = {
     'unknown flip': (lambda t: t.assign(flip='hv'), "column 'flip' has 'hv'"),
     'NaN subject': (
         lambda t: object_column(t, subject=['0000', np.nan]),
-        r"'subject' has no value in 1 of 48 rows, the first is row 1 \(0000--1.png\)",
+        r"'subject' has no value: 1 of 48 rows, the first is row 1 \(0000--1.png\)",
     ),
     'None subject': (lambda t: object_column(t, subject=[None]), "'subject' has no value"),
     'blank subject': (lambda t: object_column(t, subject=['  ']), "'subject' has no value"),

@@ -108,7 +108,7 @@ def model_adapter_bytes(
     if not header['adapter']:
         return None
     if ADAPTER_BYTES in tensors:
-        return tensors[ADAPTER_BYTES].numpy().tobytes()
+        return tensors[ADAPTER_BYTES].to(torch.uint8).numpy().tobytes()
     own = {k.removeprefix(ADAPTER): v for k, v in tensors.items() if k.startswith(ADAPTER)}
     return save_tensors(own, header['adapter_header'])
 
@@ -151,7 +151,8 @@ def _parse_header(path, raw, names):
         adapter = json.loads(raw.get('adapter', '{}'))
     except (ValueError, RecursionError) as e:
         raise _no_fit(path, f'the header is no JSON: {e}') from None
-    if not all(isinstance(o, dict) for o in (config, meta, adapter)):
+    strings = isinstance(adapter, dict) and all(isinstance(v, str) for v in adapter.values())
+    if not (strings and isinstance(config, dict) and isinstance(meta, dict)):
         raise _no_fit(path, 'the header has no configuration')
     if classes != list(CLASSES):
         raise ValueError(
@@ -229,7 +230,7 @@ def load_model(
         raise _no_fit(path, str(e).splitlines()[0]) from None
     return model.eval(), header['meta']
 
-# %% ../../nbs/engine/models.ipynb #e6b21119
+# %% ../../nbs/engine/models.ipynb #558c13a4
 def check_batch(
     x,  # what somebody calls a batch of images
     name: str = 'images',  # what error messages call it

@@ -4,50 +4,176 @@
 
 # %% ../../nbs/engine/tables.ipynb #5d37ee5f
 from __future__ import annotations
+import csv
 import io
+import re
+import unicodedata
 import numpy as np
-import os
 import pandas as pd
 from pathlib import Path
 from ..evaluation import refuse_scores, validate_scores
-from .files import writable_folder, write_text
+from .files import write_bytes, write_text, writable_folder
 from ..samples import COLUMNS, REQUIRED, validate_samples
 
 # %% auto #0
-__all__ = ['save_samples', 'load_samples', 'save_scores', 'load_scores', 'save_four_column']
+__all__ = ['write_table', 'read_table', 'save_samples', 'load_samples', 'save_scores', 'load_scores', 'save_four_column']
+
+# %% ../../nbs/engine/tables.ipynb #86459b19
+NUMBER = re.compile(r'-?(0|[1-9]\d{0,17})(\.\d+)?(e[+-]\d+)?|-?inf')  # as Python prints int and float
+TRUTH = {'True': True, 'False': False}
+
+
+def _typed(column):
+    "Numbers or truth values, where all cells that are not empty look as Python prints them; else the text."
+    filled = [v for v in column if v != '']
+    if filled and all(v in TRUTH for v in column):
+        return [TRUTH[v] for v in column]
+    if not filled or not all(NUMBER.fullmatch(v) for v in filled):
+        return column
+    whole = len(filled) == len(column) and all(v.lstrip('-').isdecimal() for v in column)
+    return [int(v) for v in column] if whole else [float(v) if v else np.nan for v in column]
+
+# %% ../../nbs/engine/tables.ipynb #55fca229
+FORMULA = (
+    "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20'"  # what a spreadsheet may run, also in full width, and the apostrophe itself
+)
+
+
+def _guarded(cell):
+    "Text as it stands in the file; what is no text is left alone, a missing value is empty."
+    if not isinstance(cell, str):
+        return '' if pd.api.types.is_scalar(cell) and pd.isna(cell) else cell
+    return f"'{cell}" if cell[:1] and cell[0] in FORMULA else cell
+
+
+def _unguarded(cell):
+    "The text that `_guarded` was given."
+    return cell[1:] if cell[:1] == "'" and cell[1:2] and cell[1] in FORMULA else cell
+
+# %% ../../nbs/engine/tables.ipynb #a2a30359
+def write_table(
+    df: pd.DataFrame,  # its index is not written
+    path,  # a .csv file; its folder is made if need be
+):
+    "Write a table as CSV, whole or not at all; raises OSError."
+    body, header = {}, []
+    for i, name in enumerate(df.columns):
+        column, name = df.iloc[:, i], _guarded(str(name))
+        if not pd.api.types.is_numeric_dtype(column):  # truth values count as numbers here
+            column = [_guarded(v) for v in column]
+            text = [v for v in column if isinstance(v, str)]
+            looks_numeric = len(text) == len(column) and _typed(text) is not text
+        else:
+            looks_numeric = False
+        body[i] = column
+        quoted = '"' + name.replace('"', '""') + '"'
+        header.append(quoted if looks_numeric or re.search('[",\r\n]', name) else name)
+    body = pd.DataFrame(body, index=df.index)
+    returns = any(isinstance(v, str) and '\r' in v for column in body for v in body[column])
+    text = body.to_csv(
+        index=False,
+        header=False,
+        lineterminator='\n',
+        quoting=csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL,  # a bare carriage return would end the line
+    )
+    write_bytes(Path(path), f'{",".join(header)}\n{text}'.encode('utf-8', 'surrogateescape'))
+
+
+def read_table(
+    path,  # a CSV file with a header, in UTF-8
+    dtype=None,  # str: every column is text; or a dict of column -> type. Other columns: as said above
+) -> pd.DataFrame:  # an empty cell is '' in text and NaN in numbers; raises FileNotFoundError or ValueError
+    "Read a table from CSV."
+    text = _read_text(path, 'table')
+    try:
+        return _parse(text, dtype)
+    except ValueError as e:
+        raise ValueError(f'{path}: {e}') from None
+
+# %% ../../nbs/engine/tables.ipynb #2b100b2b
+def _read_text(path, what):
+    "The text of a file; bytes that are not UTF-8 are kept as surrogates."
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f'no {what} at {path}: check the path')
+    data = path.read_bytes()
+    if data[:2] in (b'\xff\xfe', b'\xfe\xff'):
+        raise ValueError(f'{path}: not a CSV table in UTF-8 but in UTF-16. Export it as "CSV UTF-8".')
+    return data.decode('utf-8-sig', 'surrogateescape')
+
+
+def _parse(text, dtype=None):
+    "The table in the text of a CSV file."
+    reader = csv.reader(io.StringIO(text, newline=''), strict=True)
+    rows, lines = [], []
+    try:
+        for row in reader:
+            if row:
+                rows.append(row)
+                lines.append(reader.line_num)
+    except csv.Error as e:
+        raise ValueError(f'not a CSV table: line {reader.line_num}: {e}') from None
+    if not rows:
+        raise ValueError('not a CSV table: it is empty')
+    names = _names(rows[0])
+    for row, line in zip(rows, lines):
+        if len(row) != len(names):
+            raise ValueError(
+                f'not a CSV table: line {line} has {len(row)} values and the header {len(names)} columns. '
+                'Put a value that contains a comma in quotation marks.'
+            )
+    as_text = _quoted_names(text, names)
+    columns = {}
+    for i, name in enumerate(names):
+        column = [_unguarded(row[i]) for row in rows[1:]]
+        kind = dtype.get(name) if isinstance(dtype, dict) else dtype
+        is_text = kind is str or (kind is None and name in as_text)
+        values = pd.Series(column if is_text else _typed(column), dtype=None if len(column) else object)
+        columns[name] = values if kind in (None, str) else values.astype(kind)
+    return pd.DataFrame(columns)
+
+
+def _names(header):
+    "Names of the columns; raises ValueError where one is there twice."
+    if len(header) == 1 and re.search('[;\t]', header[0]):
+        raise ValueError(
+            'not a CSV table with commas: its columns seem to be separated by ; or tabs. Export it with commas.'
+        )
+    names = [unicodedata.normalize('NFC', _unguarded(name)).strip() for name in header]
+    twice = sorted({name for name in names if name and names.count(name) > 1})
+    if twice:
+        raise ValueError(f'column {twice[0]} is there twice. Keep one of them.')
+    return [name or f'column {i}' for i, name in enumerate(names)]
+
+
+def _quoted_names(text, names):
+    "Columns that are text although they look like numbers: their names stand in quotation marks."
+    header = text.lstrip('\r\n').splitlines()[0]
+    raw = next(csv.reader([header], quoting=csv.QUOTE_NONE))
+    if len(raw) != len(names):  # a name that contains a comma
+        return set()
+    return {name for name, written in zip(names, raw) if written.startswith('"')}
 
 # %% ../../nbs/engine/tables.ipynb #4e1bcd61
 def save_samples(
     df: pd.DataFrame,  # samples table
     path,  # a .csv file; its folder is made if need be
 ):
-    "Write a samples table as CSV, to a temporary name first; raises OSError."
-    path = Path(path)
-    tmp = writable_folder(path.parent) / f'{path.name}.{os.getpid()}.tmp'
-    box = df['box'].map(
-        lambda b: ' '.join(repr(float(v)) for v in b) if isinstance(b, (tuple, list, np.ndarray)) else ''
-    )
-    df.assign(box=box).to_csv(tmp, index=False, errors='surrogateescape')
-    tmp.replace(path)
+    "Write a samples table as CSV, whole or not at all; raises OSError."
+    writable_folder(Path(path).parent)
+    box = [' '.join(repr(float(v)) for v in b) if isinstance(b, (tuple, list, np.ndarray)) else '' for b in df['box']]
+    write_table(df.assign(box=box), path)
 
 
 def load_samples(
     path,  # a .csv file as save_samples writes it
 ) -> pd.DataFrame:  # validated; raises ValueError or FileNotFoundError
     "Read a samples table from CSV."
-    path = Path(path)
-    if not path.is_file():
+    if not Path(path).is_file():
         raise FileNotFoundError(f'no samples table at {path}. Give a CSV file with the columns {", ".join(REQUIRED)}.')
+    text = _read_text(path, 'samples table')
     try:
-        return validate_samples(
-            pd.read_csv(
-                path,
-                dtype={c: str for c in COLUMNS},
-                keep_default_na=False,
-                na_values=[''],
-                encoding_errors='surrogateescape',
-            )
-        )
+        return validate_samples(_parse(text, dict.fromkeys([*COLUMNS, 'flip'], str)))
     except ValueError as e:
         raise ValueError(f'{path} is no samples table: {e}') from None
 
@@ -56,8 +182,8 @@ def save_scores(
     scores: pd.DataFrame,  # scores table
     path,  # a .csv file; its folder is made
 ):
-    "Write a scores table as CSV, to a temporary name first."
-    write_text(path, validate_scores(scores).to_csv(index=False, lineterminator='\n'))
+    "Write a scores table as CSV, whole or not at all; raises OSError."
+    write_table(validate_scores(scores), path)
 
 
 def load_scores(
@@ -67,38 +193,25 @@ def load_scores(
 ) -> pd.DataFrame:  # validated; raises FileNotFoundError or ValueError
     "Read scores from CSV or four-column text."
     tables = []
-    for p in map(Path, paths):
-        if not p.is_file():
-            raise FileNotFoundError(f'no scores at {p}: check the path')
+    for path in map(Path, paths):
+        text = _read_text(path, 'scores')
         try:
-            tables.append(validate_scores(_complete(_read(p), p, split, dataset)))
+            table = _four_columns(text) if _has_four_columns(text) else _parse(text, NAMES_ARE_TEXT)
+            tables.append(validate_scores(_complete(table, path, split, dataset)))
         except ValueError as e:
-            raise ValueError(f'{p}: {e}') from None
+            raise ValueError(f'{path}: {e}') from None
     if not tables:
         raise ValueError('scores: no file given')
     return tables[0] if len(tables) == 1 else validate_scores(pd.concat(tables, ignore_index=True))
 
 # %% ../../nbs/engine/tables.ipynb #f8045f8b
-def _read(path):
-    "The table in a file: four columns where its first line has no comma and four words, else CSV."
-    try:
-        text = path.read_text(encoding='utf-8-sig')
-    except UnicodeDecodeError as e:
-        raise ValueError(f'not a CSV table ({e})') from None
+NAMES_ARE_TEXT = dict.fromkeys(['dataset', 'split', 'subject', 'video', 'label', 'pai'], str)
+
+
+def _has_four_columns(text):
+    "Whether the first line has four words and no comma."
     first = next((l for l in text.splitlines() if l.strip() and not l.startswith('#')), '')
-    if ',' not in first and len(first.split()) == 4:
-        return _four_columns(text)
-    names = ('dataset', 'split', 'subject', 'video', 'label', 'pai')
-    try:
-        return pd.read_csv(
-            io.StringIO(text),
-            dtype={c: str for c in names},
-            keep_default_na=False,
-            na_values={'score': ['', 'nan', 'NaN', 'NA']},
-            float_precision='round_trip',
-        )
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as e:
-        raise ValueError(f'not a CSV table ({e})') from None
+    return ',' not in first and len(first.split()) == 4
 
 
 def _complete(df, path, split, dataset):
@@ -110,10 +223,11 @@ def _complete(df, path, split, dataset):
     if 'split' in df:
         return df
     words = dict(train='train', dev='dev', devel='dev', development='dev', test='test', eval='test')
-    found = {words[w] for w in ''.join(c if c.isalpha() else ' ' for c in path.stem.lower()).split() if w in words}
+    found = {words[w] for w in re.findall('[a-z]+', path.stem.lower()) if w in words}
     if split is None and len(found) != 1:
         raise ValueError(
-            'scores: it does not say which split its rows belong to. Name the file for it, as scores_dev or scores_test, add a column split, or pass split=.'
+            'scores: it does not say which split its rows belong to. '
+            'Name the file for it, as scores_dev or scores_test, add a column split, or pass split=.'
         )
     return df.assign(split=split or found.pop())
 
@@ -123,40 +237,32 @@ def _four_columns(text):
     rows = [(i, l.split()) for i, l in enumerate(text.splitlines(), 1) if l.strip() and not l.startswith('#')]
     if bad := [(i, r) for i, r in rows if len(r) != 4]:
         raise ValueError(
-            f'scores: line {bad[0][0]} has {len(bad[0][1])} fields and not four (claimed_id real_id label score); there are {len(bad)} such lines'
+            f'scores: line {bad[0][0]} has {len(bad[0][1])} fields and not four '
+            f'(claimed_id real_id label score); there are {len(bad)} such lines'
         )
     df = pd.DataFrame([r for _, r in rows], columns=['subject', 'pai', 'video', 'score'])
     df['label'] = np.where(df['pai'] == df['subject'], 'live', 'attack')
-    df['pai'] = (
-        df['pai']
-        .where(~df['pai'].isin(df['subject']), 'impostor')
-        .replace('attack', 'unspecified')
-        .where(df['label'] == 'attack', '')
-    )
-    return df
+    species = df['pai'].where(~df['pai'].isin(df['subject']), 'impostor').replace('attack', 'unspecified')
+    return df.assign(pai=species.where(df['label'] == 'attack', ''))
 
 
 def save_four_column(
     scores: pd.DataFrame,  # scores table of one dataset and one split
     path,  # text file; its folder is made
 ):
-    "Write scores as `claimed_id real_id label score`, a line for each frame; ValueError where the four columns cannot hold them."
+    "Write scores as `claimed_id real_id label score`, a line for each frame; ValueError where four columns do not hold them."
     df = validate_scores(scores)
     for c in ('dataset', 'split'):
         if df[c].nunique() > 1:
             raise ValueError(
-                f'scores: {df[c].nunique()} values of {c} ({", ".join(sorted(df[c].unique()))}), and four columns do not hold it. Write a file for each.'
+                f'scores: {df[c].nunique()} values of {c} ({", ".join(sorted(df[c].unique()))}), '
+                'and four columns do not hold it. Write a file for each.'
             )
     for c in ('subject', 'pai', 'video'):
-        refuse_scores(
-            df,
-            df[c].str.contains(r'\s|^#', regex=True),
-            f'white space or a leading # in {c}, which four columns cannot hold',
-        )
+        no_field = df[c].str.contains(r'\s|^#', regex=True)
+        refuse_scores(df, no_field, f'white space or a leading # in {c}, which four columns cannot hold')
     attack = df['label'] == 'attack'
     real = df['pai'].replace('unspecified', 'attack').where(attack, df['subject'])
     refuse_scores(df, attack & real.isin(df['subject']), 'a species that is also the name of a person')
-    write_text(
-        path,
-        ''.join(f'{c} {r} {v} {float(s)!r}\n' for c, r, v, s in zip(df['subject'], real, df['video'], df['score'])),
-    )
+    rows = zip(df['subject'], real, df['video'], df['score'])
+    write_text(path, ''.join(f'{claimed} {r} {video} {float(score)!r}\n' for claimed, r, video, score in rows))

@@ -14,12 +14,13 @@ import pandas as pd
 import platform
 import re
 from pathlib import Path
-from scipy import stats
 import gfa_fastai
-from ..evaluation import compare_systems, compare_thresholds, page_html, percent, video_scores
+from ..evaluation import compare_systems, compare_thresholds, percent, video_scores
 from ..inputs.files import write_text
-from ..metrics import LINES, plot_det, plot_roc, plot_scores
+from ..inputs.tables import read_table
+from ..metrics import LINES, plot_det, plot_roc, plot_scores, student_interval
 from ..pages import PALETTE
+from .webpage import page_html
 from ..samples import sample_counts
 from ..synth.benchmark import SYNTHPAD_VERSION
 
@@ -105,7 +106,7 @@ def what_learned(
     "How far each training got: at GUESSING the anti-spoofing head has learned nothing."
 
     def last(a):
-        t = pd.read_csv(out / 'arms' / a['name'] / 'terms.csv')[term]
+        t = read_table(out / 'arms' / a['name'] / 'terms.csv')[term]
         return float(t.tail(max(1, len(t) // 10)).mean())
 
     return {a['name']: last(a) for a in arms}
@@ -162,8 +163,8 @@ def difference_table(
     for (given, train, test), g in paired[paired['what'] == what].groupby(['given', 'train', 'test']):
         v, one = 100 * g['value'].to_numpy(), g.iloc[0]
         if len(v) > 1:
-            half = stats.t.ppf(0.975, len(v) - 1) * v.std(ddof=1) / len(v) ** 0.5
-            text, clear = f'{v.mean():+.1f} ± {v.std(ddof=1):.1f} ({len(v)} seeds)', abs(v.mean()) > half
+            mean, low, high = student_interval(v)
+            text, clear = f'{mean:+.1f} ± {v.std(ddof=1):.1f} ({len(v)} seeds)', not low <= 0 <= high
         elif pd.isna(one['low']):
             text, clear = f'{v[0]:+.1f}', None
         else:
@@ -236,7 +237,7 @@ def training_table(
     "Where each training ended."
     rows = []
     for a in arms:
-        t = pd.read_csv(out / 'arms' / a['name'] / 'terms.csv')
+        t = read_table(out / 'arms' / a['name'] / 'terms.csv')
         last = t.tail(max(1, len(t) // 10)).mean()
         rows.append(
             {
@@ -484,7 +485,7 @@ def terms_figure(
 
 def _smooth(out, arm):
     "Loss terms of an arm, running mean over a twentieth of the training."
-    t = pd.read_csv(out / 'arms' / arm['name'] / 'terms.csv', index_col='step')
+    t = read_table(out / 'arms' / arm['name'] / 'terms.csv').set_index('step')
     return t.rolling(max(1, len(t) // 20), min_periods=1).mean()
 
 # %% ../../nbs/engine/report.ipynb #202a99ef

@@ -20,7 +20,7 @@ from ..evaluation import find_threshold, score_samples
 from ..inputs.datasets import READERS
 from ..inputs.files import writable_folder, write_text
 from ..inputs.frames import check_skipped, extract_frames, frames_summary
-from ..inputs.tables import load_scores, save_samples, save_scores
+from ..inputs.tables import load_scores, read_table, save_samples, save_scores, write_table
 from .report import judge, paired_table, what_learned, write_report
 from ..samples import check_classes, known_names, split_by_subject, validate_samples
 from ..synth.benchmark import DOMAIN_NAMES, SYNTHPAD_VERSION, make_synthpad
@@ -428,7 +428,7 @@ def train_arm(
 
     def finish():
         folder.mkdir(parents=True, exist_ok=True)
-        terms_table(learn).to_csv(folder / 'terms.csv')
+        write_table(terms_table(learn).reset_index(), folder / 'terms.csv')
         dev = score_samples(learn, own[own['split'] == 'dev'], progress=False)
         info = dict(
             arm,
@@ -462,7 +462,7 @@ def fit_fda(
     progress: bool = True,  # show a bar
 ):  # FDA of `fda`, kept in out/fda
     "FDA of a training set: fitted on the frames of its training people, and its target is one of them."
-    from gfa_fastai.adapt.media import make_adapter
+    from gfa_fastai.adapt.by_name import make_adapter
 
     own = frames[(frames['dataset'] == train) & (frames['split'] == 'train') & (frames['role'] == 'probe')]
     return make_adapter(
@@ -531,8 +531,8 @@ def run_arm(
 def _kept(path, make):
     "A table that lies in the run folder, or is made now and kept."
     if not path.exists():
-        write_text(path, make().to_csv(index=False))
-    return pd.read_csv(path, dtype=dict(dataset=str, probes=str, train=str, test=str))
+        write_table(make(), path)
+    return read_table(path, dict(dataset=str, probes=str, train=str, test=str))
 
 # %% ../../nbs/engine/reproduce.ipynb #ae8a3ff7
 def gallery_rows(

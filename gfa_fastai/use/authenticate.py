@@ -5,29 +5,32 @@
 # %% ../../nbs/engine/authenticate.ipynb #f41a00f9
 from __future__ import annotations
 import cv2
+import importlib.util
 import math
 import numpy as np
 import os
 import torch
 import torch.nn.functional as F
+import unicodedata
 from PIL import Image, ImageDraw, ImageFont
 from dataclasses import asdict, dataclass, field
 from fastcore.basics import patch
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from ..inputs.faces import crop_face, open_yunet
 from ..inputs.images import read_image, resize_square
-from ..inputs.models import load_model, load_model_adapter, model_header
-from ..inputs.trees import VIDEOS
-from ..inputs.videos import video_frames
+from ..adapt.by_name import load_model_adapter
+from ..inputs.models import load_model, model_header
+from ..inputs.videos import clip_frames, is_video, video_frames
 from ..model import run_head
 from ..samples import CLASSES
 from .gallery import Gallery, check_name, model_hash
 from .quality import Gates, check_faces, find_faces
 
 # %% auto #0
-__all__ = ['CODES', 'RISKS', 'both_answers', 'dev_thresholds', 'AuthResult', 'FaceAuthenticator', 'small_model', 'measure_shift',
-           'Look', 'annotate', 'camera_frames', 'model_card']
+__all__ = ['CODES', 'RISKS', 'both_answers', 'dev_thresholds', 'stated_thresholds', 'AuthResult', 'FaceAuthenticator',
+           'small_model', 'measure_shift', 'FaceReading', 'drawable', 'annotate', 'camera_frames', 'model_card']
 
 # %% ../../nbs/engine/authenticate.ipynb #f1dcab72
 @torch.inference_mode()
@@ -36,14 +39,16 @@ def both_answers(
     frames,  # (B, S, S, 3) uint8: whole frames
     faces,  # (B, S, S, 3) uint8: face crops
 ) -> tuple:  # live scores (B,) and embeddings (B, D) of length 1, float64 arrays
-    "Is it live, and who is it: one pass."
+    "Live scores of frames and embeddings of faces, in one pass."
     weights = next(model.parameters())
-    x = torch.from_numpy(np.concatenate([frames, faces])).to(weights.device).permute(0, 3, 1, 2).to(weights.dtype) / 255
-    n = len(frames)
-    spoof, who, mirrored = model.features(torch.cat([x, x[n:].flip(3)])).split(n)
-    live = run_head(model.spoof_head, spoof)[0].double().softmax(1)[:, CLASSES.index('live')]
-    e = sum(run_head(model.id_head, f)[1].double() for f in (who, mirrored))
-    return live.cpu().numpy(), F.normalize(e, eps=1e-30).cpu().numpy()
+    pictures = torch.from_numpy(np.concatenate([frames, faces])).to(weights.device)
+    pictures = pictures.permute(0, 3, 1, 2).to(weights.dtype) / 255
+    mirrored_faces = pictures[len(frames) :].flip(3)
+    of_frames, of_faces, of_mirrored = model.features(torch.cat([pictures, mirrored_faces])).split(len(frames))
+    logits = run_head(model.spoof_head, of_frames)[0].double()
+    live = logits.softmax(1)[:, CLASSES.index('live')]
+    embedding = sum(run_head(model.id_head, f)[1].double() for f in (of_faces, of_mirrored))
+    return live.cpu().numpy(), F.normalize(embedding, eps=1e-30).cpu().numpy()
 
 # %% ../../nbs/engine/authenticate.ipynb #3f1898ab
 def dev_thresholds(
@@ -54,33 +59,42 @@ def dev_thresholds(
     far: float = 0.01,  # of the first point for who
 ) -> dict:  # live and similarity: point (the default), points (name -> threshold and rates on these rows), measured_on; raises ValueError
     "Operating points of both decisions on held-out people, for single pictures."
+    from gfa_fastai import metrics  # brings SciPy: not for whoever only verifies
     from gfa_fastai.evaluation import score_samples
-    from gfa_fastai.metrics import apcer as worst, apcer_threshold, bpcer, eer_threshold
 
     rows = frames[(frames['split'] == split) & (frames['role'] == 'probe')]
-    s = score_samples(model, rows, progress=False)
-    bad, good, pai = (
-        s.loc[s['label'] == 'attack', 'score'].to_numpy(),
-        s.loc[s['label'] == 'live', 'score'].to_numpy(),
-        s.loc[s['label'] == 'attack', 'pai'].to_numpy(),
-    )
-    if not len(bad) or not len(good):
+    scores = score_samples(model, rows, progress=False)
+    is_live = scores['label'] == 'live'
+    live, attack = scores.loc[is_live, 'score'].to_numpy(), scores.loc[~is_live, 'score'].to_numpy()
+    species = scores.loc[~is_live, 'pai'].to_numpy()
+    if not len(attack) or not len(live):
         raise ValueError(
-            f'dev_thresholds: split {split!r} has {len(good)} live and {len(bad)} attack pictures; a threshold needs both'
+            f'dev_thresholds: split {split!r} has {len(live)} live and {len(attack)} attack pictures; '
+            'a threshold needs both'
         )
-    found = {'EER': eer_threshold(bad, good), f'APCER {apcer:.0%}': apcer_threshold(bad, apcer, pai, good)}
-    points = {k: dict(threshold=t, apcer=worst(bad, t, pai), bpcer=bpcer(good, t)) for k, t in found.items()}
+
+    def point(threshold):
+        apcer_there = metrics.apcer(attack, threshold, species)
+        return dict(threshold=threshold, apcer=apcer_there, bpcer=metrics.bpcer(live, threshold))
+
+    points = {
+        'EER': point(metrics.eer_threshold(attack, live)),
+        f'APCER {apcer:.0%}': point(metrics.apcer_threshold(attack, apcer, species, live)),
+    }
     names = ', '.join(sorted(rows['dataset'].unique()))
-    on = f'{split} people of {names}: {rows["subject"].nunique()} people, {len(good)} live and {len(bad)} attack pictures ({", ".join(sorted(set(pai)))})'
+    measured_on = (
+        f'{split} people of {names}: {rows["subject"].nunique()} people, {len(live)} live and '
+        f'{len(attack)} attack pictures ({", ".join(sorted(set(species)))})'
+    )
     return dict(
-        live=dict(point='EER', points=points, measured_on=on),
-        similarity=_who_thresholds(model, frames[frames['split'] == split], far, names),
+        live=dict(point='EER', points=points, measured_on=measured_on),
+        similarity=_similarity_thresholds(model, frames[frames['split'] == split], far, names),
     )
 
 # %% ../../nbs/engine/authenticate.ipynb #dea99ac2
-def _who_thresholds(model, rows, far, names):
+def _similarity_thresholds(model, rows, far, names):
     "Operating points for who it is: live probes against one enrolled photo a person, within each dataset."
-    from gfa_fastai.metrics import eer_threshold, far_frr
+    from gfa_fastai import metrics
     from gfa_fastai.compare.recognition import gallery_scores, pick_gallery, tar_at_far
 
     rows = rows[(rows['label'] == 'live') | (rows['role'] == 'gallery')]
@@ -91,53 +105,70 @@ def _who_thresholds(model, rows, far, names):
     except ValueError as e:
         return dict(point=None, points={}, measured_on=f'nothing: {e}')
     other, same = (np.concatenate([s[k] for s in scores]) for k in (0, 1))
-    found = {f'FAR {far:.0%}': tar_at_far(other, same, far)[1], 'EER': eer_threshold(other, same)}
+    found = {f'FAR {far:.0%}': tar_at_far(other, same, far)[1], 'EER': metrics.eer_threshold(other, same)}
 
-    def point(t):
-        a, r = far_frr(other, same, t)
-        return dict(threshold=float(t), far=a, frr=r)
+    def point(threshold):
+        accepted, rejected = metrics.far_frr(other, same, threshold)
+        return dict(threshold=float(threshold), far=accepted, frr=rejected)
 
     points = {k: point(t) for k, t in found.items() if not math.isnan(t)}
-    return dict(
-        point=next(iter(points)),
-        points=points,
-        measured_on=f'dev people of {names}: {rows["subject"].nunique()} people with one enrolled photo each, {len(same)} pairs of one person, {len(other)} of two',
+    measured_on = (
+        f'dev people of {names}: {rows["subject"].nunique()} people with one enrolled photo each, '
+        f'{len(same)} pairs of one person, {len(other)} of two'
     )
+    return dict(point=next(iter(points)), points=points, measured_on=measured_on)
 
 # %% ../../nbs/engine/authenticate.ipynb #cb5b0be8
-def _number(x):
+def stated_thresholds(
+    meta: dict,  # what a model file says of itself
+) -> dict:  # as dev_thresholds gives them; empty where the file has none
+    "Operating points of a model file; of version 1's files the one number that they may have."
+    if meta.get('thresholds') is not None:
+        return meta['thresholds']
+    if not _is_number(meta.get('threshold')):
+        return {}
+    point = dict(threshold=float(meta['threshold']))
+    measured_on = f'the development people of {meta.get("train", "its training set")}'
+    return dict(live=dict(point='EER', points=dict(EER=point), measured_on=measured_on))
+
+
+def _is_number(x):
     return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
 
 
-def _threshold(meta, kind, point, path):
-    "Threshold, and where it is from, of 'live' or 'similarity' in a model's meta; (None, why) where there is none. Raises ValueError."
-    known = meta.get('thresholds')
-    if known is None and kind == 'live' and _number(meta.get('threshold')) and point in (None, 'EER'):
-        return float(meta['threshold']), f'EER on the development people of {meta.get("train", "its training set")}'
-    if known is None or isinstance(known, dict) and kind not in known:
-        return None, f'{path} has no threshold for {kind}'
+def _choose_threshold(meta, kind, point, source):
+    "Threshold for 'live' or 'similarity' and where it is from; (None, why) where there is none. Raises ValueError."
+    known = stated_thresholds(meta)
+    if isinstance(known, dict) and kind not in known:
+        return None, f'{source} has no threshold for {kind}'
+    damaged = f'{source}: its thresholds are damaged ({kind}): write them anew with dev_thresholds and save_model'
     try:
-        t = known[kind]
-        name = point or t['point']
-        if name is None:
-            return None, f'{path} has no threshold for {kind}; it was measured on {t["measured_on"]}'
-        if name not in t['points']:
-            raise ValueError(f'{path}: no operating point {name!r} for {kind}; it has {", ".join(t["points"])}')
-        if not _number(t['points'][name]['threshold']):
-            raise TypeError
-        return float(t['points'][name]['threshold']), f'{name} on {t["measured_on"]}'
+        name, points, measured_on = point or known[kind]['point'], known[kind]['points'], known[kind]['measured_on']
+        value = None if name is None or name not in points else points[name]['threshold']
     except (KeyError, TypeError, AttributeError):
-        raise ValueError(
-            f'{path}: its thresholds are damaged ({kind}): write them anew with dev_thresholds and save_model'
-        ) from None
+        raise ValueError(damaged) from None
+    if name is None:
+        return None, f'{source} has no threshold for {kind}; it was measured on {measured_on}'
+    if name not in points:
+        raise ValueError(f'{source}: no operating point {name!r} for {kind}; it has {", ".join(points)}')
+    if not _is_number(value):
+        raise ValueError(damaged)
+    return float(value), f'{name} on {measured_on}'
+
+
+def _check_range(name, value, low, high):
+    "Raise ValueError for a threshold that no score can be compared with."
+    tolerance = 1e-6
+    if value is not None and not (_is_number(value) and low - tolerance <= value <= high + tolerance):
+        raise ValueError(f'{name} is {value!r}: give a number from {low} to {high}')
 
 # %% ../../nbs/engine/authenticate.ipynb #8befa711
 @dataclass
 class AuthResult:
-    "What was decided about a picture or video, and why."
+    "A decision about a picture or video, with its reason."
 
     decision: str  # 'accept' or 'reject'
-    code: str  # 'live' or a name, as it were: see CODES
+    code: str  # one of CODES
     reason: str  # in words, with the numbers
     live_score: float | None = None  # probability of live, 0 to 1
     live_threshold: float | None = None  # accepted at or above it
@@ -146,7 +177,7 @@ class AuthResult:
     similarity_threshold: float | None = None
     box: tuple | None = None  # x, y, w, h of the face, pixels of the upright picture
     candidates: list = field(default_factory=list)  # of (name, similarity), from identify
-    frames: int = 1  # pictures that were looked at
+    frames: int = 1  # pictures that it is based on
 
     @property
     def accepted(self) -> bool:
@@ -180,8 +211,8 @@ class FaceAuthenticator:
         meta: dict,  # what its file says: size, margin, thresholds
         adapter=None,  # that frames go through, as in training
         gallery=None,  # JSON file of enrolled people; None: in memory
-        live_threshold: float | None = None,  # in place of the model's
-        similarity_threshold: float | None = None,  # in place of the model's
+        live_threshold: float | None = None,  # 0 to 1, in place of the model's
+        similarity_threshold: float | None = None,  # -1 to 1, in place of the model's
         live_point: str | None = None,  # operating point, as 'APCER 5%'; None: the model's default
         similarity_point: str | None = None,  # as 'FAR 1%'
         gates: Gates | None = None,  # None: Gates()
@@ -189,51 +220,59 @@ class FaceAuthenticator:
         device=None,  # None: CUDA, then Apple's, then CPU
         source='the model',  # what error messages call it
     ):
-        size, margin = meta.get('size'), meta.get('margin')
-        if not (_number(size) and 32 <= size <= 2048 and size == int(size) and _number(margin) and 0 <= margin <= 5):
-            raise ValueError(
-                f'{source}: it does not say at which size (32 to 2048 pixels) and with which margin its faces were cut. Give a model that gfa_train or gfa_reproduce wrote, or save_model(..., size=, margin=).'
-            )
-        self.meta, self.size, self.margin, self.source, self.shift = (
-            meta,
-            int(size),
-            float(margin),
-            source,
-            meta.get('box_shift', [0.0, 0.0, 1.0]),
-        )
-        if not (
-            isinstance(self.shift, list)
-            and len(self.shift) == 3
-            and all(_number(v) and abs(v) < 3 for v in self.shift)
-            and self.shift[2] > 0.1
-        ):
-            raise ValueError(f'{source}: its box_shift is damaged: it is [right, down, size]')
-        self.live_threshold, self.live_origin = (
-            (live_threshold, 'given') if live_threshold is not None else _threshold(meta, 'live', live_point, source)
-        )
-        self.similarity_threshold, self.similarity_origin = (
-            (similarity_threshold, 'given')
-            if similarity_threshold is not None
-            else _threshold(meta, 'similarity', similarity_point, source)
-        )
-        for name in ('live_threshold', 'similarity_threshold'):
-            if (t := getattr(self, name)) is not None and not _number(t):
-                raise ValueError(f'{name} is {t!r}: give a number')
+        self.meta, self.source = meta, source
+        self.size, self.margin, self.shift = _how_faces_are_cut(meta, source)
+        self.live_threshold, self.live_origin = live_threshold, 'given'
+        if live_threshold is None:
+            self.live_threshold, self.live_origin = _choose_threshold(meta, 'live', live_point, source)
+        self.similarity_threshold, self.similarity_origin = similarity_threshold, 'given'
+        if similarity_threshold is None:
+            found = _choose_threshold(meta, 'similarity', similarity_point, source)
+            self.similarity_threshold, self.similarity_origin = found
+        _check_range('live_threshold', self.live_threshold, 0, 1)
+        _check_range('similarity_threshold', self.similarity_threshold, -1, 1)
         if self.live_threshold is None:
             raise ValueError(f'{self.live_origin}: give live_threshold=, or write it into the file with dev_thresholds')
         if detector is not None:
             open_yunet(detector)
         self.adapter, self.gates, self.detector = adapter, gates or Gates(), detector
-        self.device = device or (
-            'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
-        )
-        self.gallery = Gallery(
-            gallery, model_hash(model, size=self.size, margin=self.margin, shift=self.shift), model.config['fc_dim']
-        )
+        self.device = _choose_device(device)
+        key = model_hash(model, size=self.size, margin=self.margin, shift=self.shift)
+        self.gallery = Gallery(gallery, key, model.config['fc_dim'])
         self.model = model.to(self.device).eval()
 
     def __repr__(self):
-        return f'FaceAuthenticator: {self.source}, {self.size} px, live at {self.live_threshold:.3f} ({self.live_origin}); {len(self.gallery)} people enrolled'
+        return (
+            f'FaceAuthenticator: {self.source}, {self.size} px, live at {self.live_threshold:.3f} '
+            f'({self.live_origin}); {len(self.gallery)} people enrolled'
+        )
+
+
+def _how_faces_are_cut(meta, source):
+    "Size, margin and shift of the boxes, as a model file says them; raises ValueError."
+    size, margin, shift = meta.get('size'), meta.get('margin'), meta.get('box_shift', [0.0, 0.0, 1.0])
+    good_size = _is_number(size) and 32 <= size <= 2048 and size == int(size)
+    if not (good_size and _is_number(margin) and 0 <= margin <= 5):
+        raise ValueError(
+            f'{source}: it does not say at which size (32 to 2048 pixels) and with which margin its faces were cut. '
+            'Give a model that gfa_train or gfa_reproduce wrote, or save_model(..., size=, margin=).'
+        )
+    good_shift = isinstance(shift, list) and len(shift) == 3 and all(_is_number(v) and abs(v) < 3 for v in shift)
+    if not (good_shift and shift[2] > 0.1):
+        raise ValueError(f'{source}: its box_shift is damaged: it is [right, down, size]')
+    return int(size), float(margin), shift
+
+
+def _choose_device(device):
+    "The device that was asked for, or the best there is; raises ValueError."
+    if device is None:
+        return 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as e:
+        reason = str(e).splitlines()[0][:120]
+        raise ValueError(f'device {device!r} cannot be used ({reason}): give cpu, cuda or mps') from None
+    return device
 
 # %% ../../nbs/engine/authenticate.ipynb #488a90f4
 def small_model() -> Path:  # raises FileNotFoundError
@@ -271,7 +310,8 @@ def measure_shift(
             continue
         (x, y, w, h), (X, Y, W, H) = found[0], box
         side = max(w, h)
-        moves.append(((X + W / 2 - x - w / 2) / side, (Y + H / 2 - y - h / 2) / side, max(W, H) / side))
+        right, down = X + W / 2 - (x + w / 2), Y + H / 2 - (y + h / 2)
+        moves.append((right / side, down / side, max(W, H) / side))
     if not moves:
         raise ValueError(
             f'measure_shift: no picture of {len(samples)} has both a box and a face that the detector finds'
@@ -279,8 +319,8 @@ def measure_shift(
     return np.median(moves, 0).round(3).tolist()
 
 
-def _moved(box, shift):
-    "A detector's box, moved to where the training's would be."
+def _training_box(box, shift):
+    "The box that the training's table would have for a detector's box."
     x, y, w, h = box
     side = max(w, h)
     X, Y, S = x + w / 2 + shift[0] * side, y + h / 2 + shift[1] * side, shift[2] * side
@@ -288,217 +328,218 @@ def _moved(box, shift):
 
 # %% ../../nbs/engine/authenticate.ipynb #4a4a79c2
 @dataclass
-class Look:
-    "What was seen in one picture, before anything is decided."
+class FaceReading:
+    "What was found in one picture, before anything is decided."
 
-    code: str | None  # why it cannot be judged; None: it can
-    words: str  # the same in words
-    box: tuple | None  # of the face
-    live: float | None = None  # score
-    embedding: np.ndarray | None = None
+    code: str | None  # the gate that it failed, one of CODES; None: it passed
+    reason: str  # the same in words
+    box: tuple | None  # x, y, w, h of the face in pixels
+    live: float | None = None  # score, 0 to 1
+    embedding: np.ndarray | None = None  # (D,), of length 1
 
 
 @patch
-def look(
+def read_faces(
     self: FaceAuthenticator,
-    images,  # list of pictures, see read_image
+    images,  # list of pictures, as read_image takes them
     bs: int = 32,  # that go through the network together
-) -> list:  # of Look; raises ValueError for what is no picture
+) -> list:  # of FaceReading; raises ValueError for what is no picture
     "Faces, gates, and one forward pass for each batch of pictures."
-    out, todo = [], []
+    readings, waiting = [], []
     for image in map(read_image, images):
         faces = find_faces(image, self.detector)
-        out.append(Look(*check_faces(image, faces, self.gates), faces[0] if faces else None))
-        if out[-1].code is None:
-            todo.append(
-                (
-                    out[-1],
-                    resize_square(image, self.size),
-                    crop_face(image, _moved(faces[0], self.shift), self.size, self.margin),
-                )
-            )
-        if len(todo) == bs:
-            self._ask(todo)
-            todo = []
-    if todo:
-        self._ask(todo)
-    return out
+        code, reason = check_faces(image, faces, self.gates)
+        reading = FaceReading(code, reason, faces[0] if faces else None)
+        readings.append(reading)
+        if code is None:
+            box = _training_box(reading.box, self.shift)
+            face = crop_face(image, box, self.size, self.margin)
+            waiting.append((reading, resize_square(image, self.size), face))
+        if len(waiting) == bs:
+            self._run_network(waiting)
+            waiting = []
+    if waiting:
+        self._run_network(waiting)
+    return readings
 
 # %% ../../nbs/engine/authenticate.ipynb #485fc2a6
 @patch
-def _ask(self: FaceAuthenticator, todo):
-    "Fill in scores and embeddings of (Look, frame, face)."
-    looks, frames, faces = zip(*todo)
+def _run_network(self: FaceAuthenticator, waiting):
+    "Fill in scores and embeddings of (FaceReading, frame, face)."
+    readings, frames, faces = zip(*waiting)
     if self.adapter is not None:
         frames = self.adapter.run(list(frames))
-    for look, live, e in zip(looks, *both_answers(self.model, np.stack(frames), np.stack(faces))):
-        look.live, look.embedding = float(live), e
+    scores, embeddings = both_answers(self.model, np.stack(frames), np.stack(faces))
+    for reading, live, embedding in zip(readings, scores, embeddings):
+        reading.live, reading.embedding = float(live), embedding
 
 # %% ../../nbs/engine/authenticate.ipynb #6497e7b2
-def _is_video(x):
-    return isinstance(x, (str, os.PathLike)) and Path(x).suffix.lower() in VIDEOS
+def _is_video_file(x):
+    return isinstance(x, (str, os.PathLike)) and is_video(x)
 
 # %% ../../nbs/engine/authenticate.ipynb #45f48a36
 def _take_frames(path, n):
     "`n` frames of a video, evenly spread; ValueError names the file."
-    from gfa_fastai.inputs.videos import clip_frames  # (fastai comes with it: not for one photograph)
-
-    try:
-        found = list(clip_frames(path, n))
-    except ValueError as e:
-        raise ValueError(f'{path}: {e}') from None
+    found = list(clip_frames(path, n))
     if not found:
         raise ValueError(f'{path}: no frame of it can be decoded; copy it again, or convert it')
     return found
 
 # %% ../../nbs/engine/authenticate.ipynb #e5453881
-def _pool(looks):
-    "Several looks at one presentation as one."
-    good = [l for l in looks if l.code is None]
-    if 2 * len(good) < len(looks):
-        codes = [l.code for l in looks if l.code]
+def _combine(readings):
+    "Several readings of one presentation as one: means of those that passed the gates, or the commonest reason."
+    good = [r for r in readings if r.code is None]
+    if 2 * len(good) < len(readings):
+        codes = [r.code for r in readings if r.code]
         code = max(dict.fromkeys(codes), key=codes.count)
-        worst = next(l for l in looks if l.code == code)
-        return Look(
-            code,
-            worst.words + (f' (in {codes.count(code)} of {len(looks)} frames)' if len(looks) > 1 else ''),
-            worst.box,
-        )
-    e = np.mean([l.embedding for l in good], 0)
-    return Look(
-        None, '', good[len(good) // 2].box, float(np.mean([l.live for l in good])), e / max(np.linalg.norm(e), 1e-30)
-    )
+        first = next(r for r in readings if r.code == code)
+        counted = f' (in {codes.count(code)} of {len(readings)} frames)' if len(readings) > 1 else ''
+        return FaceReading(code, first.reason + counted, first.box)
+    live = float(np.mean([r.live for r in good]))
+    embedding = np.mean([r.embedding for r in good], 0)
+    embedding = embedding / max(np.linalg.norm(embedding), 1e-30)
+    return FaceReading(None, '', good[len(good) // 2].box, live, embedding)
 
 # %% ../../nbs/engine/authenticate.ipynb #8a01741b
 @patch
-def present(
+def read_presentation(
     self: FaceAuthenticator,
-    image,  # a picture (see read_image), a video file, or a list of frames
+    image,  # a picture (as read_image takes it), a video file, or a list of frames
     n: int = 8,  # frames of a video
-) -> tuple:  # Look, and how many pictures it is of; raises ValueError
+) -> tuple:  # FaceReading, and how many pictures it is based on; raises ValueError
     "One presentation: a picture, or the frames of a video."
-    frames = (
-        _take_frames(image, n) if _is_video(image) else list(image) if isinstance(image, (list, tuple)) else [image]
-    )
+    if _is_video_file(image):
+        frames = _take_frames(image, n)
+    elif isinstance(image, (list, tuple)):
+        frames = list(image)
+    else:
+        frames = [image]
     if not frames:
         raise ValueError('no frames: give at least one')
-    return _pool(self.look(frames)), len(frames)
+    return _combine(self.read_faces(frames)), len(frames)
 
 # %% ../../nbs/engine/authenticate.ipynb #368f274a
 @patch
 def decide(
     self: FaceAuthenticator,
-    look: Look,  # from look or present
+    reading: FaceReading,  # from read_faces or read_presentation
     name: str | None = None,  # who it claims to be; None: whoever is most alike
     live_only: bool = False,  # do not ask who it is
     frames: int = 1,  # pictures behind it
-) -> AuthResult:
+) -> AuthResult:  # raises ValueError for a name that is not enrolled
     "From scores to a decision with its reason."
-    r = AuthResult(
+    name = self.claimed_name(name)
+    result = AuthResult(
         'reject',
-        look.code or '',
-        f'{look.code}: {look.words}',
-        look.live,
-        self.live_threshold,
-        name,
-        None,
-        self.similarity_threshold,
-        look.box,
+        reading.code or '',
+        f'{reading.code}: {reading.reason}',
+        live_score=reading.live,
+        live_threshold=self.live_threshold,
+        name=name,
+        similarity_threshold=self.similarity_threshold,
+        box=reading.box,
         frames=frames,
     )
-    if look.code:
-        return r
+    if reading.code is None:
+        ranked = [] if live_only else self.gallery.similarities(reading.embedding)
+        if ranked:
+            result.name, result.similarity = (name, dict(ranked)[name]) if name else ranked[0]
+        result.decision, result.code, words = self._answer(result, name, live_only)
+        result.reason = f'{result.code}: {words}'
+    return result
 
-    def said(code, reason, decision='reject'):
-        r.code, r.reason, r.decision = code, f'{code}: {reason}', decision
-        return r
 
-    ranked = [] if live_only else self.gallery.likeness(look.embedding)
-    if name and ranked and name not in dict(ranked):
-        raise ValueError(f'nobody is enrolled as {name!r}')
-    if ranked:
-        r.name, r.similarity = (name, dict(ranked)[name]) if name else ranked[0]
-    if look.live < self.live_threshold:
-        return said('attack', f'score {look.live:.2f} under threshold {self.live_threshold:.2f}')
-    live = f'score {look.live:.2f}, threshold {self.live_threshold:.2f}'
+@patch
+def _answer(self: FaceAuthenticator, r, name, live_only):
+    "Decision, code and reason for a face that passed the gates."
+    if r.live_score < r.live_threshold:
+        return 'reject', 'attack', f'score {r.live_score:.2f} under threshold {r.live_threshold:.2f}'
+    live = f'score {r.live_score:.2f}, threshold {r.live_threshold:.2f}'
     if live_only:
-        return said('live', live, 'accept')
-    if not ranked:
-        return said('unknown', 'nobody is enrolled')
-    if self.similarity_threshold is None:
+        return 'accept', 'live', live
+    if r.similarity is None:
+        return 'reject', 'unknown', 'nobody is enrolled'
+    if r.similarity_threshold is None:
         raise ValueError(
             f'{self.similarity_origin}: give similarity_threshold=, or write it into the file with dev_thresholds'
         )
-    if r.similarity < self.similarity_threshold:
-        if name:
-            return said(
-                'other person',
-                f'similarity to {name} {r.similarity:.2f} under threshold {self.similarity_threshold:.2f}',
-            )
-        return said(
-            'unknown',
-            f'the nearest, {r.name}, has similarity {r.similarity:.2f}, under threshold {self.similarity_threshold:.2f}',
-        )
-    return said(
-        'accepted',
-        f'live ({live}), {r.name} (similarity {r.similarity:.2f}, threshold {self.similarity_threshold:.2f})',
-        'accept',
-    )
+    numbers = f'{r.similarity:.2f}', f'threshold {r.similarity_threshold:.2f}'
+    if r.similarity >= r.similarity_threshold:
+        return 'accept', 'accepted', f'live ({live}), {r.name} (similarity {numbers[0]}, {numbers[1]})'
+    if name:
+        return 'reject', 'other person', f'similarity to {name} {numbers[0]} under {numbers[1]}'
+    return 'reject', 'unknown', f'the nearest, {r.name}, has similarity {numbers[0]}, under {numbers[1]}'
 
 # %% ../../nbs/engine/authenticate.ipynb #0fc77619
 @patch
+def claimed_name(
+    self: FaceAuthenticator,
+    name: str | None,  # as it was given; None: nobody is claimed
+) -> str | None:  # as it is enrolled; raises ValueError for a name that is empty or not enrolled
+    "A claimed name as the gallery has it."
+    if name is None:
+        return None
+    name = check_name(name)
+    if name not in self.gallery:
+        known = ', '.join(self.gallery.names()[:10]) or 'none'
+        raise ValueError(f'nobody is enrolled as {name!r}; there are {known}')
+    return name
+
+
+@patch
 def verify(
     self: FaceAuthenticator,
-    image,  # a picture (see read_image), a video file, or a list of frames
+    image,  # a picture (as read_image takes it), a video file, or a list of frames
     name: str | None = None,  # who it claims to be; None: whoever is most alike
     live_only: bool = False,  # live or attack, whoever it is
 ) -> AuthResult:  # raises ValueError for what is no picture, and for a name that is not enrolled
     "Is it live, and is it this person?"
-    if name is not None and (name := check_name(name)) not in self.gallery:
-        raise ValueError(f'nobody is enrolled as {name!r}; there are {", ".join(self.gallery.names()[:10]) or "none"}')
-    seen, n = self.present(image)
-    return self.decide(seen, name, live_only, n)
+    name = self.claimed_name(name)  # before any work
+    reading, n = self.read_presentation(image)
+    return self.decide(reading, name, live_only, n)
 
 # %% ../../nbs/engine/authenticate.ipynb #4dde7578
 @patch
 def identify(
     self: FaceAuthenticator,
-    image,  # a picture (see read_image), a video file, or a list of frames
+    image,  # a picture (as read_image takes it), a video file, or a list of frames
     top: int = 5,  # candidates to name
 ) -> AuthResult:  # with `candidates`; raises ValueError
     "Is it live, and who of those enrolled is it?"
-    seen, n = self.present(image)
-    r = self.decide(seen, frames=n)
-    if seen.embedding is not None:
-        r.candidates = self.gallery.likeness(seen.embedding)[:top]
-    return r
+    reading, n = self.read_presentation(image)
+    result = self.decide(reading, frames=n)
+    if reading.embedding is not None:
+        result.candidates = self.gallery.similarities(reading.embedding)[:top]
+    return result
 
 # %% ../../nbs/engine/authenticate.ipynb #273ff308
 @patch
 def enroll(
     self: FaceAuthenticator,
     name: str,  # of the person; who is enrolled already gets more pictures
-    images,  # a picture (see read_image), a video file, or a list of these
+    images,  # a picture (as read_image takes it), a video file, or a list of these
     force: bool = False,  # take pictures that look like an attack, too
 ) -> int:  # embeddings that were added; raises ValueError for a picture that cannot be used
-    "Remember a person."
+    "Enrol a person."
     name, images = check_name(name), list(images) if isinstance(images, (list, tuple)) else [images]
     if not images:
         raise ValueError(f'{name}: no pictures to enrol')
-    looks = []
+    embeddings = []
     for i, image in enumerate(images):
-        seen = self.look(_take_frames(image, 8)) if _is_video(image) else self.look([image])
-        r = self.decide(pooled := _pool(seen), live_only=True)
-        where = f'{name}: picture {i + 1} of {len(images)}' + (
-            f' ({image})' if isinstance(image, (str, os.PathLike)) else ''
-        )
-        if r.code == 'attack' and not force:
-            raise ValueError(f'{where}: {r.reason}. Nothing was enrolled; force=True (--force) takes it all the same.')
-        if pooled.code:
-            raise ValueError(f'{where}: {r.reason}. Nothing was enrolled.')
-        looks += [l for l in seen if l.code is None]
-    self.gallery.add(name, np.stack([l.embedding for l in looks]))
-    return len(looks)
+        readings = self.read_faces(_take_frames(image, 8) if _is_video_file(image) else [image])
+        combined = _combine(readings)
+        answer = self.decide(combined, live_only=True)
+        file = f' ({image})' if isinstance(image, (str, os.PathLike)) else ''
+        where = f'{name}: picture {i + 1} of {len(images)}{file}'
+        if combined.code:
+            raise ValueError(f'{where}: {answer.reason}. Nothing was enrolled.')
+        if answer.code == 'attack' and not force:
+            raise ValueError(
+                f'{where}: {answer.reason}. Nothing was enrolled; force=True (--force) takes it all the same.'
+            )
+        embeddings += [r.embedding for r in readings if r.code is None]
+    self.gallery.add(name, np.stack(embeddings))
+    return len(embeddings)
 
 # %% ../../nbs/engine/authenticate.ipynb #74c1c09e
 @patch
@@ -506,33 +547,64 @@ def remove(
     self: FaceAuthenticator,
     name: str,  # who was enrolled; ValueError where nobody has that name
 ):
-    "Forget a person."
+    "Remove a person from the gallery."
     self.gallery.remove(name)
 
 # %% ../../nbs/engine/authenticate.ipynb #49dd894c
+@lru_cache
+def _font(size):
+    "DejaVu Sans, which comes with matplotlib: Latin, Greek and Cyrillic letters."
+    folder = Path(importlib.util.find_spec('matplotlib').origin).parent
+    return ImageFont.truetype(str(folder / 'mpl-data' / 'fonts' / 'ttf' / 'DejaVuSans.ttf'), size)
+
+
+@lru_cache(4096)
+def _can_draw(character, size):
+    "Whether the font has a character and needs no shaping for it."
+    font = _font(size)
+    known = bytes(font.getmask(character)) != bytes(font.getmask('\U0010ffff'))
+    return known and unicodedata.bidirectional(character) not in ('R', 'AL')
+
+
+def drawable(
+    text: str,  # any text
+    size: int,  # of the font in pixels
+) -> str:  # the same; letters that cannot be drawn as code points, U+5C0F
+    "A text that can be drawn on a picture: no two names look the same."
+    pieces = [c if _can_draw(c, size) else f' U+{ord(c):04X} ' for c in text]
+    return ' '.join(''.join(pieces).split())
+
+
 def annotate(
     image,  # (H, W, 3) uint8 RGB
     result: AuthResult,  # of this picture
 ) -> np.ndarray:  # (H, W, 3) uint8
     "The picture with the face's box and the answer."
-    im = Image.fromarray(image).convert('RGB')
-    draw, size = ImageDraw.Draw(im, 'RGBA'), max(10, min(image.shape[:2]) // 22)
-    colour, font = (34, 136, 51) if result.accepted else (204, 51, 17), ImageFont.load_default(size)
+    height, width = image.shape[:2]
+    picture = Image.fromarray(image).convert('RGB')
+    draw, size = ImageDraw.Draw(picture, 'RGBA'), max(10, min(height, width) // 22)
+    colour, font, line = (34, 136, 51) if result.accepted else (204, 51, 17), _font(size), max(1, size // 6)
     if result.box is not None:
         x, y, w, h = result.box
-        draw.rectangle((x, y, x + w, y + h), outline=colour, width=max(1, size // 6))
-    lines, width = [''], image.shape[1] - size
-    for word in f'{result.decision}: {result.reason}'.split():
-        longer = f'{lines[-1]} {word}'.strip()
-        if draw.textlength(longer, font) <= width or not lines[-1]:
-            lines[-1] = longer
+        draw.rectangle((x, y, x + w, y + h), outline=colour, width=line)
+    rows = _wrap(drawable(f'{result.decision}: {result.reason}', size), draw, font, width - size)
+    draw.rectangle((0, 0, width, size * 1.25 * len(rows) + size * 0.4), fill=(0, 0, 0, 170))
+    for i, row in enumerate(rows):
+        draw.text((size // 2, size * (0.2 + 1.25 * i)), row, (255, 255, 255), font)
+    draw.rectangle((0, 0, width - 1, height - 1), outline=colour, width=line)
+    return np.asarray(picture)
+
+
+def _wrap(text, draw, font, width):
+    "Lines of a text that are no wider than `width` pixels, if its words allow it."
+    rows = ['']
+    for word in text.split():
+        longer = f'{rows[-1]} {word}'.strip()
+        if draw.textlength(longer, font) <= width or not rows[-1]:
+            rows[-1] = longer
         else:
-            lines.append(word)
-    draw.rectangle((0, 0, image.shape[1], size * 1.25 * len(lines) + size * 0.4), fill=(0, 0, 0, 170))
-    for i, line in enumerate(lines):
-        draw.text((size // 2, size * (0.2 + 1.25 * i)), line, (255, 255, 255), font)
-    draw.rectangle((0, 0, image.shape[1] - 1, image.shape[0] - 1), outline=colour, width=max(1, size // 6))
-    return np.asarray(im)
+            rows.append(word)
+    return rows
 
 # %% ../../nbs/engine/authenticate.ipynb #7228c0b5
 def camera_frames(
@@ -544,7 +616,8 @@ def camera_frames(
     try:
         if not video.isOpened():
             raise OSError(
-                f'no camera {number}: is one connected, and free? (On Colab and on remote machines the camera is in the browser: see the guide on authentication.)'
+                f'no camera {number}: is one connected, and free? On Colab and on remote machines the camera is in the '
+                'browser: see the guide on authentication.'
             )
         while True:
             good, frame = video.read()
@@ -561,24 +634,28 @@ def watch(
     self: FaceAuthenticator,
     source,  # a video file, the number of a camera, or an iterable of frames
     every: int = 1,  # answer for every n-th frame
-    **kwargs,  # for decide: name, live_only
-):  # yields (number of the frame, the frame, AuthResult); raises ValueError, OSError
+    name: str | None = None,  # who it claims to be; None: whoever is most alike
+    live_only: bool = False,  # live or attack, whoever it is
+):  # an iterator of (number of the frame, the frame, AuthResult); raises ValueError, OSError
     "An answer for each frame."
-    frames = (
-        camera_frames(source)
-        if isinstance(source, int)
-        else video_frames(source)
-        if isinstance(source, (str, os.PathLike))
-        else enumerate(source)
-    )
+    return self._answers(source, every, self.claimed_name(name), live_only)
+
+
+@patch
+def _answers(self: FaceAuthenticator, source, every, name, live_only):
+    "The iterator of `watch`."
+    is_file = isinstance(source, (str, os.PathLike))
+    if is_file:
+        frames = video_frames(source)
+    else:
+        frames = camera_frames(source) if isinstance(source, int) else enumerate(source)
     try:
         for i, frame in frames:
             if i % every == 0:
-                yield i, frame, self.decide(self.look([frame])[0], **kwargs)
+                yield i, frame, self.decide(self.read_faces([frame])[0], name, live_only)
     except ValueError as e:
-        raise ValueError(
-            f'{source}: {e}' if isinstance(source, (str, os.PathLike)) and str(source) not in str(e) else str(e)
-        ) from None
+        named = is_file and str(source) not in str(e)
+        raise ValueError(f'{source}: {e}' if named else str(e)) from None
 
 # %% ../../nbs/engine/authenticate.ipynb #ced126d8
 RISKS = """- **Not a certified PAD.** Nothing here was tested by a laboratory (ISO/IEC 30107-3). Do not let it alone guard anything of value.
@@ -589,16 +666,13 @@ RISKS = """- **Not a certified PAD.** Nothing here was tested by a laboratory (I
 - **People who were not asked**: do not use it to find or to follow anybody."""
 
 
-def _said(x):
-    return (
-        'not stated'
-        if x in (None, '', [], {})
-        else ', '.join(map(str, x))
-        if isinstance(x, (list, tuple))
-        else f'{x:g}'
-        if isinstance(x, float)
-        else str(x)
-    )
+def _stated(x):
+    "A fact of a model file in words."
+    if x in (None, '', [], {}):
+        return 'not stated'
+    if isinstance(x, (list, tuple)):
+        return ', '.join(map(str, x))
+    return f'{x:g}' if isinstance(x, float) else str(x)
 
 # %% ../../nbs/engine/authenticate.ipynb #6dafec86
 def _points(t):
@@ -607,48 +681,38 @@ def _points(t):
     for name, p in t.get('points', {}).items():
         rates = ', '.join(f'{k.upper()} {100 * v:.1f} %' for k, v in p.items() if k != 'threshold')
         lines.append(f'| {name}{" (default)" if name == t.get("point") else ""} | {p["threshold"]:.4f} | {rates} |')
-    return '\n'.join(lines if len(lines) > 2 else ['none']) + f'\n\nMeasured on: {_said(t.get("measured_on"))}.'
+    return '\n'.join(lines if len(lines) > 2 else ['none']) + f'\n\nMeasured on: {_stated(t.get("measured_on"))}.'
 
 # %% ../../nbs/engine/authenticate.ipynb #6e7062a3
 def model_card(
     path,  # a model file; 'small': the shipped one
 ) -> str:  # Markdown; raises FileNotFoundError or ValueError
-    "What a model file says of itself, with limits and risks."
+    "Markdown of all that a model file says of itself, with limits and risks."
     file = small_model() if path == 'small' else Path(path)
     head = model_header(file)
     meta, c = head['meta'], head['config']
-    t = meta.get('thresholds') or (
-        dict(
-            live=dict(
-                point='EER',
-                points=dict(EER=dict(threshold=meta['threshold'])),
-                measured_on=f'development people of {meta.get("train", "the training set")}',
-            )
-        )
-        if 'threshold' in meta
-        else {}
-    )
+    thresholds = stated_thresholds(meta)
     facts = dict(
         file=f'{file.name}, {file.stat().st_size / 1e6:.1f} MB',
-        written_by=f'gfa_fastai {_said(head["version"])}',
-        architecture=f'GFA-CNN: VGG16 trunk of width {_said(c.get("width"))}, two heads of {_said(c.get("fc_dim"))} units, {_said(c.get("n_subjects"))} training people',
-        classes=_said(head['classes']),
-        pictures=f'frames and face crops of {_said(meta.get("size"))} pixels, margin {_said(meta.get("margin"))}, boxes moved by {_said(meta.get("box_shift", "nothing"))}, RGB, mean {_said([round(v, 3) for v in c.get("mean", ())])}, deviation {_said([round(v, 3) for v in c.get("std", ())])}',
+        written_by=f'gfa_fastai {_stated(head["version"])}',
+        architecture=f'GFA-CNN: VGG16 trunk of width {_stated(c.get("width"))}, two heads of {_stated(c.get("fc_dim"))} units, {_stated(c.get("n_subjects"))} training people',
+        classes=_stated(head['classes']),
+        pictures=_pictures(meta, c),
         domain_adaptation='yes, in the file' if head['adapter'] else 'none',
     )
     try:
         parts = [
-            f'# {_said(meta.get("title") or file.stem)}',
-            _said(meta.get('summary')) if meta.get('summary') else '',
+            f'# {_stated(meta.get("title") or file.stem)}',
+            _stated(meta.get('summary')) if meta.get('summary') else '',
             '\n'.join(f'- **{k.replace("_", " ")}**: {v}' for k, v in facts.items()),
             '## Training',
             _facts(meta.get('data'), train=meta.get('train')),
             _facts(meta.get('training'), **{k: meta.get(k) for k in ('steps', 'epochs', 'seed', 'tpc') if k in meta}),
             '## Thresholds',
             '### Live or attack',
-            _points(t['live']) if 'live' in t else 'none',
+            _points(thresholds['live']) if 'live' in thresholds else 'none',
             '### Who',
-            _points(t['similarity']) if 'similarity' in t else 'none',
+            _points(thresholds['similarity']) if 'similarity' in thresholds else 'none',
             '## Measured',
             _metrics(meta.get('metrics')),
             '## Limits',
@@ -663,10 +727,19 @@ def model_card(
     return '\n\n'.join(p for p in parts if p) + '\n'
 
 # %% ../../nbs/engine/authenticate.ipynb #527ac9ed
+def _pictures(meta, config):
+    "How pictures have to be cut and scaled, in words."
+    mean, std = ([round(v, 3) for v in config.get(k, ())] for k in ('mean', 'std'))
+    return (
+        f'frames and face crops of {_stated(meta.get("size"))} pixels, margin {_stated(meta.get("margin"))}, '
+        f'boxes moved by {_stated(meta.get("box_shift", "nothing"))}, RGB, mean {_stated(mean)}, deviation {_stated(std)}'
+    )
+
+
 def _facts(d, **more):
     "A dict as lines."
     d = (d if isinstance(d, dict) else dict(data=d) if d else {}) | {k: v for k, v in more.items() if v is not None}
-    return '\n'.join(f'- {k}: {_said(v)}' for k, v in d.items())
+    return '\n'.join(f'- {k}: {_stated(v)}' for k, v in d.items())
 
 
 def _metrics(rows):
@@ -676,5 +749,5 @@ def _metrics(rows):
     names = list(dict.fromkeys(k for r in rows for k in r))
     return '\n'.join(
         ['| ' + ' | '.join(names) + ' |', '|' + ':--|' * len(names)]
-        + ['| ' + ' | '.join(_said(r.get(k)) if k in r else '' for k in names) + ' |' for r in rows]
+        + ['| ' + ' | '.join(_stated(r.get(k)) if k in r else '' for k in names) + ' |' for r in rows]
     )

@@ -12,7 +12,7 @@ import unicodedata
 from fastcore.basics import patch
 from filelock import FileLock, Timeout
 from pathlib import Path
-from ..inputs.files import writable_folder
+from ..inputs.files import whole_file, writable_folder
 
 # %% auto #0
 __all__ = ['GALLERY_FORMAT', 'model_hash', 'check_name', 'Gallery']
@@ -31,10 +31,26 @@ def model_hash(
     return h.hexdigest()
 
 # %% ../../nbs/engine/gallery.ipynb #03f1fb9e
+_JOINERS = '\u200c\u200d'  # zero-width non-joiner and joiner
+
+
+def _is_allowed(name, i):
+    "Whether character `i` of a name is text: no control character, and a joiner only where a script needs one."
+    kind = unicodedata.category(name[i])
+    if kind[0] != 'C':
+        return True
+    if name[i] not in _JOINERS or i == 0:
+        return False
+    before = unicodedata.category(name[i - 1])
+    after = unicodedata.category(name[i + 1]) if i + 1 < len(name) else 'end'
+    ends_a_cluster = before == 'Mn' and after in ('end', 'Zs')  # as Malayalam's chillu letters
+    return before in ('Lo', 'Mn', 'Mc') and (after in ('Lo', 'Mn', 'Mc') or ends_a_cluster)
+
+
 def check_name(
     name,  # of a person
 ) -> str:  # the same in Unicode's composed form, without white space around; raises ValueError
-    "A name as it is kept: any text but control characters; it is never part of a path."
+    "A name as it is kept: any text but control characters. It is never part of a path."
     if not isinstance(name, str):
         raise ValueError(f'a name is text, not {type(name).__name__}')
     name = unicodedata.normalize('NFC', name).strip()
@@ -42,7 +58,7 @@ def check_name(
         raise ValueError('the name is empty')
     if len(name) > 100:
         raise ValueError(f'the name has {len(name)} characters; up to 100 are allowed')
-    if bad := [c for c in name if unicodedata.category(c)[0] == 'C']:
+    if bad := [c for i, c in enumerate(name) if not _is_allowed(name, i)]:
         raise ValueError(f'the name {name!r} has a control character ({bad[0]!r}): leave it out')
     return name
 
@@ -50,7 +66,7 @@ def check_name(
 GALLERY_FORMAT = 1
 
 
-_MOST = 512e6  # bytes of a gallery file
+_MAX_BYTES = 512e6  # of a gallery file
 
 
 def _read_gallery(path, model, dim):
@@ -60,7 +76,7 @@ def _read_gallery(path, model, dim):
         raise ValueError(f'it holds {x}')
 
     path, people = Path(path), {}
-    if path.stat().st_size > _MOST:
+    if path.stat().st_size > _MAX_BYTES:
         raise ValueError(f'{path} has {path.stat().st_size / 1e6:.0f} MB: this is no gallery')
     try:
         d = json.loads(path.read_text(encoding='utf-8'), parse_constant=no)
@@ -97,24 +113,15 @@ def _checked(name, e, dim):
 
 # %% ../../nbs/engine/gallery.ipynb #f66737ef
 def _write_gallery(path, model, people):
-    "Write a gallery file for its owner only, under another name, flushed, then renamed; OSError."
-    kept = {n: [[float(f'{v:.7g}') for v in row] for row in e] for n, e in people.items()}
-    text = json.dumps(
-        dict(format='gfa_fastai gallery', version=GALLERY_FORMAT, model=model, people=kept), ensure_ascii=False
-    )
-    part = path.with_name(f'.{path.name}.part')  # one name: the lock is held
-    try:
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), 'w', encoding='utf-8') as f:
-            f.write(text)
+    "Write a gallery file whole, for its owner only, and flushed to the disk; raises OSError."
+    rounded = {name: [[float(f'{v:.7g}') for v in row] for row in e] for name, e in people.items()}
+    content = dict(format='gfa_fastai gallery', version=GALLERY_FORMAT, model=model, people=rounded)
+    with whole_file(path) as part:
+        part.chmod(0o600)
+        with open(part, 'w', encoding='utf-8') as f:
+            json.dump(content, f, ensure_ascii=False)
             f.flush()
             os.fsync(f.fileno())
-        os.replace(part, path)
-    except OSError as e:
-        raise OSError(
-            f'cannot write the gallery {path} ({e.strerror or e}). Make room on the disk, or choose another folder.'
-        ) from None
-    finally:
-        part.unlink(missing_ok=True)
 
 # %% ../../nbs/engine/gallery.ipynb #7344874b
 class Gallery:
@@ -127,14 +134,10 @@ class Gallery:
         dim: int,  # length of an embedding
         wait: float = 60.0,  # seconds to wait for another process
     ):
-        self.path, self.model, self.dim, self.wait = (
-            None if path is None else Path(os.path.realpath(path)),
-            model,
-            dim,
-            wait,
-        )
-        self._people, self._seen = {}, None
-        self.people
+        self.path = None if path is None else Path(os.path.realpath(path))
+        self.model, self.dim, self.wait = model, dim, wait
+        self._people, self._file_state = {}, None
+        self.people  # a file that cannot be used is found now
 
     @property
     def people(self) -> dict:
@@ -146,8 +149,9 @@ class Gallery:
             now = (s.st_ino, s.st_mtime_ns, s.st_size)
         except FileNotFoundError:
             now = None
-        if now != self._seen:
-            self._people, self._seen = ({} if now is None else _read_gallery(self.path, self.model, self.dim)), now
+        if now != self._file_state:
+            self._people = {} if now is None else _read_gallery(self.path, self.model, self.dim)
+            self._file_state = now
         return self._people
 
     def __len__(self):
@@ -172,7 +176,7 @@ def change(
     writable_folder(self.path.parent)
     try:
         with FileLock(f'{self.path}.lock', timeout=self.wait):
-            self._seen = 'to be read again'
+            self._file_state = 'to be read again'
             people = dict(self.people)
             f(people)
             _write_gallery(self.path, self.model, people)
@@ -202,11 +206,11 @@ def remove(self: Gallery, name: str):
 
 # %% ../../nbs/engine/gallery.ipynb #0e35b89a
 @patch
-def likeness(
+def similarities(
     self: Gallery,
     e,  # (dim,) embedding of length 1
 ) -> list:  # of (name, cosine similarity), the most alike first; several embeddings of a person are averaged
-    "How much everybody in the gallery resembles a face."
+    "Similarity of a face to everybody in the gallery."
     if not self.people:
         return []
     names = list(self.people)
