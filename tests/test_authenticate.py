@@ -27,7 +27,8 @@ from gfa_fastai.use.gallery import Gallery, check_name, model_hash
 from gfa_fastai.model import GFACNN
 from gfa_fastai.inputs.models import load_model, save_model
 from gfa_fastai.inputs.images import MAX_PIXELS, read_image
-from gfa_fastai.use.quality import Gates, check_faces, face_quality, find_faces
+from gfa_fastai.inputs.faces import find_faces
+from gfa_fastai.use.quality import Gates, check_faces, face_quality
 from gfa_fastai.synth.faces import EVEN, NEUTRAL, draw_clothes, identity, render_scene
 
 ROOT = Path(__file__).resolve().parents[1]
