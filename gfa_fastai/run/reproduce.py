@@ -377,21 +377,21 @@ def arm_learner(
 ):
     "The Learner of an arm."
     from gfa_fastai.data import gfa_dataloaders
-    from gfa_fastai.learner import gfa_learner
+    from gfa_fastai.inputs.weights import build_gfacnn
+    from gfa_fastai.learner import GFALoss, gfa_learner
+    from gfa_fastai.tpc import TPCLoss
+    from gfa_fastai.train.guards import guarded
 
     own = frames[(frames['dataset'] == arm['train']) & (frames['role'] == 'probe')]
     dls = gfa_dataloaders(own, bs=settings['bs'])
-    return gfa_learner(
-        dls,
-        tpc=arm['tpc'],
-        pairs=settings['pairs'],
+    network = functools.partial(
+        build_gfacnn,
         weights=None if settings['weights'] == 'random' else settings['weights'],
         width=settings['width'],
         pool=int(np.clip(settings['size'] // 32, 1, 7)),
-        precision=settings['precision'],
-        seed=arm['seed'],
-        cbs=cbs,
     )
+    loss = GFALoss(TPCLoss(settings['pairs']) if arm['tpc'] else False)
+    return guarded(gfa_learner(dls, network, loss, seed=arm['seed'], cbs=cbs), settings['precision'])
 
 # %% ../../nbs/engine/reproduce.ipynb #6f683236
 def train_arm(
