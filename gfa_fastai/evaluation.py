@@ -30,9 +30,9 @@ from gfa_fastai.samples import (
 
 # %% auto #0
 __all__ = ['SCORE_COLUMNS', 'HOW', 'EDGE', 'CONVENTIONS', 'NAMES', 'refuse_scores', 'validate_scores', 'by_class', 'video_scores',
-           'log_odds', 'find_threshold', 'threshold_rows', 'Report', 'evaluate_scores', 'percent', 'plain_text',
-           'report_markdown', 'compare_thresholds', 'thresholds_table', 'compare_systems', 'difference_markdown',
-           'score_samples']
+           'log_odds', 'find_threshold', 'threshold_rows', 'Report', 'evaluate_scores', 'with_interval', 'percent',
+           'plain_text', 'report_markdown', 'compare_thresholds', 'thresholds_table', 'compare_systems',
+           'difference_markdown', 'score_samples']
 
 # %% ../nbs/10_evaluation.ipynb #129aeb0a
 SCORE_COLUMNS = ['dataset', 'split', 'subject', 'video', 'frame', 'label', 'pai']
@@ -422,23 +422,29 @@ def _notes(test, counts, how, chosen_on, species):
     return notes
 
 # %% ../nbs/10_evaluation.ipynb #5fdef68d
-def percent(
-    value,  # a rate, 0 to 1
+def with_interval(
+    value,  # a number
     low=np.nan,  # lower end of its interval
     high=np.nan,  # upper end
-    signed: bool = False,  # with a + where it is above 0: for differences
+    form: str = '.1f',  # as Python formats a number; '+.1f' for differences
 ) -> str:  # as '12.3 [10.1, 15.0]'; '-' where there is no value
-    "A rate in percent, with its interval where it has one."
+    "A number, with its interval where it has one."
 
-    def in_percent(x):
-        x = round(100 * x, 1) + 0  # no -0.0
-        return f'{x:+.1f}' if signed and x else f'{x:.1f}'
+    def number(x):
+        text = format(x, form)
+        is_zero = float(text) == 0 and '+' not in form
+        return text.lstrip('-') if is_zero else text
 
     if pd.isna(value):
         return '-'
     if pd.isna(low):
-        return in_percent(value)
-    return f'{in_percent(value)} [{in_percent(low)}, {in_percent(high)}]'
+        return number(value)
+    return f'{number(value)} [{number(low)}, {number(high)}]'
+
+
+def percent(value, low=np.nan, high=np.nan, form='.1f') -> str:
+    "A rate (0 to 1) in percent, with its interval where it has one."
+    return with_interval(100 * value, 100 * low, 100 * high, form)
 
 
 def plain_text(
@@ -458,7 +464,7 @@ def report_markdown(
     rates = pd.DataFrame(
         {
             'rate (%)': [NAMES[k] for k in report.rates.index],
-            'videos': _with_interval(report.rates, 'value'),
+            'videos': _column(report.rates, 'value'),
             'frames': report.rates['frames'].map(percent).to_list(),
         }
     )
@@ -467,7 +473,7 @@ def report_markdown(
             'species': [plain_text(name) for name in s.index],
             'people': s['subjects'].to_list(),
             'videos': s['videos'].to_list(),
-            'APCER (%)': _with_interval(s, 'apcer'),
+            'APCER (%)': _column(s, 'apcer'),
             'frames': s['frames'].map(percent).to_list(),
             'AUC (%)': s['auc'].map(percent).to_list(),
         }
@@ -485,7 +491,7 @@ def report_markdown(
     return '\n\n'.join([head, *tables, notes])
 
 
-def _with_interval(table, column):
+def _column(table, column):
     "The values of a column in percent, with the intervals of the table."
     return [percent(*row) for row in table[[column, 'low', 'high']].to_numpy(float)]
 
@@ -590,7 +596,7 @@ def difference_markdown(
     table = pd.DataFrame(
         {
             'first minus second (points)': [NAMES[k] for k in difference.index],
-            'videos': _with_interval(difference, 'value'),
+            'videos': _column(difference, 'value'),
             'is': verdicts,
         }
     )
