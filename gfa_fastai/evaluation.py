@@ -155,8 +155,8 @@ def log_odds(
     bad = ~((p >= 0) & (p <= 1))
     if bad.any():
         raise ValueError(
-            f'log odds: {bad.sum()} of {p.size} scores are not between 0 and 1, so they '
-            'are no probabilities. Take their mean or median instead.'
+            f'log odds: {bad.sum()} of {p.size} scores are not between 0 and 1, so '
+            'they are no probabilities. Take their mean or median instead.'
         )
     p = np.clip(p, EDGE, 1 - EDGE)
     return np.log(p) - np.log1p(-p)
@@ -253,7 +253,7 @@ class Report:
 
 # %% ../nbs/10_evaluation.ipynb #d8551e71
 def evaluate_scores(
-    scores: pd.DataFrame,  # of the target: rates of 'test' rows, threshold from 'dev' rows
+    scores: pd.DataFrame,  # of the target: 'test' rows, and 'dev' rows for 'dev'
     threshold_from='dev',  # 'dev', 'source', 'test' or a number: see find_threshold
     source: pd.DataFrame = None,  # scores of the training dataset, for 'source'
     how: str = 'mean',  # frames to videos, one of HOW; 'frame': no videos
@@ -384,7 +384,7 @@ def _notes(test, counts, how, chosen_on, species):
     "Sentences that must stand beside the numbers."
     special = dict(
         frame='The unit is the frame, not the video: long videos count more.',
-        logodds='Scores of videos are the mean log odds of their frames, as a probability.',
+        logodds='Scores of videos are the mean log odds of frames, as a probability.',
     )
     notes = [special.get(how, f'Scores of videos are the {how} of their frames.')]
     person, live = person_key(test), test['label'] == 'live'
@@ -398,8 +398,8 @@ def _notes(test, counts, how, chosen_on, species):
     known = test.get('in_training', pd.Series(False, index=test.index)).astype(bool)
     if known.any():
         notes.append(
-            f'{person[known].nunique()} of {counts["subjects"]} test subjects have names '
-            'that people of the training set have. If they are the same people, these '
+            f'{person[known].nunique()} of {counts["subjects"]} test subjects have '
+            'names that people of the training set have. If they are the same people, these '
             'rates are too good.'
         )
     datasets = sorted(test['dataset'].unique())

@@ -251,7 +251,7 @@ def save_four_column(
     scores: pd.DataFrame,  # scores table of one dataset and one split
     path,  # text file; its folder is made
 ):
-    "Write scores as `claimed_id real_id label score`, a line for each frame; ValueError where four columns do not hold them."
+    "Write scores as `claimed_id real_id label score`, a line for each frame; raises ValueError."
     df = validate_scores(scores)
     for c in ('dataset', 'split'):
         if df[c].nunique() > 1:
