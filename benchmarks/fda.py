@@ -1,20 +1,21 @@
 """Rows `fda` and `fit`: what transferring images costs, and fitting a network that does it.
 
 Images at 256x256 and 720x480, one at a time, through the transform network as the literature has it (written here with PyTorch's
-own layers: reflection padding, nearest neighbour and 3x3, InstanceNorm), in float32 and under bf16 autocast; through TransformNet
-in both precisions; through FDA as it is applied by default (a frame larger than its training size is seen at that size, 256, and
+own layers: reflection padding, nearest neighbour and 3x3, InstanceNorm), in float32 and under bf16 autocast; through the fast form
+of TransformNet in both precisions; through FDA as it is applied by default (a frame larger than its training size is seen at that size, 256, and
 the difference enlarged); and through LightFDA. The first, second and third rows in float32 are one function: the note says by how
 many grey levels of 255 each differs from the common network, at most and in the mean, and how far it is from a target in relative
 Grams of a network (random weights): equal divergence is equal to some thousandths. That of FDA as applied and of LightFDA hangs on the
-fit: chapter 42 and Figure 7 measure it."""
+fit: the page "Measuring an adaptation" and Figure 7 measure it."""
 
 import torch
 from torch import nn
 
 from benchmarks.measure import against, clock, line, turns
+from gfa_fastai.adapt.fast import fast_form
+from gfa_fastai.adapt.fda import FDA, new_loss_network
 from gfa_fastai.adapt.light import GridNet
-from gfa_fastai.adapt.fda import FDA
-from gfa_fastai.fda import FDALoss, LossNetwork, TransformNet, domain_loss, gram_matrix
+from gfa_fastai.fda import FDALoss, TransformNet, domain_loss, gram_matrix
 
 JUDGED = ('relu1_2', 'relu2_2', 'relu3_3', 'relu4_3')
 
@@ -73,17 +74,20 @@ def same_weights(net, theirs):
 
 def networks(device):
     "The forms that are compared: name -> function of a batch."
-    fast, theirs, light, applied = TransformNet(out='linear').eval(), common().eval(), GridNet(), FDA(size=256)
-    same_weights(fast.layers, theirs)
+    ours, theirs, light = TransformNet(out='linear').eval(), common().eval(), GridNet()
+    same_weights(ours.layers, theirs)
     nn.init.normal_(light.last.weight, 0, 0.05)
-    for m in (fast, theirs, light):
+    for m in (ours, theirs, light):
         m.to(device)
-    applied.net, applied.info['steps'] = applied.net.to(device), 0
-    small = FDA(size=256, precision='bf16')
-    small.net, small.info['steps'] = applied.net, 0
+    fast = fast_form(ours)
+    applied, small = FDA(size=256), FDA(size=256, precision='bf16')
+    applied.fast.to(device)
+    small.fast = applied.fast
+    for adapter in (applied, small):
+        adapter.info['steps'] = 0
 
     def usual(x):
-        return theirs((x - fast.mean) / fast.std) * fast.std + fast.mean
+        return theirs((x - ours.mean) / ours.std) * ours.std + ours.mean
 
     def half(f):
         def go(x):
@@ -122,7 +126,7 @@ def smooth(h, w, device, seed=0):
 def rows(a):
     "The row of the report; goals: 1.5 times the common network, 10 times for the light one."
     forms, lines = networks(a.device), []
-    phi = LossNetwork(None, seed=1).to(a.device)
+    phi = new_loss_network(None, seed=1).to(a.device)
     goal = {l: gram_matrix(f) for l, f in phi(smooth(256, 256, a.device, 9), JUDGED).items()}
     wait = torch.cuda.synchronize if a.device == 'cuda' else lambda: None
     for h, w in ((96, 128),) if a.quick else ((256, 256), (480, 720)):
@@ -149,12 +153,10 @@ def fit(a, bs=4):
     "The row of the report: a training step with the shipped small trunk as the loss network."
     px, forms = 64 if a.quick else 256, {}
     x = torch.rand(bs, 3, px, px, device=a.device)
-    for name, net in (('TransformNet', TransformNet()), ('LightFDA', GridNet())):
+    for name, net in (('TransformNet', fast_form(TransformNet())), ('LightFDA', GridNet())):
         net.to(a.device)
-        loss, opt = (
-            FDALoss(LossNetwork(), x[:1].cpu(), 'relu2_2', JUDGED, 'relative').to(a.device),
-            torch.optim.Adam(net.parameters()),
-        )
+        loss = FDALoss(new_loss_network().to(a.device), x[:1], 'relu2_2', JUDGED, 'relative')
+        opt = torch.optim.Adam(net.parameters())
 
         def step(net=net, loss=loss, opt=opt, half=False):
             opt.zero_grad()

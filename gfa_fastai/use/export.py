@@ -96,7 +96,7 @@ class PictureNetwork(nn.Module):
         auth: FaceAuthenticator,  # its model and its adapter
     ):
         super().__init__()
-        self.model, self.net, self.size = auth.model, getattr(auth.adapter, 'net', None), auth.size
+        self.model, self.net, self.size = auth.model, getattr(auth.adapter, 'fast', None), auth.size
         if auth.adapter is not None and self.net is None:
             raise ValueError(
                 f'{type(auth.adapter).__name__} is no network, so it cannot go into the graph: apply it to frames before, or export a model trained with FDA or without'
