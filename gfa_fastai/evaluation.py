@@ -383,8 +383,9 @@ def _grouped(tables, species):
 def _notes(test, counts, how, chosen_on, species):
     "Sentences that must stand beside the numbers."
     special = dict(
+        logodds='Scores of videos are the mean log odds of their frames, '
+        'as a probability.',
         frame='The unit is the frame, not the video: long videos count more.',
-        logodds='Scores of videos are the mean log odds of frames, as a probability.',
     )
     notes = [special.get(how, f'Scores of videos are the {how} of their frames.')]
     person, live = person_key(test), test['label'] == 'live'
