@@ -619,14 +619,14 @@ def _auth_pictures(a, auth) -> int:
     "verify and identify: 0 if every picture is accepted."
     from gfa_fastai.use.authenticate import annotate
     from gfa_fastai.inputs.images import read_image
-    from gfa_fastai.inputs.trees import VIDEOS
+    from gfa_fastai.inputs.videos import is_video
 
     status = 0
     for path in a.images:
         r = auth.identify(path, a.top) if a.job == 'identify' else auth.verify(path, a.name, a.live_only)
         more = ''.join(f'\n  {n} {s:.3f}' for n, s in r.candidates)
         _say(a, path, f'{r.decision}, {r.reason}{more}', **r.to_dict())
-        if a.out and Path(path).suffix.lower() not in VIDEOS:
+        if a.out and not is_video(path):
             _save_picture(annotate(read_image(path), r), Path(a.out) / f'{Path(path).name}.png')
         elif a.out:
             _annotated(a, auth, path)
@@ -650,18 +650,17 @@ def _save_picture(image, path):
 # %% ../../nbs/engine/cli.ipynb #d0000004
 def _annotated(a, auth, path, every=1, **kwargs):
     "Write a video with the answers on it."
-    from gfa_fastai.inputs.videos import save_video
+    from gfa_fastai.inputs.videos import frame_rate, save_video
     from gfa_fastai.use.authenticate import annotate
 
-    save_video(
-        Path(a.out) / f'{Path(path).stem}.mp4', (annotate(f, r) for _, f, r in auth.watch(path, every, **kwargs))
-    )
+    frames = (annotate(f, r) for _, f, r in auth.watch(path, every, **kwargs))
+    save_video(Path(a.out) / f'{Path(path).stem}.mp4', frames, frame_rate(path) / every)
 
 # %% ../../nbs/engine/cli.ipynb #be5f6071
 def _auth_stream(a, auth) -> int:
     "video and webcam: 0 if the video as a whole, or anybody before the camera, is accepted."
     import time
-    from gfa_fastai.inputs.videos import save_video
+    from gfa_fastai.inputs.videos import frame_rate, save_video
     from gfa_fastai.use.authenticate import annotate
 
     source, start, accepted = a.source if a.job == 'video' else a.camera, time.monotonic(), [False]
@@ -686,7 +685,10 @@ def _auth_stream(a, auth) -> int:
         )
     try:
         if a.out:
-            save_video(Path(a.out) / (f'{Path(source).stem}.mp4' if a.job == 'video' else 'webcam.mp4'), answers())
+            name, fps = 'webcam.mp4', 25
+            if a.job == 'video':
+                name, fps = f'{Path(source).stem}.mp4', frame_rate(source) / a.every
+            save_video(Path(a.out) / name, answers(), fps)
         else:
             for _ in answers():
                 pass

@@ -377,21 +377,21 @@ def arm_learner(
 ):
     "The Learner of an arm."
     from gfa_fastai.data import gfa_dataloaders
-    from gfa_fastai.learner import gfa_learner
+    from gfa_fastai.inputs.weights import build_gfacnn
+    from gfa_fastai.learner import GFALoss, gfa_learner
+    from gfa_fastai.tpc import TPCLoss
+    from gfa_fastai.train.guards import guarded
 
     own = frames[(frames['dataset'] == arm['train']) & (frames['role'] == 'probe')]
     dls = gfa_dataloaders(own, bs=settings['bs'])
-    return gfa_learner(
-        dls,
-        tpc=arm['tpc'],
-        pairs=settings['pairs'],
+    network = functools.partial(
+        build_gfacnn,
         weights=None if settings['weights'] == 'random' else settings['weights'],
         width=settings['width'],
         pool=int(np.clip(settings['size'] // 32, 1, 7)),
-        precision=settings['precision'],
-        seed=arm['seed'],
-        cbs=cbs,
     )
+    loss = GFALoss(TPCLoss(settings['pairs']) if arm['tpc'] else False)
+    return guarded(gfa_learner(dls, network, loss, seed=arm['seed'], cbs=cbs), settings['precision'])
 
 # %% ../../nbs/engine/reproduce.ipynb #6f683236
 def train_arm(
@@ -580,6 +580,7 @@ def domains_apart(
 ) -> dict:  # (train, test, 'as they are' or 'after FDA') -> table of feature_divergence
     "Divergence of all test sets from that of the training set, in the network without TPC and FDA, first seed."
     from gfa_fastai.divergence import feature_divergence
+    from gfa_fastai.inputs.batches import picture_batches
     from gfa_fastai.inputs.models import load_model
 
     plain = next(a for a in arms if (a['train'], a['tpc'], a['fda'], a['seed']) == (train, False, False, 0))
@@ -598,10 +599,9 @@ def domains_apart(
     def measure(rows, test):
         a, b = (rows[rows['dataset'] == d] for d in (train, test))
         n = min(len(a), len(b), 2000)  # as many of the one as of the other, or the floors do not hold
-        a, b = (d.sample(n, random_state=0).sort_index() for d in (a, b))
-        return feature_divergence(
-            load_model(out / 'arms' / plain['name'] / 'model.safetensors')[0], a, b, column='frame_path'
-        ).reset_index()
+        a, b = (picture_batches(d.sample(n, random_state=0).sort_index(), column='frame_path') for d in (a, b))
+        model, _ = load_model(out / 'arms' / plain['name'] / 'model.safetensors')
+        return feature_divergence(model, a, b).reset_index()
 
     tests = sorted(set(frames['dataset']) - {train})
     return {

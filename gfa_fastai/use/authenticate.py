@@ -18,19 +18,19 @@ from fastcore.basics import patch
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
-from ..inputs.faces import crop_face, open_yunet
+from ..inputs.faces import crop_face, find_faces, open_yunet
 from ..inputs.images import read_image, resize_square
-from ..inputs.models import load_model, load_model_adapter, model_header
-from ..inputs.videos import clip_frames, is_video, open_video, video_frames
+from ..adapt.by_name import load_model_adapter
+from ..inputs.models import load_model, model_header
+from ..inputs.videos import clip_frames, is_video, video_frames
 from ..model import run_head
 from ..samples import CLASSES
 from .gallery import Gallery, check_name, model_hash
-from .quality import Gates, check_faces, find_faces
+from .quality import Gates, check_faces
 
 # %% auto #0
 __all__ = ['CODES', 'RISKS', 'both_answers', 'dev_thresholds', 'stated_thresholds', 'AuthResult', 'FaceAuthenticator',
-           'small_model', 'measure_shift', 'FaceReading', 'drawable', 'annotate', 'camera_frames', 'frame_rate',
-           'model_card']
+           'small_model', 'measure_shift', 'FaceReading', 'drawable', 'annotate', 'camera_frames', 'model_card']
 
 # %% ../../nbs/engine/authenticate.ipynb #f1dcab72
 @torch.inference_mode()
@@ -380,10 +380,7 @@ def _is_video_file(x):
 # %% ../../nbs/engine/authenticate.ipynb #45f48a36
 def _take_frames(path, n):
     "`n` frames of a video, evenly spread; ValueError names the file."
-    try:
-        found = list(clip_frames(path, n))
-    except ValueError as e:
-        raise ValueError(str(e) if str(path) in str(e) else f'{path}: {e}') from None
+    found = list(clip_frames(path, n))
     if not found:
         raise ValueError(f'{path}: no frame of it can be decoded; copy it again, or convert it')
     return found
@@ -632,15 +629,6 @@ def camera_frames(
         video.release()
 
 # %% ../../nbs/engine/authenticate.ipynb #e3a247a5
-def frame_rate(
-    path,  # a video file
-) -> float:  # frames a second; 25 where the file does not say
-    "How fast a video plays."
-    with open_video(path, 0) as video:
-        rate = video.get(cv2.CAP_PROP_FPS)
-    return rate if 0 < rate <= 1000 else 25.0
-
-
 @patch
 def watch(
     self: FaceAuthenticator,
