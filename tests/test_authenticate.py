@@ -607,10 +607,10 @@ def test_half_precision_files(tmp_path):
 
 
 def test_a_damaged_adapter(tmp_path):
-    from gfa_fastai.inputs.models import load_model_adapter
+    from gfa_fastai.adapt.by_name import load_model_adapter
 
     path = forge(tmp_path / 'm.safetensors', {}, {'adapter.file': torch.zeros(40, dtype=torch.uint8)})
-    with pytest.raises(ValueError, match='m.safetensors: its adapter cannot be read') as e:
+    with pytest.raises(ValueError, match='m.safetensors: its adapter is not a whole safetensors file') as e:
         load_model_adapter(path)
     assert 'tmp' not in str(e.value).replace(str(tmp_path), '')
 

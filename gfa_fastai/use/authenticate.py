@@ -20,7 +20,8 @@ from importlib.resources import files
 from pathlib import Path
 from ..inputs.faces import crop_face, find_faces, open_yunet
 from ..inputs.images import read_image, resize_square
-from ..inputs.models import load_model, load_model_adapter, model_header
+from ..adapt.by_name import load_model_adapter
+from ..inputs.models import load_model, model_header
 from ..inputs.videos import clip_frames, is_video, video_frames
 from ..model import run_head
 from ..samples import CLASSES
