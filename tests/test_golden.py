@@ -37,6 +37,7 @@ from gfa_fastai.inputs.tables import load_scores, save_scores
 from gfa_fastai.evaluation import score_samples, video_scores
 from gfa_fastai.adapt.fda import FDA
 from gfa_fastai.fda import LossNetwork, TransformNet, content_loss, domain_loss, gram_matrix, tv_loss
+from gfa_fastai.inputs.batches import picture_batches
 from gfa_fastai.inputs.frames import extract_frames
 from gfa_fastai.learner import GFALoss, gfa_learner, terms_table
 from gfa_fastai.train.checkpoint import fit_resumable
@@ -505,8 +506,8 @@ def golden_divergence():
     "Feature divergence between two domains in the small trunk."
     a, b = (probes(d, 'train') for d in DOMAINS)
     return dict(
-        people=feature_divergence(vgg16_trunk(0.25, 'small').eval(), a, b, splits=5),
-        model=feature_divergence(shipped(), a, b, splits=3, column='frame_path'),
+        people=feature_divergence(vgg16_trunk(0.25, 'small').eval(), *map(picture_batches, (a, b)), splits=5),
+        model=feature_divergence(shipped(), *(picture_batches(t, column='frame_path') for t in (a, b)), splits=3),
     )
 
 
