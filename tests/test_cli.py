@@ -898,7 +898,7 @@ def target(tmp_path):
 QUICK = ['--steps', 4, '--size', 32, '--width', 0.125]
 
 
-@pytest.mark.parametrize('method', ['fda', 'light', 'adain', 'colour', 'fourier', 'recompress', 'identity'])
+@pytest.mark.parametrize('method', ['fda', 'light', 'colour', 'fourier', 'recompress', 'identity'])
 def test_transfer_of_a_folder(method, folder, tmp_path, capsys):
     args = ['gfa_transfer', folder, '--target', target(tmp_path), '--method', method, '--out', tmp_path / 'out', *QUICK]
     status, said = run(capsys, *args)
@@ -909,7 +909,7 @@ def test_transfer_of_a_folder(method, folder, tmp_path, capsys):
     assert run(capsys, *args)[0] == 0 and before == {
         p: p.stat().st_mtime_ns for p in (tmp_path / 'out').rglob('*.png')
     }  # nothing is made twice
-    if method in ('fda', 'light', 'adain'):
+    if method in ('fda', 'light'):
         status, said = run(
             capsys,
             'gfa_transfer',
