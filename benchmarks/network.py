@@ -14,6 +14,7 @@ from fastai.vision.all import Adam, Callback, CancelValidException, DataLoaders,
 from benchmarks.measure import against, clock, line, turns
 from gfa_fastai.learner import GFALoss, gfa_learner, tf_adam
 from gfa_fastai.train.checkpoint import fit_resumable
+from gfa_fastai.train.guards import guarded
 from gfa_fastai.model import GFACNN, run_head
 from gfa_fastai.train.memory import training_memory
 
@@ -94,8 +95,8 @@ def by_hand(batches, device, size, half=False, opt=None):
 
 
 def learner(dls, device, size, resumable=False, **kw):
-    "The same by gfa_learner; `resumable`: by fit_resumable, with its checkpoints every 20 seconds."
-    learn = gfa_learner(dls, model=network(device, size), metrics=None, cbs=NoValidation(), **kw)
+    "The same by gfa_learner, guarded; `resumable`: by fit_resumable, with its checkpoints every 20 seconds."
+    learn = guarded(gfa_learner(dls, network(device, size), metrics=None, cbs=NoValidation()), **kw)
     learn.logger = lambda *args: None
     learn.remove_cbs([cb for cb in learn.cbs if cb.name == 'progress'])
     folder = tempfile.TemporaryDirectory()

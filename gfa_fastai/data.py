@@ -14,10 +14,16 @@ with warnings.catch_warnings():
     warnings.simplefilter('ignore')
     from fastai.vision.all import *
 
-from .samples import CLASSES, balance_flips, check_classes, validate_samples
+from gfa_fastai.samples import (
+    CLASSES,
+    balance_flips,
+    check_classes,
+    person_key,
+    validate_samples,
+)
 
 # %% auto #0
-__all__ = ['UNKNOWN', 'Row', 'table_rows', 'load_frame', 'load_face', 'LoadPicture', 'read_label', 'SubjectId', 'LiveAttack',
+__all__ = ['TRANSPOSE', 'UNKNOWN', 'Row', 'table_rows', 'LoadImage', 'LiveAttack', 'PersonId', 'show_pairs', 'check_sizes',
            'PairDL', 'PairLoaders', 'gfa_dataloaders']
 
 # %% ../nbs/07_data.ipynb #0fbc71d8
@@ -27,121 +33,108 @@ class Row(SimpleNamespace):
 
 def table_rows(
     df: pd.DataFrame,  # samples table with frame_path and face_path, as extract_frames makes it
-) -> list:  # of Row; raises ValueError
+) -> list:  # of Row, with `person`; raises ValueError
     "A table as items for fastai."
-    if missing := [c for c in ('frame_path', 'face_path') if c not in df]:
+    missing = [c for c in ('frame_path', 'face_path') if c not in df]
+    if missing:
         raise ValueError(
-            f'samples: column(s) {", ".join(missing)} missing. Run extract_frames on the table first.'
+            f'samples: column(s) {", ".join(missing)} missing. '
+            'Run extract_frames on the table first.'
         )
-    return [Row(**r) for r in df.to_dict('records')]
+    return [Row(**r) for r in df.assign(person=person_key(df)).to_dict('records')]
 
-
+# %% ../nbs/07_data.ipynb #76f55253
 @functools.lru_cache(4096)
 def _decoded(path, size, changed):
-    "A picture in memory."
+    "A picture in memory; read again where the file's size or time is another."
     image = PILImage.create(path)
     image.load()
     return image
 
 
-def _picture(row, column):
-    "The cached picture of a row, flipped if the row says so."
-    path, flip = getattr(row, column), getattr(row, 'flip', '')
-    at = os.stat(path)
-    image = _decoded(path, at.st_size, at.st_mtime_ns)
-    if flip:
-        image = PILImage(
-            image.transpose(
-                Image.Transpose.FLIP_LEFT_RIGHT
-                if flip == 'h'
-                else Image.Transpose.FLIP_TOP_BOTTOM
-            )
-        )
-    return image
+TRANSPOSE = dict(h=Image.Transpose.FLIP_LEFT_RIGHT, v=Image.Transpose.FLIP_TOP_BOTTOM)
 
 
-def load_frame(row):
-    return _picture(row, 'frame_path')
+class LoadImage(Transform):
+    "The picture of a row in one of its columns, flipped if the row says so."
 
-
-def load_face(row):
-    return _picture(row, 'face_path')
-
-
-class LoadPicture(Transform):
-    "`load_frame` or `load_face` as a transform: fastai wraps a plain function in something that cannot be pickled."
-
-    def __init__(self, column):
+    def __init__(self, column: str):
         self.column = column
 
     def encodes(self, row):
-        return _picture(row, self.column)
-
-
-def read_label(row):
-    return CLASSES.index(row.label)
+        path, flip = getattr(row, self.column), getattr(row, 'flip', '')
+        file = os.stat(path)
+        image = _decoded(path, file.st_size, file.st_mtime_ns)
+        return PILImage(image.transpose(TRANSPOSE[flip])) if flip else image
 
 # %% ../nbs/07_data.ipynb #5873dc90
 UNKNOWN = -100  # what torch's cross entropy ignores
 
 
-class SubjectId(Transform):
-    "Subject of a row as an index into `vocab`; `UNKNOWN` for others and for flipped copies."
-
-    def __init__(self, vocab):
-        self.vocab, self.o2i = L(vocab), {v: i for i, v in enumerate(vocab)}
-
-    def encodes(self, row):
-        return TensorCategory(
-            UNKNOWN if getattr(row, 'flip', '') else self.o2i.get(row.subject, UNKNOWN)
-        )
-
-    def decodes(self, i: TensorCategory):
-        return Category('?' if i < 0 else self.vocab[int(i)])
-
-
-class LiveAttack(DisplayedTransform):
+class LiveAttack(Transform):
     "Class of a row as an index into CLASSES."
 
     def encodes(self, row):
-        return TensorCategory(read_label(row))
+        return TensorCategory(CLASSES.index(row.label))
 
-    def decodes(self, i: TensorCategory):
-        return Category(CLASSES[int(i)])
+
+class PersonId(Transform):
+    "Person of a row as an index into `vocab`; UNKNOWN for others and for flipped copies."
+
+    def __init__(self, vocab: list):
+        self.index = {person: i for i, person in enumerate(vocab)}
+
+    def encodes(self, row):
+        flipped = getattr(row, 'flip', '') != ''
+        return TensorCategory(
+            UNKNOWN if flipped else self.index.get(row.person, UNKNOWN)
+        )
 
 # %% ../nbs/07_data.ipynb #95dbf7ad
-def _draw_pairs(
-    frames, faces, titles, colours=None, nrows=None, ncols=None, figsize=None
+def show_pairs(
+    frames,  # (N, 3, H, W) in 0..1
+    faces,  # (N, 3, H, W) in 0..1
+    titles,  # N texts
+    colours=None,  # N colours of the titles
+    nrows=None,
+    ncols=None,
+    figsize=None,
 ):
-    "Frame and face of each sample side by side."
+    "Draw frame and face of each sample side by side."
     n = len(titles)
     ncols = ncols or (math.ceil(n / nrows) if nrows else min(4, n))
     nrows = nrows or math.ceil(n / ncols)
-    _, axs = plt.subplots(
-        nrows, ncols, figsize=figsize or (2.1 * ncols, 1.4 * nrows), squeeze=False
-    )
+    figsize = figsize or (2.1 * ncols, 1.4 * nrows)
+    _, axs = plt.subplots(nrows, ncols, figsize=figsize, squeeze=False)
+    pairs = torch.cat([frames, faces], 3).float().clamp(0, 1).permute(0, 2, 3, 1)
     for ax in axs.flat:
         ax.axis('off')
-    for ax, a, b, t, c in zip(
-        axs.flat, frames, faces, titles, colours or ['black'] * n
-    ):
-        a, b = (
-            torch.as_tensor(np.asarray(o.detach().float().cpu()))
-            .permute(1, 2, 0)
-            .clamp(0, 1)
-            for o in (a, b)
-        )
-        if a.shape != b.shape:
-            b = F.interpolate(b.permute(2, 0, 1)[None], a.shape[:2])[0].permute(1, 2, 0)
-        ax.imshow(torch.cat([a, b], 1))
-        ax.set_title(t, fontsize=8, color=c)
+    for i, ax in enumerate(axs.flat[:n]):
+        ax.imshow(pairs[i].cpu())
+        ax.set_title(titles[i], fontsize=8, color=colours[i] if colours else 'black')
     plt.tight_layout()
 
 # %% ../nbs/07_data.ipynb #bb8d99ce
-class PairDL(TfmdDL):
-    "DataLoader of (frame, face, label, subject) that shows pairs, and samples by `weights` where they are set."
+def check_sizes(images, name):
+    "ValueError for images that cannot become one batch; `name` is what they are."
+    sizes = sorted({f'{x.shape[-1]}x{x.shape[-2]}' for x in images})
+    if len(sizes) > 1:
+        raise ValueError(
+            f'The {name}s of a batch have different sizes ({", ".join(sizes)} pixels). '
+            'Run extract_frames on all of them with one size.'
+        )
+    if min(images[0].shape[-2:]) < 32:
+        raise ValueError(
+            f'The {name}s have {sizes[0]} pixels, and the network needs 32. '
+            'Run extract_frames with a larger size.'
+        )
 
-    weights, vocab = None, None
+
+class PairDL(TfmdDL):
+    "DataLoader of (frame, face, label, subject) that shows pairs, and samples by `weights`."
+
+    weights = None  # of the rows; None: each row once
+    vocab = None  # training people
 
     def new(self, dataset=None, cls=None, **kwargs):
         res = super().new(dataset, cls, **kwargs)
@@ -154,100 +147,96 @@ class PairDL(TfmdDL):
         if self.weights is None or not self.shuffle:
             return super().get_idxs()
         rng = np.random.default_rng(self.rng.randint(0, 2**31 - 1))
-        return rng.choice(self.n, self.n, p=self.weights / self.weights.sum()).tolist()
+        share = self.weights / self.weights.sum()
+        return rng.choice(self.n, self.n, p=share).tolist()
 
-    def _names(self, label, subject):
-        return [CLASSES[int(l)] for l in label], [
-            '?' if s < 0 else self.vocab[int(s)] for s in subject
-        ]
+    def create_batch(self, samples):
+        for i, name in enumerate(('frame', 'face')):
+            check_sizes([s[i] for s in samples], name)
+        return super().create_batch(samples)
 
-    def show_batch(self, b=None, max_n=8, show=True, unique=False, **kwargs):
-        "Draw frame and face of the first `max_n` samples, with both labels; `unique`: of one sample, augmented anew each time."
+    def __iter__(self):
+        for batch in super().__iter__():
+            yield tuple(x.as_subclass(Tensor) for x in batch)
+
+    def names(self, label, subject):
+        "Classes and people as texts; '?' for an unknown person."
+        people = ['?' if s < 0 else self.vocab[int(s)] for s in subject]
+        return [CLASSES[int(i)] for i in label], people
+
+    def show_batch(self, b=None, max_n=8, unique=False, **kwargs):
+        "Draw the first samples; `unique`: one sample, augmented anew each time."
         if b is None:
-            b = (self.new(get_idxs=lambda: Inf.zeros) if unique else self).one_batch()
-        if not show:
-            return super().show_batch(b, max_n=max_n, show=False)
+            dl = self.new(get_idxs=lambda: Inf.zeros) if unique else self
+            b = dl.one_batch()
         if kwargs.get('nrows') and kwargs.get('ncols'):
             max_n = kwargs['nrows'] * kwargs['ncols']
-        frame, face, *labels = (o[:max_n] for o in b)
-        titles = (
-            [f'{l}, {s}' for l, s in zip(*self._names(*labels))]
-            if labels
-            else [''] * len(frame)
-        )
-        _draw_pairs(frame, face, titles, **kwargs)
+        frame, face, *answers = (x[:max_n] for x in b)
+        titles = [''] * len(frame)
+        if answers:
+            titles = [f'{c}, {p}' for c, p in zip(*self.names(*answers))]
+        show_pairs(frame, face, titles, **kwargs)
 
     def show_results(self, b, out, max_n=8, **kwargs):
-        "The same with what the network says; wrong answers of the anti-spoofing head in red."
-        frame, face, label, subject = (o[:max_n] for o in b)
-        truth, said = (
-            self._names(label, subject),
-            self._names(*(o[:max_n] for o in out[:2])),
-        )
-        titles = [f'{l}, {s}\nsays {pl}, {ps}' for l, s, pl, ps in zip(*truth, *said)]
-        _draw_pairs(
-            frame,
-            face,
-            titles,
-            ['black' if l == p else '#CC3311' for l, p in zip(truth[0], said[0])],
-            **kwargs,
-        )
+        "The same with what the network says; red where the class is wrong."
+        frame, face, *answers = (x[:max_n] for x in b)
+        classes, people = self.names(*answers)
+        said, named = self.names(*(x[:max_n] for x in out[:2]))
+        titles = [
+            f'{c}, {p}\nsays {sc}, {sp}'
+            for c, p, sc, sp in zip(classes, people, said, named)
+        ]
+        colours = ['black' if a == b else '#CC3311' for a, b in zip(classes, said)]
+        show_pairs(frame, face, titles, colours, **kwargs)
 
 
 class PairLoaders(DataLoaders):
     "DataLoaders whose `test_dl` takes a samples table too."
 
     def test_dl(self, test_items, **kwargs):
-        return super().test_dl(
-            table_rows(test_items)
-            if isinstance(test_items, pd.DataFrame)
-            else test_items,
-            **kwargs,
+        if isinstance(test_items, pd.DataFrame):
+            test_items = table_rows(test_items)
+        return super().test_dl(test_items, **kwargs)
+
+# %% ../nbs/07_data.ipynb #ffbe12a0
+def _training_table(samples, bs, flips, flip_classes):
+    "Checked training and development rows, with flipped copies; raises ValueError."
+    df = validate_samples(samples)
+    used = (df['split'] != 'test') & (df['role'] == 'probe')
+    df = check_classes(df[used].reset_index(drop=True), ('train', 'dev'))
+    df = balance_flips(df, flips, flip_classes)
+    n = (df['split'] == 'train').sum()
+    if not isinstance(bs, (int, np.integer)) or not 1 <= bs <= n:
+        raise ValueError(
+            f'bs is {bs!r}, but there are {n} training rows (flipped copies among '
+            f'them); a batch is 1 to {n} rows. Use a smaller bs, or more images.'
         )
+    return df
 
 # %% ../nbs/07_data.ipynb #5d60857a
-def _pinned(device, num_workers):
-    return (
-        num_workers > 0 and torch.device(device or default_device()).type == 'cuda'
-    )  # copied to the GPU from pages that stay
-
-
 def gfa_dataloaders(
-    samples: pd.DataFrame,  # samples table with frame_path and face_path, as extract_frames makes it
+    samples: pd.DataFrame,  # samples table with frame_path and face_path
     bs: int = 32,  # batch size (paper: 32)
-    flips: int
-    | str = 'auto',  # copies of live training rows: 1, 2, 3 or 'auto' (see balance_flips)
+    flips: int | str = 'auto',  # copies of live training rows: 1, 2, 3 or 'auto'
     flip_classes: str = 'live',  # 'live' as the paper has it, or 'both'
     balanced: bool = False,  # draw live and attack rows equally often
-    batch_tfms=None,  # augmentation on the device, e.g. aug_transforms(); None as in the paper
+    batch_tfms=None,  # augmentation on the device; None as in the paper
     device=None,  # None: CUDA, then Apple's, then CPU
     num_workers: int = 0,  # processes that load; 0: this one
-) -> PairLoaders:  # with `vocab` (training subjects) and `samples` (train, flips among them, and dev); raises ValueError
-    "Two-stream DataLoaders: training rows, and the rows of the development set for validation."
-    df = validate_samples(samples)
-    df = check_classes(
-        df[(df['split'] != 'test') & (df['role'] == 'probe')].reset_index(drop=True),
-        ('train', 'dev'),
-    )
-    df = balance_flips(df, flips, flip_classes)
+) -> PairLoaders:  # with `vocab` (training people) and `samples`; raises ValueError
+    "DataLoaders of the training rows, and of the development set for validation."
+    df = _training_table(samples, bs, flips, flip_classes)
     train = df['split'] == 'train'
-    if not 1 <= bs <= train.sum():
-        raise ValueError(
-            f'bs is {bs}, but there are {train.sum()} training rows (flipped copies among them); a batch is 1 to {train.sum()} rows. Use a smaller bs, or more images.'
-        )
-    vocab = sorted(df.loc[train, 'subject'].unique())
+    vocab = sorted(person_key(df[train]).unique())
+    answers = [LiveAttack()], [PersonId(vocab)]
     dsets = Datasets(
         table_rows(df),
-        [
-            [LoadPicture('frame_path')],
-            [LoadPicture('face_path')],
-            [LiveAttack()],
-            [SubjectId(vocab)],
-        ],
+        [[LoadImage('frame_path')], [LoadImage('face_path')], *answers],
         n_inp=2,
         splits=[list(np.flatnonzero(train)), list(np.flatnonzero(~train))],
     )
     dsets._dbunch_type = PairLoaders
+    on_gpu = torch.device(device or default_device()).type == 'cuda'
     dls = dsets.dataloaders(
         bs=bs,
         val_bs=2 * bs,
@@ -255,14 +244,14 @@ def gfa_dataloaders(
         device=device,
         num_workers=num_workers,
         drop_last=True,
-        pin_memory=_pinned(device, num_workers),
+        pin_memory=on_gpu and num_workers > 0,
         after_item=[ToTensor()],
         after_batch=[IntToFloatTensor(), *L(batch_tfms)],
     )
     for dl in dls:
         dl.vocab = vocab
     if balanced:
-        n = df.loc[train, 'label'].value_counts()
-        dls.train.weights = (1 / df.loc[train, 'label'].map(n)).to_numpy()
+        label = df.loc[train, 'label']
+        dls.train.weights = (1 / label.map(label.value_counts())).to_numpy()
     dls.vocab, dls.samples = vocab, df
     return dls

@@ -1,5 +1,6 @@
 "Small pictures and a samples table of them: smooth ones are live, ones with a grid are attacks."
 
+import cv2
 import numpy as np
 import pandas as pd
 from PIL import Image
@@ -67,3 +68,37 @@ def bad_files(folder, picture):
         'folder.jpg': 'it is a folder',
         'gone.jpg': 'the file does not exist',
     }
+
+
+CODECS = {'.avi': 'MJPG', '.mov': 'mp4v', '.mp4': 'mp4v'}
+
+
+def moving(n, size=(96, 64)):
+    "`n` RGB pictures, smooth, different from each other, a quarter grey level bright for each frame."
+    rng = np.random.default_rng(5)
+    base = cv2.resize(rng.integers(40, 180, (6, 8, 3), dtype=np.uint8), size, interpolation=cv2.INTER_CUBIC)
+    return [np.roll(base, 2 * i, 1) // 2 + np.uint8(3 * i) for i in range(n)]
+
+
+def video(path, images, codec=None):
+    out = cv2.VideoWriter(
+        str(path), cv2.VideoWriter_fourcc(*(codec or CODECS[path.suffix])), 25, images[0].shape[1::-1]
+    )
+    assert out.isOpened()
+    for image in images:
+        out.write(np.ascontiguousarray(image[..., ::-1]))
+    out.release()
+    return path
+
+
+def near(a, b, limit=4):
+    return np.abs(np.asarray(a, int) - np.asarray(b, int)).mean() < limit
+
+
+def wrong_header(path, frames):
+    "Let the header of an .avi promise another number of frames."
+    b = bytearray(path.read_bytes())
+    for tag, at in ((b'avih', 8 + 16), (b'strh', 8 + 32)):
+        k = b.index(tag) + at
+        b[k : k + 4] = frames.to_bytes(4, 'little')
+    path.write_bytes(b)

@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -27,7 +28,7 @@ with warnings.catch_warnings():
     )
 from gfa_fastai.data import UNKNOWN, PairDL, gfa_dataloaders, table_rows
 from gfa_fastai.inputs.frames import extract_frames
-from gfa_fastai.samples import CLASSES
+from gfa_fastai.samples import CLASSES, person_key
 from gfa_fastai.samples import balance_flips
 from gfa_fastai.synth.benchmark import make_synthpad
 
@@ -84,8 +85,8 @@ def test_every_row_as_its_table_says(frames):
             face, flipped(pixels(r.face_path), r.flip)
         )
         assert CLASSES[label] == r.label
-        assert int(subject) == (UNKNOWN if r.flip else dls.vocab.index(r.subject))
-    assert set(dls.vocab) == set(frames.subject[frames.split == 'train']) and len(batches[0]) == len(train)
+        assert int(subject) == (UNKNOWN if r.flip else dls.vocab.index(f'{r.dataset}/{r.subject}'))
+    assert set(dls.vocab) == set(person_key(frames[frames.split == 'train'])) and len(batches[0]) == len(train)
 
 
 def test_validation_rows(frames):
@@ -200,7 +201,7 @@ def test_test_dl(frames):
             assert close(a, pixels(r.frame_path)) and close(b, pixels(r.face_path))
         assert [len(b) for b in dls.test_dl(items, bs=7)] == [2] * 2
     known = dls.test_dl(frames[frames.split == 'train'], with_labels=True)
-    assert [dls.vocab[s] for b in known for s in b[3]] == frames.subject[frames.split == 'train'].tolist()
+    assert [dls.vocab[s] for b in known for s in b[3]] == person_key(frames[frames.split == 'train']).tolist()
     with pytest.raises(ValueError, match='frame_path, face_path missing. Run extract_frames'):
         dls.test_dl(test.drop(columns=['frame_path', 'face_path']))
 
@@ -287,9 +288,9 @@ def test_pickles(frames):
 def test_a_changed_file_is_read_again(frames, tmp_path):
     "Decoded pictures are kept in memory, and not longer than they are true."
     import os
-    from gfa_fastai.data import Row, load_frame
+    from gfa_fastai.data import LoadImage, Row
 
-    path = tmp_path / 'a.png'
+    path, load_frame = tmp_path / 'a.png', LoadImage('frame_path')
 
     def loaded(value, at):
         Image.new('RGB', (8, 8), (value,) * 3).save(path)
@@ -324,6 +325,9 @@ def test_workers(frames):
         (lambda f: f.assign(split=['dev', *f.split[1:]]), {}, 'is in dev and train'),
         (lambda f: f, dict(bs=97), 'bs is 97, but there are 32 training rows.*smaller bs, or more images'),
         (lambda f: f, dict(bs=0), 'bs is 0'),
+        (lambda f: f, dict(bs=2.5), 'bs is 2.5'),
+        (lambda f: f, dict(bs='8'), "bs is '8'"),
+        (lambda f: list(f.path), {}, 'expected a pandas DataFrame, got list'),
         (lambda f: f, dict(flips=4), 'copies is 4'),
         (lambda f: f, dict(flip_classes='x'), "classes is 'x'"),
     ],
@@ -346,3 +350,36 @@ def test_bytes_go_to_the_device(frames):
         torch.float32
     ] * 2
     assert not dl.pin_memory  # nothing to gain on a CPU
+
+
+def test_two_datasets_with_the_same_names(frames):
+    "A person is a dataset and a subject."
+    both = pd.concat([frames, frames.assign(dataset='other', path='other/' + frames.path)], ignore_index=True)
+    dls = loaders(both, flips=1)
+    assert len(dls.vocab) == 2 * frames.subject[frames.split == 'train'].nunique()
+    dl = dls.train.new(shuffle=False, drop_last=False)
+    subjects = torch.cat([b[3] for b in dl]).tolist()
+    train = dls.samples[dls.samples.split == 'train']
+    assert [dls.vocab[s] for s in subjects] == person_key(train).tolist()
+
+
+@pytest.mark.parametrize('column', ['frame_path', 'face_path'])
+def test_sizes_of_a_batch(frames, tmp_path, column):
+    def with_images_of(side, rows):
+        df = frames.copy()
+        Image.new('RGB', (side, side)).save(tmp_path / f'{side}.png')
+        df.loc[df.index[rows], column] = str(tmp_path / f'{side}.png')
+        return df
+
+    name = column.partition('_')[0]
+    n = (frames.split == 'train').sum()
+    with pytest.raises(ValueError, match=rf'{name}s of a batch have different sizes \(32x32, 40x40 pixels\).*one size'):
+        list(loaders(with_images_of(40, slice(0, 3)), bs=int(n), flips=1).train)
+    with pytest.raises(ValueError, match=f'{name}s have 24x24 pixels, and the network needs 32.*larger size'):
+        loaders(with_images_of(24, slice(None))).one_batch()
+
+
+def test_batches_are_plain_tensors(frames):
+    dls = loaders(frames, batch_tfms=aug_transforms())
+    for dl in (*dls, dls.test_dl(frames, with_labels=True)):
+        assert {type(x) for x in dl.one_batch()} == {torch.Tensor}

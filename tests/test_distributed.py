@@ -47,7 +47,9 @@ from fastai.callback.core import Callback
 from gfa_fastai.data import gfa_dataloaders
 from gfa_fastai.train.distributed import gather_rows, on_first, start_processes
 from gfa_fastai.train.checkpoint import fit_resumable
-from gfa_fastai.learner import gfa_learner, terms_table
+from functools import partial
+from gfa_fastai.learner import GFALoss, gfa_learner, terms_table
+from gfa_fastai.model import GFACNN
 from gfa_fastai.tpc import tpc_loss
 
 folder, n = sys.argv[1], int(sys.argv[2])
@@ -66,12 +68,13 @@ def gradient(gather):
     return w.grad.clone()
 out['gathered'], out['apart'] = gradient(gather_rows), gradient(lambda o: o)
 
-def learner(**kw):
+def learner(dropout):
     dls = gfa_dataloaders(pd.read_pickle(f'{folder}/table.pkl'), bs=8//n, device='cpu')
-    return gfa_learner(dls, **dict(dict(width=.125, fc_dim=16, pool=1, dropout=0., lambda_tpc=1e-3, seed=3), **kw))
+    small = partial(GFACNN, width=.125, fc_dim=16, pool=1, dropout=dropout)
+    return gfa_learner(dls, small, GFALoss(lambda_tpc=1e-3), seed=3)
 
-def fitted(gather_tpc=True, resumable=None, epochs=2, stop=None, **kw):
-    learn = learner(**kw)
+def fitted(gather_tpc=True, resumable=None, epochs=2, stop=None, dropout=0.):
+    learn = learner(dropout)
     if stop is not None:
         left = iter(range(stop))
         def after_step(cb):
@@ -265,14 +268,16 @@ def test_precision_of_accelerate_is_refused(monkeypatch):
 def test_fastais_own_context_is_refused(tmp_path):
     from gfa_fastai.data import gfa_dataloaders
     from fastai.vision.all import Callback
+    from functools import partial
     from gfa_fastai.learner import gfa_learner
+    from gfa_fastai.model import GFACNN
+    from gfa_fastai.train.guards import guarded
 
     class DistributedTrainer(Callback):
         pass
 
-    learn = gfa_learner(
-        gfa_dataloaders(table(tmp_path), bs=8, device='cpu'), width=0.125, fc_dim=8, pool=1, cbs=DistributedTrainer()
-    )
+    dls = gfa_dataloaders(table(tmp_path), bs=8, device='cpu')
+    learn = guarded(gfa_learner(dls, partial(GFACNN, width=0.125, fc_dim=8, pool=1), cbs=DistributedTrainer()))
     with pytest.raises(ValueError, match='import gfa_fastai.train.distributed'):
         with learn.no_bar(), learn.no_logging():
             learn.fit(1)

@@ -18,12 +18,12 @@ from PIL import Image
 
 from gfa_fastai.inputs import frames as frames_module
 from gfa_fastai.inputs.datasets import read_folder
-from gfa_fastai.inputs.images import MIN_SIDE, read_image
+from gfa_fastai.inputs.images import MIN_SIDE, read_image, resize_square
 from gfa_fastai.inputs.videos import choose_frames, video_frames
 from gfa_fastai.inputs.faces import crop_face, detect_face, yunet_face
 from gfa_fastai.inputs.frames import extract_frames, face_counts, frames_summary, smooth_boxes
 from gfa_fastai.samples import split_by_subject
-from pictures import bad_files
+from pictures import CODECS, bad_files, moving, near, video, wrong_header
 
 PHOTOS = Path(__file__).resolve().parents[2] / 'shared/data/nuaa_small'
 
@@ -90,12 +90,12 @@ def test_crop_against_brute_force(picture, box, margin):
 
 def test_resize_averages(picture):
     "Halving is the mean of 2x2 pixels; a side is never enlarged by skipping pixels of the other."
-    half = frames_module._resize(picture[:, :48], 24)
+    half = resize_square(picture[:, :48], 24)
     mean = picture[:, :48].reshape(24, 2, 24, 2, 3).mean((1, 3))
     assert np.abs(half - mean).max() <= 0.5
     stripes = np.zeros((20, 640, 3), np.uint8)
     stripes[:, ::2] = 255  # finer than the result can show: grey, not stripes
-    assert np.abs(frames_module._resize(stripes, 64).astype(int) - 127).max() <= 1
+    assert np.abs(resize_square(stripes, 64).astype(int) - 127).max() <= 1
 
 
 def test_no_face_in_noise_and_fallback_is_the_central_square(tmp_path, picture):
@@ -132,7 +132,7 @@ def test_pictures_and_order(tmp_path, picture):
     assert f.path.tolist() == list(map(str, paths)) and (f.camera == 'front').all() and f.attrs['skipped'] == []
     for r in f.itertuples():
         image = read_image(r.path)
-        assert np.array_equal(read_image(r.frame_path), frames_module._resize(image, 32)) and np.array_equal(
+        assert np.array_equal(read_image(r.frame_path), resize_square(image, 32)) and np.array_equal(
             read_image(r.face_path), crop_face(image, r.box, 32)
         )
 
@@ -175,7 +175,7 @@ def test_one_per_cent(tmp_path, picture, n, stops):
     else:
         with pytest.raises(
             ValueError,
-            match=rf'1 of {n} images .*gone.png: the file does not exist. Mend or remove them, or let more be skipped with max_bad \(--max-bad\) of 0.02',
+            match=rf'1 of {n} images .*gone.png: the file does not exist: check the path. Mend or remove them, or let more be skipped with max_bad \(--max-bad\) of 0.02',
         ):
             extract(t, tmp_path / 'c', size=16)
 
@@ -244,7 +244,7 @@ def test_key(tmp_path, picture):
     assert not new(b)
     write(b, 255 - picture, 2 * 10**9)  # of the same size, at the same time
     assert new(b) and np.array_equal(
-        read_image(extract(table(b), tmp_path / 'c', size=48).frame_path[0]), frames_module._resize(255 - picture, 48)
+        read_image(extract(table(b), tmp_path / 'c', size=48).frame_path[0]), resize_square(255 - picture, 48)
     )
 
 
@@ -307,36 +307,12 @@ def test_cache_that_cannot_be_written(tmp_path, picture, monkeypatch):
     def full(*args, **kw):
         raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr(Image.Image, 'save', full)
-    with pytest.raises(OSError, match='cannot write .*cache.*No space left on device.*Make room'):
+    monkeypatch.setattr(Path, 'write_bytes', full)
+    with pytest.raises(OSError, match='cannot write .*cache.*no space left on the disk'):
         extract(t, tmp_path / 'cache')
 
 
 # --- videos
-
-CODECS = {'.avi': 'MJPG', '.mov': 'mp4v', '.mp4': 'mp4v'}
-
-
-def moving(n, size=(96, 64)):
-    "`n` RGB pictures, smooth, different from each other, a quarter grey level bright for each frame."
-    rng = np.random.default_rng(5)
-    base = cv2.resize(rng.integers(40, 180, (6, 8, 3), dtype=np.uint8), size, interpolation=cv2.INTER_CUBIC)
-    return [np.roll(base, 2 * i, 1) // 2 + np.uint8(3 * i) for i in range(n)]
-
-
-def video(path, images, codec=None):
-    out = cv2.VideoWriter(
-        str(path), cv2.VideoWriter_fourcc(*(codec or CODECS[path.suffix])), 25, images[0].shape[1::-1]
-    )
-    assert out.isOpened()
-    for image in images:
-        out.write(np.ascontiguousarray(image[..., ::-1]))
-    out.release()
-    return path
-
-
-def near(a, b, limit=4):
-    return np.abs(np.asarray(a, int) - np.asarray(b, int)).mean() < limit
 
 
 @pytest.fixture
@@ -354,40 +330,6 @@ def boxes_of(monkeypatch):
 def annotate(path, boxes):
     path.write_text('\n'.join(' '.join(map(str, (i, *b))) for i, b in boxes.items()))
     return str(path)
-
-
-@pytest.mark.parametrize('ext', CODECS)
-def test_every_frame_in_order(tmp_path, ext):
-    images, about = moving(30), {}
-    got = list(video_frames(video(tmp_path / f'v{ext}', images), about=about))
-    assert [i for i, _ in got] == list(range(30)) and about == dict(promised=30, total=30)
-    assert all(
-        g.shape == images[0].shape and g.dtype == np.uint8 and g.flags.c_contiguous and near(g, images[i])
-        for i, g in got
-    )
-    some = dict(video_frames(tmp_path / f'v{ext}', [3, 17, 29]))
-    assert list(some) == [3, 17, 29] and all(np.array_equal(some[i], got[i][1]) for i in some)
-
-
-def test_nothing_is_read_behind_the_last_wanted(tmp_path):
-    about = {}
-    assert (
-        len(list(video_frames(video(tmp_path / 'v.avi', moving(20)), range(0, 5), about=about))) == 5
-        and 'total' not in about
-    )
-
-
-def test_choice():
-    for total in (1, 2, 7, 24, 450):
-        assert list(choose_frames(total)) == list(range(total))
-        for n in (1, 2, 3, 8, 500):
-            assert list(choose_frames(total, every=n)) == list(range(0, total, n))
-            assert list(choose_frames(total, first=n)) == list(range(min(total, n)))
-            got = choose_frames(total, spread=n)
-            assert len(got) == min(n, total) and got == sorted(set(got)) and 0 <= got[0] and got[-1] < total
-            gaps = np.diff([-got[0] - 1, *got, 2 * total - got[-1] - 1] if len(got) < total else got)
-            assert len(gaps) < 2 or gaps[1:-1].max(initial=0) - gaps[1:-1].min(initial=total) <= 1
-            assert choose_frames(total, spread=n, first=5) == choose_frames(min(total, 5), spread=n)
 
 
 @pytest.mark.parametrize(
@@ -415,7 +357,7 @@ def test_chosen_frames_of_a_table(tmp_path, kw, limit, want):
     )
     images = moving(20)
     for r in f.itertuples():
-        assert near(read_image(r.frame_path), frames_module._resize(images[r.frame], 32))
+        assert near(read_image(r.frame_path), resize_square(images[r.frame], 32))
 
 
 @pytest.mark.parametrize(
@@ -436,32 +378,20 @@ def test_arguments_for_videos(tmp_path, kw):
         extract(table('v.avi'), tmp_path / 'c', **kw)
 
 
-def wrong_header(path, frames):
-    "Let the header of an .avi promise another number of frames."
-    b = bytearray(path.read_bytes())
-    for tag, at in ((b'avih', 8 + 16), (b'strh', 8 + 32)):
-        k = b.index(tag) + at
-        b[k : k + 4] = frames.to_bytes(4, 'little')
-    path.write_bytes(b)
-
-
 @pytest.mark.parametrize('promised', [1, 8, 19, 21, 60, 500])
 def test_header_is_not_believed(tmp_path, promised):
     path = video(tmp_path / 'v.avi', moving(20))
     wrong_header(path, promised)
-    short = promised > 21
     for kw, want in (
-        ({}, range(20 - short)),
-        (dict(spread=4), choose_frames(20 - short, spread=4)),
+        ({}, range(20)),
+        (dict(spread=4), choose_frames(20, spread=4)),
         (dict(spread=4, first=6), choose_frames(6, spread=4)),
-        (dict(every=19), range(0, 20 - short, 19)),
+        (dict(every=19), range(0, 20, 19)),
     ):
         f = extract(table(path), tmp_path / 'c', **kw)
         assert f.frame.tolist() == list(want)
         assert len(list((tmp_path / 'c').glob(f'*/{Path(f.frame_path[0]).parent.name}/*.png'))) == 2 * len(f)
-    assert [n for _, n in extract(table(path), tmp_path / 'c').attrs['notes']] == [
-        f'it ends after 20 of the {promised} frames that its header promises; the last one is left out'
-    ] * short
+        assert not f.attrs['notes']  # it is whole
 
 
 def test_upside_down(tmp_path):
@@ -483,20 +413,6 @@ def test_upside_down(tmp_path):
         for n, r in (('up.png', ''), ('down.png', '180'))
     )
     assert np.array_equal(read_image(a.face_path[0]), read_image(b.face_path[0]))
-
-
-def test_rotation_that_the_file_says(tmp_path):
-    "A phone's tag is obeyed; a table that says 180 replaces it, so that nothing is turned twice."
-    images = moving(6)
-    b = bytearray(video(tmp_path / 'v.mp4', [i[::-1, ::-1] for i in images]).read_bytes())
-    k = b.index(b'tkhd') + 4 + 40
-    b[k : k + 36] = b''.join(
-        v.to_bytes(4, 'big', signed=True) for v in (-65536, 0, 0, 0, -65536, 0, 96 << 16, 64 << 16, 1 << 30)
-    )
-    (tmp_path / 'v.mp4').write_bytes(b)
-    for rotate in (0, 180):
-        ((_, got),) = video_frames(tmp_path / 'v.mp4', [2], rotate)
-        assert near(got, images[2])
 
 
 @pytest.mark.parametrize(
@@ -725,7 +641,7 @@ def bad_videos(folder):
     return {
         'empty.avi': r'the file is empty \(0 bytes\)',
         'letter.mp4': r'not a readable video \(8 bytes\)',
-        'folder.mov': 'not readable: Is a directory',
+        'folder.mov': 'it is a folder',
         'cut.mp4': 'not a readable video .*cut off.*copy it again',
         'cut.mov': 'not a readable video',
         'header.avi': 'not a readable video|no frame of it can be decoded',
@@ -761,7 +677,7 @@ def test_cut_off_and_one_frame(tmp_path):
     n = len(f) - 1
     assert 5 <= n <= 12 and f.frame.tolist() == [*range(n), 0]
     for r in f.itertuples():
-        assert near(read_image(r.frame_path), frames_module._resize(images[r.frame], 32))
+        assert near(read_image(r.frame_path), resize_square(images[r.frame], 32))
     ((path, note),) = f.attrs['notes']
     assert (
         path.endswith('v.avi')
@@ -944,7 +860,7 @@ def test_cache_of_videos_that_cannot_be_written(tmp_path, monkeypatch):
         raise OSError(28, 'No space left on device')
 
     monkeypatch.setattr(Path, 'write_bytes', full)
-    with pytest.raises(OSError, match='cannot write .*cache.*No space left on device.*Make room'):
+    with pytest.raises(OSError, match='cannot write .*cache.*no space left on the disk'):
         extract(t, tmp_path / 'cache')
 
 

@@ -12,6 +12,7 @@ import math
 import shutil
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,8 @@ from gfa_fastai.fda import LossNetwork, TransformNet, content_loss, domain_loss,
 from gfa_fastai.inputs.frames import extract_frames
 from gfa_fastai.learner import GFALoss, gfa_learner, terms_table
 from gfa_fastai.train.checkpoint import fit_resumable
+from gfa_fastai.train.distributed import tpc_of_parts
+from gfa_fastai.train.guards import guarded
 from gfa_fastai.metrics import acer, apcer, apcer_per_pai, apcer_threshold, auc, bootstrap_subjects, bpcer
 from gfa_fastai.metrics import bpcer_at_apcer, eer, eer_threshold, far_frr, hter, paired_bootstrap, tpr_at_fpr
 from gfa_fastai.model import GFACNN
@@ -48,7 +51,8 @@ from gfa_fastai.compare.recognition import embed, gallery_probe, similarity, ver
 from gfa_fastai.inputs.tables import load_samples, save_samples
 from gfa_fastai.synth.benchmark import load_synthpad, make_synthpad, make_variants
 from gfa_fastai.synth.faces import EVEN, NEUTRAL, draw_clothes, identity, render_scene
-from gfa_fastai.tpc import TPCLoss, entropic_confusion, mmd_loss, pairwise_confusion, paper_scale, tpc_loss
+from gfa_fastai.tpc import TPCLoss, entropic_confusion, feature_std, mmd_loss, pairwise_confusion, paper_scale
+from gfa_fastai.tpc import tpc_loss
 from gfa_fastai.inputs.weights import vgg16_trunk
 
 HERE = Path(__file__).resolve().parent
@@ -400,11 +404,14 @@ def golden_both_answers():
 # -- training
 
 
-def learner(bs=8, **kw):
-    "A small learner without bars, and its steps per epoch."
+SMALL = partial(GFACNN, width=0.125, pool=1)
+
+
+def learner(bs=8, model=SMALL, loss=None, precision=None, **kw):
+    "A small learner."
     rows = frames(32)
     dls = gfa_dataloaders(rows[rows['role'] == 'probe'].reset_index(drop=True), bs=bs, device=torch.device('cpu'))
-    return gfa_learner(dls, **{**dict(width=0.125, pool=1, seed=0), **kw})
+    return guarded(gfa_learner(dls, model, loss, **kw), precision)
 
 
 def quietly(learn, fit):
@@ -427,19 +434,19 @@ def golden_train_default():
 
 
 def golden_train_halves():
-    return trained(pairs='halves')
+    return trained(loss=GFALoss(TPCLoss('halves')))
 
 
 def golden_train_no_tpc():
-    return trained(tpc=False)
+    return trained(loss=GFALoss(tpc=False))
 
 
 def golden_train_paper_scale():
-    return trained(scale='paper')
+    return trained(loss=GFALoss(TPCLoss(scale='paper')))
 
 
 def golden_train_halving():
-    return trained(epochs=1, halve_every=3, reduction='mean', lambda_tpc=0.01, lambda_id=0.5)
+    return trained(epochs=1, halve_every=3, loss=GFALoss(TPCLoss(reduction='mean'), lambda_tpc=0.01, lambda_id=0.5))
 
 
 def golden_train_bf16():
@@ -601,19 +608,22 @@ def golden_gfa_loss():
     "Eq. 1 of random outputs, an unknown person among them."
     pred = normal(6, 2), normal(6, 4, seed=1), noise(6, 16, seed=2)
     label, subject = torch.tensor([0, 1, 0, 1, 1, 0]), torch.tensor([0, 1, UNKNOWN, 3, 2, 2])
+    losses = dict(
+        default=GFALoss(),
+        halves=GFALoss(TPCLoss('halves')),
+        paper=GFALoss(TPCLoss(scale='paper')),
+        off=GFALoss(tpc=False),
+        batch=GFALoss(),
+        groups=GFALoss(),
+    )
+    losses['batch'].bs = 32
+    losses['groups'].tpc_of_batch = partial(tpc_of_parts, losses['groups'], 2)
     out = {}
-    for name, kw in dict(
-        default={},
-        halves=dict(pairs='halves'),
-        paper=dict(scale='paper'),
-        off=dict(tpc=False),
-        batch=dict(bs=32),
-        groups=dict(groups=2),
-    ).items():
-        loss = GFALoss(**kw)
+    for name, loss in losses.items():
         total = loss(pred, label, subject)
         rows = loss(pred, label, subject, reduction='none')
-        out[name] = dict(total=total, rows=rows, anti=loss.anti, ident=loss.ident, tpc=loss.tpc, fc2_std=loss.fc2_std)
+        terms = dict(anti=loss.anti, ident=loss.ident, tpc=loss.tpc, fc2_std=feature_std(pred[2]))
+        out[name] = dict(total=total, rows=rows, **terms)
     return out
 
 
@@ -700,7 +710,8 @@ class StopAfter(Callback):
 
 def tiny_learner():
     "So small that its checkpoint is."
-    return learner(bs=16, width=1 / 64, fc_dim=8, dropout=0.1, lr=1e-3, seed=5)
+    model = partial(GFACNN, width=1 / 64, fc_dim=8, dropout=0.1, pool=1)
+    return learner(16, model, lr=1e-3, seed=5)
 
 
 def write_files():

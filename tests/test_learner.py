@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from copy import copy, deepcopy
+from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -20,11 +21,14 @@ from fastai.vision.all import (
     Adam,
     AvgMetric,
     Callback,
-    ClassificationInterpretation,
+    CancelEpochException,
+    CancelFitException,
+    CancelTrainException,
     CutMix,
     EarlyStoppingCallback,
     GradientAccumulation,
     GradientClip,
+    MixedPrecision,
     Interpretation,
     MixUp,
     ReduceLROnPlateau,
@@ -32,17 +36,11 @@ from fastai.vision.all import (
     SaveModelCallback,
     accuracy,
     aug_transforms,
-    set_seed,
 )
 
-from gfa_fastai import learner as learner_module
 from gfa_fastai.data import UNKNOWN, gfa_dataloaders
 from gfa_fastai.inputs.frames import extract_frames
-from fastai.vision.all import accuracy
-from fastai.vision.all import RocAucBinary
-from gfa_fastai.learner import spoof_accuracy
 from gfa_fastai.learner import (
-    CPUAutocast,
     GFALoss,
     HalveLR,
     SpoofEER,
@@ -51,6 +49,7 @@ from gfa_fastai.learner import (
     id_accuracy,
     on_head,
     plot_terms,
+    spoof_accuracy,
     terms_table,
     tf_adam,
 )
@@ -58,6 +57,10 @@ from gfa_fastai.train.checkpoint import fit_resumable, load_checkpoint, save_che
 from gfa_fastai.model import GFACNN
 from gfa_fastai.inputs.models import load_model, save_model
 from gfa_fastai.synth.benchmark import make_synthpad
+from gfa_fastai.tpc import TPCLoss
+from gfa_fastai.train.guards import guarded
+from gfa_fastai.train.precision import CPUAutocast, precision_callbacks, precision_of
+from gfa_fastai.use import predict as predict_module
 
 matplotlib.use('agg')
 pytestmark = pytest.mark.filterwarnings('ignore')
@@ -76,11 +79,12 @@ def frames(tmp_path_factory):
 
 @pytest.fixture
 def new(frames, tmp_path):
-    "Make a small learner without bars; keywords in `data` are for the DataLoaders."
+    "Make a small learner without bars: `data` for the DataLoaders, `net` for the network, `guards` for guarded."
 
-    def make(data={}, **kw):
+    def make(data={}, net={}, guards={}, **kw):
         dls = gfa_dataloaders(frames, **{**dict(bs=8, device=torch.device('cpu')), **data})
-        learn = gfa_learner(dls, **{**dict(width=0.0625, pool=1, path=tmp_path), **kw})
+        small = partial(GFACNN, **{**dict(width=0.0625, pool=1), **net})
+        learn = guarded(gfa_learner(dls, **{**dict(model=small, path=tmp_path), **kw}), **guards)
         learn.logger = lambda *args: None
         return learn.remove_cbs([cb for cb in learn.cbs if cb.name == 'progress'])
 
@@ -136,7 +140,7 @@ def batch(n=7, d=33, known=True, seed=0, scale=1.0):
 @pytest.mark.parametrize('known', [True, False])
 def test_loss_is_the_formula(pairs, reduction, known):
     pred, label, subject = batch(8, known=known)
-    loss = GFALoss(lambda_id=0.3, lambda_tpc=1e-2, pairs=pairs, reduction=reduction)
+    loss = GFALoss(TPCLoss(pairs, reduction), lambda_id=0.3, lambda_tpc=1e-2)
     want = formula(pred, label, subject, 0.3, 1e-2, pairs, reduction)
     torch.testing.assert_close(loss(pred, label, subject).double(), want, rtol=1e-6, atol=1e-7)
     rows = loss(pred, label, subject, reduction='none')
@@ -144,7 +148,7 @@ def test_loss_is_the_formula(pairs, reduction, known):
     torch.testing.assert_close(rows.mean().double(), want, rtol=1e-6, atol=1e-7)
     total = sum(w * getattr(loss, k) for k, w in loss.weights().items())
     torch.testing.assert_close(total.double(), want, rtol=1e-6, atol=1e-7)
-    assert not any(getattr(loss, k).requires_grad for k in ('anti', 'ident', 'tpc', 'fc2_std'))
+    assert not any(getattr(loss, k).requires_grad for k in ('anti', 'ident', 'tpc'))
 
 
 def test_gradient_is_that_of_the_formula():
@@ -179,8 +183,9 @@ def test_sums_are_in_float32(dtype):
 def test_tpc_of_other_batch_sizes_is_brought_to_that_of_training():
     pred, label, subject = batch(64, 50)
 
-    def tpc(n, **kw):
-        loss = GFALoss(**kw)
+    def tpc(n, bs=None, **kw):
+        loss = GFALoss(TPCLoss(**kw))
+        loss.bs = bs
         loss([o[:n] for o in pred], label[:n], subject[:n])
         return loss.tpc.item()
 
@@ -190,14 +195,6 @@ def test_tpc_of_other_batch_sizes_is_brought_to_that_of_training():
     ) == pytest.approx(tpc(64, pairs='halves') / 4)
     for kw in (dict(reduction='mean'), dict(scale='paper')):
         assert tpc(64, bs=16, **kw) == tpc(64, **kw)
-
-
-@pytest.mark.parametrize(
-    'bad', [dict(pairs='some'), dict(reduction='none'), dict(reduction='max'), dict(pairs='random'), dict(scale='big')]
-)
-def test_bad_readings(bad):
-    with pytest.raises(ValueError):
-        GFALoss(**bad)
 
 
 # -- optimiser, schedule, terms
@@ -218,15 +215,8 @@ def test_paper_values_are_the_defaults(frames):
     import inspect
 
     got = {k: p.default for k, p in inspect.signature(gfa_learner).parameters.items()}
-    assert (got['lr'], got['halve_every'], got['width'], got['dropout'], dls.train.bs, HalveLR().every) == (
-        3e-4,
-        2000,
-        1.0,
-        0.5,
-        32,
-        2000,
-    )
-    assert model.config['fc_dim'] == 4096
+    assert (got['lr'], got['halve_every'], dls.train.bs, HalveLR().every) == (3e-4, 2000, 32, 2000)
+    assert {k: model.config[k] for k in ('width', 'dropout', 'fc_dim')} == dict(width=1.0, dropout=0.5, fc_dim=4096)
 
 
 def test_adam_has_tensorflows_constants(new):
@@ -286,8 +276,8 @@ def test_halving_counts_over_fits(new):
     ] and learn.halve_lr.steps == 4 * n
     assert learn.recorder.hps['lr'] == [o['lr'] for o in plain[2 * n :]]
     assert [h['mom'] for h in learn.opt.hypers] == [0.9, 0.9]
-    with pytest.raises(ValueError, match='every is 0'):
-        HalveLR(0)
+    with pytest.raises(ValueError, match='halve_every is 0'):
+        new(halve_every=0)
 
 
 def test_discriminative_rates_are_halved_too(new):
@@ -304,7 +294,7 @@ def test_accumulated_steps_count_once(new):
 
 
 def test_terms(new):
-    learn = new(lambda_id=0.2, lambda_tpc=1e-3)
+    learn = new(loss=GFALoss(lambda_id=0.2, lambda_tpc=1e-3))
     learn.fit(2)
     t = terms_table(learn)
     assert (
@@ -452,11 +442,11 @@ def test_stops_on_nan_in_the_last_step(new, tmp_path):
 
 
 def test_after_a_nan_stop_autocast_is_off(new):
-    learn = new(precision='bf16', cbs=Spoil(1, 'before_batch', nan_frame))
+    learn = new(guards=dict(precision='bf16'), cbs=Spoil(1, 'before_batch', nan_frame))
     with pytest.raises(FloatingPointError):
         learn.fit(1)
     assert not torch.is_autocast_enabled('cpu')
-    assert TrackTerms.order > learner_module.MixedPrecision.order  # on CUDA too: its after_loss leaves autocast
+    assert TrackTerms.order > MixedPrecision.order  # on CUDA too: its after_loss leaves autocast
 
 
 # -- runs that are killed
@@ -468,7 +458,7 @@ def run(make, path, every=0, n=3, data={}, precision=None, cbs=None, aug=False):
     torch.set_num_threads(1)
     if aug:
         data = dict(data, batch_tfms=aug_transforms(max_rotate=5, max_warp=0))
-    learn = make(data=data, halve_every=5, precision=precision, cbs=cbs)
+    learn = make(data=data, halve_every=5, guards=dict(precision=precision), cbs=cbs)
     return learn, fit_resumable(learn, n, path, seed=3, every=every)
 
 
@@ -499,7 +489,7 @@ def killed_while_saving(n):
         left[0] -= 1
         real(state, path)
 
-    learner_module.torch.save = save
+    torch.save = save
 
 
 def child(make, path, kill, kw):
@@ -547,11 +537,14 @@ def test_killed_in_bf16_and_at_epochs_only(new, tmp_path):
 SCRIPT = '''
 import sys, json; sys.path.insert(0, {tests!r}); sys.path.insert(0, {root!r})
 import pandas as pd, torch, test_learner as t
+from functools import partial
 from gfa_fastai.data import gfa_dataloaders
 from gfa_fastai.learner import gfa_learner
+from gfa_fastai.model import GFACNN
 frames = pd.read_pickle({frames!r})
-def new(data, **kw):
-    learn = gfa_learner(gfa_dataloaders(frames, bs=8, device=torch.device('cpu'), **data), width=.0625, pool=1, **kw)
+def new(data, guards, **kw):
+    dls = gfa_dataloaders(frames, bs=8, device=torch.device('cpu'), **data)
+    learn = gfa_learner(dls, partial(GFACNN, width=.0625, pool=1), **kw)
     learn.logger = lambda *args: None
     return learn.remove_cbs([cb for cb in learn.cbs if cb.name == 'progress'])
 print(t.fingerprint(*t.run(new, {path!r}, n=12)))
@@ -634,12 +627,14 @@ def test_accumulated_gradients_survive(new, tmp_path):
 @pytest.mark.parametrize(
     'other, message',
     [
-        (dict(lambda_tpc=1e-3), 'lambda_tpc 2.5e-05 there, 0.001 here'),
-        (dict(tpc=False), 'tpc True there, False here'),
+        (dict(loss=GFALoss(lambda_tpc=1e-3)), 'lambda_tpc 2.5e-05 there, 0.001 here'),
+        (dict(loss=GFALoss(tpc=False)), 'tpc True there, False here'),
         (dict(halve_every=9), 'halve_every 2000 there, 9'),
         (dict(data=dict(bs=4)), 'bs 8 there, 4 here'),
         (dict(data=dict(balanced=True)), 'balanced False there, True here'),
-        (dict(width=0.125), 'width 0.0625 there'),
+        (dict(net=dict(width=0.125)), 'width 0.0625 there'),
+        (dict(loss=GFALoss(TPCLoss('halves'))), 'pairs all there, halves here'),
+        (dict(guards=dict(precision='bf16')), 'precision fp32 there, bf16 here'),
         (dict(seed=4), 'seed 0 there, 4 here'),
     ],
 )
@@ -680,7 +675,7 @@ def test_checkpoint_comes_back(tmp_path):
     state = load_checkpoint(path, dict(seed='1', lr=0.001))
     assert all(torch.equal(state['weights'][k], v) for k, v in STATE['weights'].items())
     assert {k: state[k] for k in ('done', 'rows', 'name')} == {k: STATE[k] for k in ('done', 'rows', 'name')}
-    with pytest.raises(ValueError, match='lr 0.001 there, None here; new None there, 1 here. Use another file'):
+    with pytest.raises(ValueError, match='lr 0.001 there, None here; new None there, 1 here'):
         load_checkpoint(path, dict(seed=1, new=1))
     assert [p.name for p in path.parent.iterdir()] == ['c.pth']
 
@@ -792,7 +787,7 @@ def test_lr_find_changes_nothing(new, show_plot):
 
 
 def test_lr_find_that_explodes(new):
-    learn = new(precision='bf16', cbs=Spoil(12, 'before_step', inf_gradient))
+    learn = new(guards=dict(precision='bf16'), cbs=Spoil(12, 'before_step', inf_gradient))
     before = weights(learn)
     learn.lr_find(num_it=30, show_plot=False)
     assert same(before, weights(learn)) and learn.terms == [] and not torch.is_autocast_enabled('cpu')
@@ -862,14 +857,12 @@ def test_new_rows(new, frames, with_labels):
         assert out[1][0].tolist() == (test.label == 'live').astype(int).tolist() and set(out[1][1].tolist()) == {
             UNKNOWN
         }
-    plain = learn.get_preds(dl=learn.dls.test_dl(list(test.itertuples()), rm_type_tfms=0))[0][0]
-    torch.testing.assert_close(plain, out[0][0])
     with pytest.raises(ValueError, match='frame_path, face_path missing. Run extract_frames'):
         learn.test_dl(test.drop(columns=['frame_path', 'face_path']))
 
 
 def test_valid_loss_does_not_depend_on_the_validation_batch(new):
-    learn = new(lambda_tpc=1e-1)
+    learn = new(loss=GFALoss(lambda_tpc=1e-1))
     learn.fit(1)
     small, large = (
         learn.validate(dl=learn.dls.valid.new(bs=b))[0] for b in (12, 24)
@@ -921,7 +914,7 @@ def test_predict(new, frames):
 def test_predict_crops_with_the_margin_of_the_data(new, frames, monkeypatch):
     learn, seen = new(), []
     monkeypatch.setattr(
-        learner_module, 'crop_face', lambda image, box, size, margin: seen.append(margin) or image[:size, :size]
+        predict_module, 'crop_face', lambda image, box, size, margin: seen.append(margin) or image[:size, :size]
     )
     learn.predict(frames.path[0])
     learn.dls.samples.attrs['margin'] = 0.7
@@ -930,18 +923,26 @@ def test_predict_crops_with_the_margin_of_the_data(new, frames, monkeypatch):
     assert seen == [0.3, 0.7, 0.1]
 
 
+NOISE = torch.rand(3, 32, 32)
+
+
 @pytest.mark.parametrize(
     'bad, message',
     [
-        ('none.jpg', 'none.jpg: the file does not exist'),
-        ('empty.jpg', r'empty.jpg: the file is empty \(0 bytes\)'),
-        ('text.jpg', 'text.jpg: not a readable image'),
-        ('dot.png', 'dot.png: only 1x1 pixels'),
-        (np.zeros((32, 32, 3)), r'got float64 of shape \(32, 32, 3\); give an image file'),
-        (np.zeros((32, 32), np.uint8), r'uint8 of shape \(32, 32\)'),
-        (torch.zeros(3, 32, 32), 'torch.float32 of shape'),
-        (7, 'got int'),
-        ((torch.zeros(3, 32, 32), torch.zeros(32, 32)), 'face: expected RGB images'),
+        ('none.jpg', 'does not exist'),
+        ('empty.jpg', 'empty.jpg.*empty'),
+        ('text.jpg', 'text.jpg'),
+        ('dot.png', '1x1 pixels'),
+        (np.zeros((32, 32, 3)), 'float64'),
+        (np.zeros((32, 32, 5), np.uint8), r'\(32, 32, 5\)'),
+        (7, 'int'),
+        ((NOISE, NOISE[0]), r'the face is torch.float32 of shape \(32, 32\); give an RGB tensor'),
+        ((NOISE.byte(), NOISE), 'the frame is torch.uint8 of shape'),
+        ((255 * NOISE, NOISE), r'the frame has values from .* to .*\(x / 255 for 0..255\)'),
+        ((NOISE, NOISE.masked_fill(NOISE > 0.9, float('nan'))), 'the face holds NaN or infinity'),
+        ((NOISE, NOISE[:, :20]), 'the face has 32x20 pixels; 32 are needed'),
+        ((NOISE, None), 'the face is NoneType'),
+        ((NOISE, NOISE, NOISE), 'got 3 things'),
     ],
 )
 def test_predict_bad_input(new, tmp_path, bad, message):
@@ -983,7 +984,7 @@ def test_export_is_refused_and_safetensors_are_offered(new, tmp_path):
         learn.export()
     learn.fit(1)  # and nothing was lost
     model, meta = load_model(save_model(learn.model, tmp_path / 'm.safetensors', subjects=list(learn.dls.vocab)))
-    again = new(model=model, **{k: v for k, v in dict(width=1.0, pool=7).items()})
+    again = new(model=model)
     assert same(weights(learn), weights(again)) and meta['subjects'] == list(again.dls.vocab)
     again.fit(1)
 
@@ -1014,10 +1015,6 @@ def test_interpretation(new):
     losses, idx = top.top_losses(3)
     assert losses[0] == top.losses.max() and len(idx) == 3
     top.show_results(idx)
-    it = ClassificationInterpretation.from_learner(learn)
-    for tool in (it.confusion_matrix, it.plot_confusion_matrix, it.print_classification_report, it.most_confused):
-        with pytest.raises(TypeError, match='two heads.*confusion_matrix'):
-            tool()
 
 
 def test_tta_says_why_not(new):
@@ -1026,7 +1023,7 @@ def test_tta_says_why_not(new):
 
 
 def test_bf16_on_a_cpu(new):
-    learn, seen = new(precision='bf16'), []
+    learn, seen = new(guards=dict(precision='bf16')), []
     learn.model.spoof_head[0].register_forward_hook(lambda m, i, o: seen.append(o.dtype))
     learn.fit(2)
     assert (
@@ -1037,22 +1034,33 @@ def test_bf16_on_a_cpu(new):
     exact = new()
     exact.fit(2)
     assert terms_table(learn)['anti'].iloc[0] == pytest.approx(terms_table(exact)['anti'].iloc[0], rel=0.02)
-    assert learn.to_fp32() is learn and not any(isinstance(cb, CPUAutocast) for cb in learn.cbs)
+    assert (
+        precision_of(learn) == 'bf16'
+        and learn.to_fp32() is learn
+        and not any(isinstance(cb, CPUAutocast) for cb in learn.cbs)
+    )
     assert any(isinstance(cb, CPUAutocast) for cb in learn.to_bf16().to_bf16().cbs)
 
 
 def test_precisions_that_there_are_not(new):
     learn = new()
-    for go in (learn.to_fp16, learn.to_channelslast, lambda: new(precision='fp16')):
+    for go in (learn.to_fp16, learn.to_channelslast, lambda: new(guards=dict(precision='fp16'))):
         with pytest.raises(ValueError, match="'fp16' is not available on cpu. Use 'fp32', or 'bf16'"):
             go()
     with pytest.raises(ValueError, match="'int8'; known are"):
-        new(precision='int8')
+        new(guards=dict(precision='int8'))
     learn.to_channelslast(use_amp=False).fit(1)
     learn.to_channelslast(amp_mode='bf16').fit(1)
-    assert [type(cb) for cb in learner_module._precision('fp16', torch.device('cuda'))] == [
-        learner_module.MixedPrecision
-    ]
+    assert [type(cb) for cb in precision_callbacks('fp16', torch.device('cuda'))] == [MixedPrecision]
+
+
+def test_emulated_bf16_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda including_emulation=True: including_emulation)
+    monkeypatch.setattr(torch.cuda, 'get_device_name', lambda device: 'Tesla T4')
+    with pytest.raises(ValueError, match=r"only emulated on this card \(Tesla T4\).*Use 'fp16', or 'fp32'"):
+        precision_callbacks('bf16', 'cuda')
+    monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda including_emulation=True: True)
+    assert [type(cb) for cb in precision_callbacks('bf16', 'cuda')] == [MixedPrecision]
 
 
 def test_callbacks_that_are_refused(new):
@@ -1101,13 +1109,21 @@ def test_another_optimiser(new, tmp_path):
 
 
 def test_a_model_of_ones_own(new):
-    torch.manual_seed(1)
     model = GFACNN(6, width=0.0625, pool=1, dropout=0.0)
-    with pytest.raises(ValueError, match='width, pool: these make a new network'):
-        new(model=model)
-    assert new(model=model, width=1.0, pool=7).model is model
+    assert new(model=model).model is model
     with pytest.raises(ValueError, match='tells 9 people apart, the training data has 6'):
-        new(model=GFACNN(9, width=0.0625, pool=1), width=1.0, pool=7)
+        new(model=GFACNN(9, width=0.0625, pool=1))
+
+
+@pytest.mark.parametrize('loss', [torch.nn.CrossEntropyLoss(), GFALoss(TPCLoss(reduction='none'))])
+def test_a_loss_that_does_not_fit(new, loss):
+    with pytest.raises(ValueError, match='Give a GFALoss whose TPC has a sum or a mean'):
+        new(loss=loss)
+
+
+def test_data_that_do_not_fit():
+    with pytest.raises(ValueError, match='dls is list. Make it with gfa_dataloaders'):
+        gfa_learner([])
 
 
 def test_augmentation(new):
@@ -1132,6 +1148,33 @@ def test_terms_read_late_are_the_same(new, tmp_path):
     learn.track_terms.every = 1000
     learn.fit(1)
     assert len(learn.terms) == len(learn.dls.train)
+
+
+class CancelAt(Callback):
+    def __init__(self, at, error):
+        self.at, self.error = at, error
+
+    def after_batch(self):
+        if self.training and self.train_iter == self.at:
+            raise self.error
+
+
+@pytest.mark.parametrize('error', [CancelFitException, CancelEpochException, CancelTrainException])
+def test_terms_of_a_cancelled_fit_are_all_there(new, error):
+    learn = new(cbs=CancelAt(5, error))
+    learn.track_terms.every = 1000
+    learn.fit(1)
+    assert len(learn.terms) == 5 and not learn.track_terms.late
+
+
+def test_terms_of_an_interrupted_fit_are_all_there(new):
+    learn = new()
+    learn.track_terms.every = 1000
+    with pytest.raises(KeyboardInterrupt), learn.added_cbs(CancelAt(5, KeyboardInterrupt)):
+        learn.fit(1)
+    n = len(learn.track_terms.late)
+    learn.fit(1)
+    assert len(learn.terms) == n + len(learn.dls.train)
 
 
 def test_terms_read_late_stop_all_the_same(new):
@@ -1174,7 +1217,7 @@ def test_no_host_synchronisation_inside_a_step(new, monkeypatch):
 
 
 def test_recompute_trains_the_same(new):
-    plain, slow = new(dropout=0.0), new(dropout=0.0, recompute=True)
+    plain, slow = new(net=dict(dropout=0.0)), new(net=dict(dropout=0.0), guards=dict(recompute=True))
     for learn in (plain, slow):
         learn.fit(1)
     assert same(weights(plain), weights(slow)) and plain.settings == slow.settings
@@ -1182,7 +1225,7 @@ def test_recompute_trains_the_same(new):
 
 def test_compiled_trains_the_same(new):
     "With a backend that changes nothing: what the compiler follows is the same computation, under the same names."
-    plain, compiled = new(dropout=0.0), new(dropout=0.0, compiled='eager')
+    plain, compiled = new(net=dict(dropout=0.0)), new(net=dict(dropout=0.0), guards=dict(compiled='eager'))
     for learn in (plain, compiled):
         learn.fit(1)
     a, b = weights(plain), weights(compiled)

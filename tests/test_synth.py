@@ -484,7 +484,7 @@ from gfa_fastai.synth.benchmark import (
     make_variants,
     synthpad_protocol,
 )
-from gfa_fastai.synth.audits import shortcut_audit
+from gfa_fastai.synth.audits import shortcut_audit, shortcut_features
 
 SMALL = dict(subjects=(3, 2, 2), progress=False)
 
@@ -769,6 +769,13 @@ def test_frames_of_other_shapes(tmp_path):
 
 
 # --- audits, at tiny
+
+
+def test_audits_refuse_a_truncated_picture(made, tmp_path):
+    whole = Path(made[1].path[0]).read_bytes()
+    (tmp_path / 'half.jpg').write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match='half.jpg: .*truncated'):
+        shortcut_features(tmp_path / 'half.jpg')
 
 
 def test_audit_shortcuts_across_domains(made):

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from gfa_fastai.inputs.images import IMAGES
+from gfa_fastai.inputs.videos import VIDEOS
 from gfa_fastai.inputs.trees import (
-    IMAGES,
-    VIDEOS,
     choose_listed,
     find_list,
     find_root,

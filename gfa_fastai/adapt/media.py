@@ -10,8 +10,8 @@ from pathlib import Path
 from tqdm import tqdm
 from .adapter import Adapter, CODECS, result_key, run_files
 from ..inputs.files import file_hash, writable_folder, write_json
-from ..inputs.trees import IMAGES, VIDEOS
-from ..inputs.videos import clip_frames, open_video, save_video
+from ..inputs.images import IMAGES
+from ..inputs.videos import VIDEOS, clip_frames, frame_rate, save_video
 
 # %% auto #0
 __all__ = ['find_media', 'transfer_video', 'transfer_media']
@@ -62,12 +62,6 @@ def _video_is_there(result, note, key):
         return False
 
 
-def _frame_rate(source):
-    "Frames a second of a video; 25 where it does not say."
-    with open_video(source, None) as video:
-        return video.get(cv2.CAP_PROP_FPS) or 25.0
-
-
 def transfer_video(
     adapter: Adapter,
     source,  # a video file
@@ -90,7 +84,7 @@ def transfer_video(
         if batch:
             yield from adapter.run(batch)
 
-    save_video(result, transformed(), _frame_rate(source))
+    save_video(result, transformed(), frame_rate(source))
     write_json(note, dict(key=key, size=result.stat().st_size))
 
 

@@ -16,7 +16,7 @@ with warnings.catch_warnings():
     from fastai.vision.all import *
 
 from .baselines import score_units
-from ..data import load_frame, table_rows
+from ..data import LoadImage, table_rows
 from ..evaluation import SCORE_COLUMNS, validate_scores
 from ..inputs.images import read_image
 from ..learner import HalveLR, tf_adam
@@ -119,7 +119,8 @@ def _depth_map(row):
 
 def _pictures(rows):
     "Frames as one tensor (N, 3, H, W) uint8; raises ValueError."
-    arrays = [np.asarray(load_frame(r)) for r in rows]
+    load = LoadImage('frame_path')
+    arrays = [np.asarray(load(r)) for r in rows]
     sizes = sorted({a.shape[:2] for a in arrays})
     if len(sizes) > 1:
         raise ValueError(

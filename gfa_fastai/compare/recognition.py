@@ -126,35 +126,33 @@ class IdentityLoss(GFALoss):
     def __init__(
         self,
         live_only: bool = False,  # attack faces do not count
-        bs: int | None = None,  # as for GFALoss
     ):
-        super().__init__(tpc=False, lambda_id=1.0, bs=bs)
+        super().__init__(tpc=False, lambda_id=1.0)
         self.live_only = live_only
 
     def forward(self, pred, label, subject, reduction=None):
-        label, subject = label.as_subclass(Tensor), subject.as_subclass(Tensor)
         if self.live_only:
             subject = subject.masked_fill(label != CLASSES.index('live'), UNKNOWN)
         with torch.no_grad():
             super().forward(pred, label, subject)
-        who = F.cross_entropy(pred[1].as_subclass(Tensor).float(), subject, reduction='none', ignore_index=UNKNOWN)
-        rows = who * (len(who) / (subject != UNKNOWN).sum().clamp(min=1))
-        return rows if (reduction or self.reduction) == 'none' else rows.mean()
+        known = (subject != UNKNOWN).sum().clamp(min=1)
+        who = F.cross_entropy(pred[1].float(), subject, reduction='none', ignore_index=UNKNOWN)
+        rows = who * (len(who) / known)
+        return rows if 'none' in (reduction, self.reduction) else rows.mean()
 
     def weights(self):
-        return dict(anti=0.0, ident=1.0, tpc=0.0, live_only=self.live_only)
+        return dict(anti=0.0, ident=1.0, tpc=0.0)
 
 
 def recognition_learner(
     dls,  # from gfa_dataloaders
+    model=None,  # as for gfa_learner
     live_only: bool = False,  # train on live faces only
-    **kwargs,  # for gfa_learner: width, pool, weights, lr, seed ...
+    **kwargs,  # for gfa_learner: lr, seed ...
 ):
     "The same network as `gfa_learner` makes, trained for recognition alone: the baseline of Fig. 8."
-    learn = gfa_learner(dls, tpc=False, **kwargs)
-    learn.loss_func = IdentityLoss(live_only, bs=dls.train.bs)
-    learn.metrics = []
-    learn.settings = dict(learn.settings, live_only=str(live_only))
+    learn = gfa_learner(dls, model, IdentityLoss(live_only), metrics=[], **kwargs)
+    learn.settings['live_only'] = live_only
     return learn
 
 # %% ../../nbs/engine/recognition.ipynb #a14651d5

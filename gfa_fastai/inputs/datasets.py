@@ -9,9 +9,9 @@ import pandas as pd
 import re
 import warnings
 from pathlib import Path
+from .images import IMAGES
+from .videos import VIDEOS
 from gfa_fastai.inputs.trees import (
-    IMAGES,
-    VIDEOS,
     choose_listed,
     find_list,
     find_root,

@@ -31,7 +31,7 @@ from gfa_fastai.inputs.faces import (
 from .files import bytes_hash, file_hash, writable_folder, write_json
 from .images import write_png
 from .images import MIN_SIDE, read_image, resize_square, turn_image
-from .videos import choose_frames, is_video, video_frames
+from .videos import choose_frames, is_cut_off, is_video, video_frames, video_header
 from ..samples import as_box, validate_samples
 
 # %% auto #0
@@ -206,8 +206,10 @@ def _pair(folder, i):
 def _notes(wanted, made, about, annotated, notes, short):
     "What a user should know of a video, in sentences."
     total, on = about.get('total'), notes.get('on', annotated)
+    yield from about['header'].remarks()
     if short:
-        yield f'it ends after {total} of the {about["promised"]} frames that its header promises; the last one is left out'
+        n = about['header'].frames
+        yield f'it ends after {total} of the {n} frames that its header promises; the last one is left out'
     if not annotated:
         return
     if len(on) < len(annotated):
@@ -238,14 +240,11 @@ def _make_video(path, folder, given, annotated, rotate, only, choose, size, marg
             margin,
         )
 
-    notes, spread, about = {}, choose.get('spread') and only is None, {}
-    if spread:
-        for _ in video_frames(path, (), about=about):
-            pass  # the header alone
-    wanted = sorted(only) if only else choose_frames(about.get('promised') or sys.maxsize, **choose)
-    made, about = take(wanted, to_end=bool(spread) and not 0 < (choose.get('first') or 0) <= about['promised'])
+    notes, spread, promised = {}, choose.get('spread') and only is None, video_header(path).frames
+    wanted = sorted(only) if only else choose_frames(spread and promised or sys.maxsize, **choose)
+    made, about = take(wanted, to_end=bool(spread) and not 0 < (choose.get('first') or 0) <= promised)
     total = about.get('total')
-    short = total is not None and 1 < total < 0.95 * about['promised']  # (headers estimate)
+    short = total is not None and total > 1 and is_cut_off(about['header'], total, about['seconds'])
     if total is not None:
         whole = total - short
         if spread and (better := choose_frames(whole, **choose)) != wanted:

@@ -8,18 +8,13 @@ import os
 import re
 import warnings
 from pathlib import Path
+from .videos import VIDEOS
 
 # %% auto #0
-__all__ = ['IMAGES', 'VIDEOS', 'walk_files', 'sub_folder', 'find_root', 'match_name', 'scan_videos', 'read_lines', 'read_list',
-           'find_list', 'note_line', 'choose_listed']
+__all__ = ['walk_files', 'sub_folder', 'find_root', 'match_name', 'scan_videos', 'read_lines', 'read_list', 'find_list',
+           'note_line', 'choose_listed']
 
 # %% ../../nbs/engine/trees.ipynb #75bba879
-IMAGES = {'.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp'}
-
-
-VIDEOS = {'.avi', '.mov', '.mp4', '.m4v', '.mkv', '.webm'}
-
-
 def _is_junk(path):
     return path.name.startswith('.') or path.name in ('__MACOSX', '@eaDir')
 

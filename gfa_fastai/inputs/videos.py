@@ -6,26 +6,205 @@
 from __future__ import annotations
 import contextlib
 import cv2
+import mmap
 import numpy as np
 import os
+import struct
 import sys
 import tempfile
+import warnings
+from dataclasses import dataclass
 from pathlib import Path
-from .files import writable_folder
+from .files import file_size, whole_file
 from .images import MIN_SIDE, turn_image
-from .trees import VIDEOS
 
 # %% auto #0
-__all__ = ['is_video', 'open_video', 'video_frames', 'choose_frames', 'clip_frames', 'save_video']
+__all__ = ['VIDEOS', 'is_video', 'VideoHeader', 'open_video', 'video_header', 'frame_rate', 'video_frames', 'is_cut_off',
+           'choose_frames', 'clip_frames', 'save_video']
 
-# %% ../../nbs/engine/videos.ipynb #01308340
-def is_video(path):
+# %% ../../nbs/engine/videos.ipynb #cb5cd6c2
+VIDEOS = frozenset('.avi .mov .mp4 .m4v .mkv .webm .3gp .3g2 .mts .m2ts .mpg .mpeg .wmv .flv .ogv'.split())
+
+
+def is_video(
+    path,
+) -> bool:
+    "Whether a file is a video by its ending."
     return Path(path).suffix.lower() in VIDEOS
 
+# %% ../../nbs/engine/videos.ipynb #7671b597
+_MP4 = (b'ftyp', b'moov', b'mdat', b'wide', b'free', b'skip')  # boxes that such a file begins with
+_OTHERS = (b'\0\0\1\xba', b'\0\0\1\xb3', b'\x30\x26\xb2\x75', b'FLV', b'OggS')  # MPEG (2), Windows Media, Flash, Ogg
 
+
+def _container(head):
+    "What kind of video file begins with these bytes; None for what is not read."
+    if head[4:8] in _MP4:
+        return 'mp4'
+    if head[:4] == b'RIFF' and head[8:12] == b'AVI ':
+        return 'avi'
+    if head[:4] == b'\x1aE\xdf\xa3':
+        return 'matroska'
+    transport = head[:1] == head[188:189] == b'G' or head[4:5] == head[196:197] == b'G'  # (.mts has 4 bytes more)
+    return 'other' if transport or head.startswith(_OTHERS) else None
+
+# %% ../../nbs/engine/videos.ipynb #ba8c2794
+@dataclass
+class VideoHeader:
+    "What a video file says about itself."
+
+    frames: int = 0  # that are played; 0 where it is not said
+    fps: float = 0.0  # frames a second; 0 where it is not said
+    whole: bool | None = None  # whether the file is as long as it says; None where it is not said
+    turn: tuple | None = None  # whether to transpose, mirror left and right, mirror top and bottom; None: not said
+    hdr: str = ''  # 'HLG', 'PQ', 'Dolby Vision', or '' for ordinary colours
+    played: float = 1.0  # share of the stored frames that an edit list lets play
+
+    def remarks(self) -> list:
+        "What a user should know."
+        if not self.hdr:
+            return []
+        return [f'its colours are HDR ({self.hdr}) and come out wrong; convert it to ordinary colours (SDR) first']
+
+
+def _boxes(data, start, stop):
+    "The boxes of a piece of an MP4 file, as (kind, start, stop)."
+    for _ in range(10_000):
+        if start + 8 > stop:
+            return
+        size, kind = struct.unpack_from('>I4s', data, start)
+        inside = start + 8
+        if size == 1:
+            (size,) = struct.unpack_from('>Q', data, inside)
+            inside += 8
+        if size == 0:
+            size = stop - start
+        if start + size < inside:
+            return
+        yield kind, inside, start + size
+        start += size
+
+
+def _inner(data, box, *path):
+    "The first box at a path within a box, or None."
+    for name in path:
+        found = (b for b in _boxes(data, box[1], box[2]) if b[0] == name)
+        box = next(found, None)
+        if box is None:
+            return None
+    return box
+
+
+def _number(data, box, version_0, version_1, wide=False):
+    "A number of a box, whose place depends on the box's version; `wide`: it has 8 bytes in version 1."
+    version = data[box[1]]
+    form = '>Q' if wide and version else '>I'
+    return struct.unpack_from(form, data, box[1] + (version_1 if version else version_0))[0]
+
+
+def _matrix(data, box, version_0, version_1):
+    "The part of a display matrix that turns and mirrors, 2x2."
+    a, b, _, c, d = struct.unpack_from('>5i', data, box[1] + (version_1 if data[box[1]] else version_0))
+    return np.array([[a, b], [c, d]]) / 65536
+
+
+def _turn_of(matrix):
+    "A display matrix as what is to be done; None where it does anything else."
+    (a, b), (c, d) = np.sign(matrix).tolist()
+    if b == c == 0 and a and d:
+        return False, a < 0, d < 0
+    if a == d == 0 and b and c:
+        return True, c < 0, b < 0
+    return None
+
+
+def _played_share(data, movie, media, edits):
+    "The share of a track that an edit list lets play."
+    length = _number(data, media, 16, 24, wide=True) / max(1, _number(data, media, 12, 20))
+    per_second, wide = max(1, _number(data, movie, 12, 20)), data[edits[1]]
+    (count,) = struct.unpack_from('>I', data, edits[1] + 4)
+    shown = 0
+    for k in range(min(count, 1000)):
+        form, step = ('>Qq', 20) if wide else ('>Ii', 12)
+        duration, begin = struct.unpack_from(form, data, edits[1] + 8 + k * step)
+        shown += duration / per_second if begin >= 0 else 0  # (others are pauses)
+    return min(1.0, shown / length) if shown and length else 1.0
+
+
+def _colours_of(data, track):
+    "'HLG', 'PQ', 'Dolby Vision' or ''."
+    description = _inner(data, track, b'mdia', b'minf', b'stbl', b'stsd')
+    if description is None:
+        return ''
+    entry = next(_boxes(data, description[1] + 8, description[2]), None)
+    if entry is None:
+        return ''
+    if entry[0] in (b'dvh1', b'dvhe'):
+        return 'Dolby Vision'
+    for kind, start, _ in _boxes(data, entry[1] + 78, entry[2]):
+        if kind == b'colr' and data[start : start + 4] in (b'nclx', b'nclc'):
+            (transfer,) = struct.unpack_from('>H', data, start + 6)
+            return {16: 'PQ', 18: 'HLG'}.get(transfer, '')
+    return ''
+
+
+def _read_mp4(data, header):
+    "Fill in what the boxes of an MP4 file say."
+    top = list(_boxes(data, 0, len(data)))
+    header.whole = all(stop <= len(data) for kind, _, stop in top if kind in (b'moov', b'mdat', b'moof'))
+    whole_file_box = (b'', 0, len(data))
+    movie = _inner(data, whole_file_box, b'moov')
+    if movie is None:
+        return
+    times = _inner(data, movie, b'mvhd')
+    for track in _boxes(data, movie[1], movie[2]):
+        handler = _inner(data, track, b'mdia', b'hdlr') if track[0] == b'trak' else None
+        if handler is None or data[handler[1] + 8 : handler[1] + 12] != b'vide':
+            continue
+        shown, media = _inner(data, track, b'tkhd'), _inner(data, track, b'mdia', b'mdhd')
+        header.turn = _turn_of(_matrix(data, shown, 40, 52) @ _matrix(data, times, 36, 48))
+        header.hdr = _colours_of(data, track)
+        edits = _inner(data, track, b'edts', b'elst')
+        if edits and media:
+            header.played = _played_share(data, times, media, edits)
+        return
+
+
+def _read_avi(data, header):
+    "Fill in whether an AVI file is as long as its RIFF chunks say."
+    at = 0
+    while data[at : at + 4] == b'RIFF':
+        (size,) = struct.unpack_from('<I', data, at + 4)
+        if size == 0:  # (never finished)
+            return
+        at += 8 + size + size % 2
+    header.whole = at <= len(data) + 1
+
+
+def _read_header(path):
+    "What the bytes of a file say, without a decoder; ValueError where it is no video."
+    size = file_size(path)
+    if size == 0:
+        raise ValueError('the file is empty (0 bytes)')
+    header = VideoHeader()
+    with open(path, 'rb') as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        kind = _container(data[:200])
+        if kind is None:
+            raise ValueError(f'not a readable video ({size} bytes): it begins like none that is read here')
+        with contextlib.suppress(struct.error, IndexError, TypeError):  # a damaged header says what it says
+            if kind == 'mp4':
+                _read_mp4(data, header)
+            if kind == 'avi':
+                _read_avi(data, header)
+            if kind == 'matroska':
+                begin = data[: 2**16]
+                header.hdr = 'PQ' if b'\x55\xba\x81\x10' in begin else 'HLG' if b'\x55\xba\x81\x12' in begin else ''
+    return header
+
+# %% ../../nbs/engine/videos.ipynb #01308340
 @contextlib.contextmanager
 def _plain_name(path):
-    "A name of a file that OpenCV can take: it crashes on one that is no valid UTF-8."
+    "A name of a file that OpenCV can take."
     path = os.path.abspath(path)
     try:
         path.encode()
@@ -38,56 +217,99 @@ def _plain_name(path):
 
 
 @contextlib.contextmanager
-def open_video(path, rotate):
-    "OpenCV's reader of a video, in one thread; ValueError where it is none."
+def open_video(
+    path,  # a video file
+    rotate: int = 0,  # 180: stored upside down, whatever the file says
+):  # yields OpenCV's reader and a VideoHeader; raises ValueError that names the file
+    "Open a video, to be decoded by one thread."
     try:
-        with open(path, 'rb') as f:
-            size = os.fstat(f.fileno()).st_size
-    except OSError as e:
-        raise ValueError(
-            'the file does not exist' if isinstance(e, FileNotFoundError) else f'not readable: {e.strerror}'
-        ) from None
-    if size == 0:
-        raise ValueError('the file is empty (0 bytes)')
+        header = _read_header(path)
+    except (OSError, ValueError) as e:
+        raise ValueError(f'{path}: {e}') from None
+    if rotate:
+        header.turn = False, False, False
     os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')  # its complaints come back as errors of ours
     with _plain_name(path) as name:
         video = cv2.VideoCapture(name, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
         try:
             if not video.isOpened():
                 raise ValueError(
-                    f'not a readable video ({size} bytes): it is cut off, or of a kind that OpenCV does not read; copy it again, or convert it'
+                    f'{path}: not a readable video ({os.path.getsize(path)} bytes): it is cut off, or of a kind that '
+                    'OpenCV does not read; copy it again, or convert it'
                 )
-            if rotate:
+            if header.turn is not None:
                 video.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)
-            yield video
+            stored, fps = video.get(cv2.CAP_PROP_FRAME_COUNT), video.get(cv2.CAP_PROP_FPS)
+            header.frames = max(0, round(header.played * stored)) if stored < 1e9 else 0
+            header.fps = fps if 0 < fps <= 1000 else 0.0
+            yield video, header
         finally:
             video.release()
 
+
+def video_header(
+    path,  # a video file
+) -> VideoHeader:  # raises ValueError that names the file
+    "What a video says about itself; nothing is decoded."
+    with open_video(path) as (_, header):
+        return header
+
+
+def frame_rate(
+    path,  # a video file
+) -> float:  # frames a second; 25 where it does not say. Raises ValueError
+    "How fast a video plays."
+    return video_header(path).fps or 25.0
+
 # %% ../../nbs/engine/videos.ipynb #dd0f4b46
+def _upright(image, turn):
+    "Do what a display matrix says."
+    transpose, mirror_x, mirror_y = turn
+    if transpose:
+        image = image.transpose(1, 0, 2)
+    return image[:: -1 if mirror_y else 1, :: -1 if mirror_x else 1]
+
+
 def video_frames(
     path,  # a video file
     wanted=None,  # numbers of the frames to return, from 0, in order; None: all
     rotate: int = 0,  # 180: stored upside down, whatever the file says
-    about: dict = None,  # is filled in: `promised` frames by the header; `total`, if the end was reached
+    about: dict = None,  # is filled in: `header`; `total` frames and `seconds` of the last, if the end was reached
     to_end: bool = False,  # reach the end, to know `total`
-):  # yields (number, (H, W, 3) uint8 RGB, upright); raises ValueError
+):  # yields (number, (H, W, 3) uint8 RGB, upright); raises ValueError that names the file
     "Decode a video in order, and convert the wanted frames."
     about = {} if about is None else about
     last = sys.maxsize if wanted is None or to_end else wanted[-1] if len(wanted) else -1
-    wanted, i = set(wanted) if isinstance(wanted, (list, tuple)) else wanted, 0
-    with open_video(path, rotate) as video:
-        about['promised'] = max(0, int(video.get(cv2.CAP_PROP_FRAME_COUNT)))
-        while i <= last:
+    wanted = set(wanted) if isinstance(wanted, (list, tuple)) else wanted
+    number, seconds = 0, 0.0
+    with open_video(path, rotate) as (video, header):
+        about['header'] = header
+        while number <= last:
             if not video.grab():
-                about['total'] = i
+                about.update(total=number, seconds=seconds)
                 return
-            if wanted is None or i in wanted:
-                good, image = video.retrieve()
-                if good and min(image.shape[:2]) < MIN_SIDE:
-                    raise ValueError(f'only {image.shape[1]}x{image.shape[0]} pixels; at least {MIN_SIDE} are needed')
-                if good:
-                    yield i, turn_image(np.ascontiguousarray(image[..., ::-1]), rotate)
-            i += 1
+            seconds = max(seconds, video.get(cv2.CAP_PROP_POS_MSEC) / 1000)
+            good, image = video.retrieve() if wanted is None or number in wanted else (False, None)
+            if good:
+                if min(image.shape[:2]) < MIN_SIDE:
+                    h, w = image.shape[:2]
+                    raise ValueError(f'{path}: only {w}x{h} pixels; at least {MIN_SIDE} are needed')
+                image = image if header.turn is None else _upright(image, header.turn)
+                yield number, turn_image(np.ascontiguousarray(image[..., ::-1]), rotate)
+            number += 1
+
+
+def is_cut_off(
+    header: VideoHeader,
+    total: int,  # frames that there are
+    seconds: float,  # time of the last one
+) -> bool:
+    "Whether a video ends before its end."
+    if header.whole or not header.fps or total >= 0.95 * header.frames - 1:  # (headers estimate)
+        return False
+    if header.whole is False:
+        return True
+    return seconds < (0.95 * header.frames - 1) / header.fps
 
 # %% ../../nbs/engine/videos.ipynb #d0c0dc7a
 def choose_frames(
@@ -105,43 +327,56 @@ def choose_frames(
 # %% ../../nbs/engine/videos.ipynb #00a90a49
 def clip_frames(
     path,  # video file
-    most: int
-    | None = None,  # so many, evenly spread (the first ones, where the file does not say how many it has); None: all
-):  # yields (H, W, 3) uint8; raises ValueError
-    "The frames of a video."
-    about, wanted = {}, None
-    if most:
-        for _ in video_frames(path, (), about=about):
-            pass  # the header alone
-        wanted = choose_frames(about['promised'], spread=most) if about['promised'] else list(range(most))
-    yield from (frame for _, frame in video_frames(path, wanted))
+    most: int | None = None,  # so many, evenly spread over the frames that there are; None: all
+):  # yields (H, W, 3) uint8; raises ValueError that names the file
+    "The frames of a video. A warning says where its colours are wrong."
+    header = video_header(path)
+    for remark in header.remarks():
+        warnings.warn(f'{path}: {remark}', stacklevel=2)
+    if most is None:
+        yield from (frame for _, frame in video_frames(path))
+        return
+    about, wanted = {}, choose_frames(header.frames, spread=most)
+    found = dict(video_frames(path, wanted, about=about, to_end=True))
+    total = about['total']
+    total -= total > 1 and is_cut_off(header, total, about['seconds'])  # (the last one is half a frame)
+    better = choose_frames(total, spread=most)
+    if better != wanted:  # the header was wrong
+        found = dict(video_frames(path, better))
+    yield from found.values()
 
 # %% ../../nbs/engine/videos.ipynb #336e59f2
+def _write_frames(name, path, frames, fps):
+    "Write frames into a file by OpenCV; their number."
+    writer, n = None, 0
+    try:
+        for frame in frames:
+            if writer is None:
+                writer = cv2.VideoWriter(name, cv2.VideoWriter_fourcc(*'mp4v'), fps, frame.shape[1::-1])
+            if not writer.isOpened():
+                raise OSError(f'cannot write the video {path}: OpenCV has no encoder for it here, or the disk is full')
+            writer.write(np.ascontiguousarray(frame[..., ::-1]))
+            n += 1
+    finally:
+        if writer is not None:
+            writer.release()
+    if n == 0:
+        raise ValueError(f'{path}: no frames to write')
+    return n
+
+
 def save_video(
     path,  # of the .mp4 to write
     frames,  # iterable of (H, W, 3) uint8 RGB of one size
     fps: float = 25.0,  # frames a second
 ) -> int:  # frames written; raises OSError, ValueError
-    "A video file from frames, written under another name first."
+    "A video file from frames, whole or not at all."
     path = Path(path)
     if path.suffix.lower() != '.mp4':
         raise ValueError(f'{path}: videos are written as .mp4')
-    writable_folder(path.parent)
-    part, writer, n = path.with_name(f'.{path.stem}.{os.getpid()}.part.mp4'), None, 0
-    try:
-        for frame in frames:
-            if writer is None:
-                writer = cv2.VideoWriter(str(part), cv2.VideoWriter_fourcc(*'mp4v'), fps, frame.shape[1::-1])
-            if not writer.isOpened():
-                raise OSError(f'cannot write the video {path}: OpenCV has no encoder for it here, or the disk is full')
-            writer.write(np.ascontiguousarray(frame[..., ::-1]))
-            n += 1
-        if writer is None:
-            raise ValueError(f'{path}: no frames to write')
-        writer.release()
-        part.replace(path)
-    finally:
-        if writer is not None:
-            writer.release()
-        part.unlink(missing_ok=True)
+    with whole_file(path) as part:
+        with _plain_name(part) as name:
+            n = _write_frames(name, path, frames, fps)
+        if part.stat().st_size == 0 or not _read_header(part).whole:  # (OpenCV does not say so)
+            raise RuntimeError(f'cannot write the video {path}: OpenCV did not finish it')
     return n

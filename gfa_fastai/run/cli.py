@@ -182,7 +182,8 @@ def _training_arguments(p):
     p.add_argument(
         '--pairs',
         choices=('all', 'halves'),
-        help="reading of TPC: all ordered pairs of a batch, or those of its two halves, a far weaker pull (default: the preset's)",
+        help='reading of TPC: all ordered pairs of a batch, or those of its two halves, a far weaker pull '
+        "(default: the preset's)",
     )
 
 
@@ -229,7 +230,8 @@ def gfa_reproduce(argv=None):
         nargs='+',
         action='extend',
         metavar='ROOT',
-        help='root of a dataset, or of several, for tests of each network on all of them (default: SynthPAD, made on the spot)',
+        help='root of a dataset, or of several, for tests of each network on all of them '
+        '(default: SynthPAD, made on the spot)',
     )
     _data_arguments(p, several=True)
     _training_arguments(p)
@@ -384,8 +386,8 @@ def gfa_evaluate(argv=None):
 
     p = Parser(
         'gfa_evaluate',
-        "Error rates of anybody's scores. CSV with the header dataset, split, subject, video, frame, label, pai, score, "
-        'or four columns (claimed_id real_id label score). A higher score means more live; rates are those of the rows '
+        "Error rates of anybody's scores. "
+        'CSV with the header dataset, split, subject, video, frame, label, pai, score, or four columns (claimed_id real_id label score). A higher score means more live; rates are those of the rows '
         'of split test. A file without a column split is named for it, as scores_dev.txt.',
         [
             'gfa_evaluate scores_dev.csv scores_test.csv --html report.html',
@@ -404,7 +406,8 @@ def gfa_evaluate(argv=None):
         '--video',
         default='mean',
         choices=(*HOW, 'frame'),
-        help="score of a video from those of its frames; 'logodds' takes the mean of their log odds, 'frame' counts frames",
+        help="score of a video from those of its frames; 'logodds' takes the mean of their log odds, "
+        "'frame' counts frames",
     )
     p.add_argument(
         '--species',
@@ -703,8 +706,8 @@ def _answer(a, auth, path, result) -> int:
 # %% ../../nbs/engine/cli.ipynb #d0000004
 def _save_answers(a, source, every, answers):
     "Write a video with the answers on it, at the speed of the source."
-    from gfa_fastai.inputs.videos import save_video
-    from gfa_fastai.use.authenticate import annotate, frame_rate
+    from gfa_fastai.inputs.videos import frame_rate, save_video
+    from gfa_fastai.use.authenticate import annotate
 
     is_file = not isinstance(source, int)
     path = Path(a.out) / (f'{Path(source).stem}.mp4' if is_file else 'webcam.mp4')

@@ -13,6 +13,7 @@ import os
 import pandas as pd
 import platform
 import re
+from importlib.resources import files
 from pathlib import Path
 import gfa_fastai
 from ..evaluation import compare_systems, compare_thresholds, percent, plain_text, video_scores
@@ -27,12 +28,12 @@ from ..samples import person_key, sample_counts
 from ..synth.benchmark import SYNTHPAD_VERSION
 
 # %% auto #0
-__all__ = ['GUESSING', 'READING', 'DRAWN', 'PAIR_WORDS', 'MEASURES', 'DOMAINS', 'HISTOGRAMS', 'NUMBERS', 'arm_label',
-           'evaluate_arms', 'over_seeds', 'headline_table', 'final_losses', 'untrained_warning', 'paired_table',
-           'difference_table', 'conventions_table', 'species_table', 'training_table', 'recognition_table',
-           'domains_table', 'domains_figure', 'fda_table', 'transfer_figure', 'curves_figure', 'histograms_figure',
-           'terms_figure', 'machine', 'summary_words', 'data_words', 'method_words', 'fda_words', 'unnamed_warning',
-           'markdown_table', 'save_figures', 'to_html', 'write_report', 'machine_words']
+__all__ = ['GUESSING', 'TEXTS', 'PAIR_WORDS', 'NUMBERS', 'arm_label', 'evaluate_arms', 'over_seeds', 'headline_table',
+           'final_losses', 'untrained_warning', 'paired_table', 'difference_table', 'conventions_table',
+           'species_table', 'training_table', 'recognition_table', 'domains_table', 'domains_figure', 'fda_table',
+           'transfer_figure', 'curves_figure', 'histograms_figure', 'terms_figure', 'machine', 'summary_words',
+           'data_words', 'method_words', 'fda_words', 'unnamed_warning', 'markdown_table', 'save_figures', 'to_html',
+           'write_report', 'machine_words']
 
 # %% ../../nbs/engine/report.ipynb #023b2462
 def arm_label(
@@ -123,8 +124,8 @@ def untrained_warning(
         return ''
     ended = ', '.join(f'{plain_text(k)} ended at L_anti {v:.3f}' for k, v in idle.items())
     return (
-        f'**Not learned: {ended}**, and a network that guesses is at {GUESSING:.3f}. Rates of such a network are noise, '
-        'and say nothing about TPC: train longer, or take the weaker reading of TPC (--pairs halves).'
+        f'**Not learned: {ended}**, and a network that guesses is at {GUESSING:.3f}. '
+        'Rates of such a network are noise, and say nothing about TPC: train longer, or take the weaker reading of TPC (--pairs halves).'
     )
 
 # %% ../../nbs/engine/report.ipynb #c6c5d988
@@ -132,7 +133,9 @@ def paired_table(
     arms: list,  # from list_arms
     scores: dict,  # name of an arm -> its scores
     losses: dict,  # from final_losses
-) -> pd.DataFrame:  # what ('TPC' or 'FDA') was switched on, given ('' or the other one, on in both), train, test, seed, value, low, high, learned
+) -> (
+    pd.DataFrame
+):  # what (the switch), given (the other one, where it is on in both), train, test, seed, value, low, high, learned
     "HTER with TPC (or FDA) minus HTER without, at the source-dev threshold, paired over people."
     rows, names = [], {(a['train'], a['seed'], a['tpc'], a['fda']): a['name'] for a in arms}
     for (train, seed, tpc, fda), name in names.items():
@@ -455,7 +458,7 @@ def terms_figure(
     arms: list,  # from list_arms
     out: Path,  # run folder
 ):  # matplotlib figure
-    "Weighted loss terms and the spread of FC2 during training, first seed: a row for each dataset, without and with FDA."
+    "Weighted loss terms and spread of FC2 during training, first seed: a row for each dataset, without and with FDA."
     import matplotlib.pyplot as plt
 
     trains = list(dict.fromkeys((a['train'], a['fda']) for a in arms))
@@ -539,20 +542,9 @@ def _count_words(paired, what):
     return f'{what} off against on, {len(verdicts)} comparisons: {came}.'
 
 # %% ../../nbs/engine/report.ipynb #cd61d2bb
-READING = '''- **HTER** is the mean of both errors at a threshold from elsewhere. **source-dev**: from held-out people of the training dataset, nothing of the target seen; this is the headline. **target-dev**: from the target's own development people. **test-EER**: from the test scores themselves, optimistic, shown because many papers print it. In an intra-test the first two are the same.
-- [a, b] is a 95 % interval that resamples the test people at a fixed threshold and with a fixed network: it does not hold the luck of the training. ± is the standard deviation over seeds, which does. An interval from 0 to 0 says that no error was seen, not that there is none.
-- The EER threshold makes the two errors equal and not their mean smallest, so an HTER at a threshold from elsewhere can by luck be below the EER.
-- EER and AUC do not depend on a threshold: where HTER is high and EER low, the scores are in order and have moved.
-- **APCER** is the share of accepted attacks of one species, **BPCER** of rejected live videos, **ACER** the mean of BPCER and the worst APCER.'''
+TEXTS = json.loads((files('gfa_fastai') / 'run' / 'report_texts.json').read_text(encoding='utf-8'))
 
 # %% ../../nbs/engine/report.ipynb #0ed792b9
-DRAWN = (
-    f'**The data is rendered, not photographed**: SynthPAD {SYNTHPAD_VERSION}, whose faces, media and cameras are '
-    'simulated. Every network is trained on one of its domains and tested on each. What holds here need not hold for '
-    'real cameras.'
-)
-
-
 def _code(text):
     "A name in Markdown's code type."
     return '`' + ''.join(c if c.isprintable() and c != '`' else ' ' for c in str(text)) + '`'
@@ -570,7 +562,7 @@ def data_words(
     notes: dict,  # from run_frames
 ) -> str:
     "What the data is, and what went wrong with it."
-    lines = [DRAWN]
+    lines = [TEXTS['rendered'].format(version=SYNTHPAD_VERSION)]
     if data['roots']:
         lines = [_dataset_words(root, name, data['reader']) for root, name in zip(data['roots'], data['dataset'])]
     lines += map(plain_text, notes.get('drawn', ()))
@@ -623,7 +615,8 @@ def fda_words(
         f'Arms with FDA are trained and tested on frames transferred by the network of `fda` at width {s["width"]:g}. '
         'There is one for each training set. It is fitted on frames of the training people of that set only, and its '
         'target is one of these frames, the medoid in feature statistics: nothing of a test person or of another '
-        'dataset is seen by the fit or by the choice. The fit is made once, with seed 0, for all seeds of the training. '
+        'dataset is seen by the fit or by the choice. '
+        'The fit is made once, with seed 0, for all seeds of the training. '
         'The loss network is the small VGG16 trunk that comes with the library, trained on people of all four domains '
         'of SynthPAD (the test people of its preset tiny among them) and not on ImageNet. '
         f'{only}Frames are transferred at the {size}x{size} pixels that the network sees, and kept as PNG like those '
@@ -632,18 +625,6 @@ def fda_words(
     )
 
 # %% ../../nbs/engine/report.ipynb #83992dc6
-MEASURES = (
-    '**Recognition**: one enrolment photo a test person, cosine of FC2 of the recognition head; the people are unknown to the training. Intervals resample people. '
-    'The EER and the TAR compare each probe with every enrolled person of its dataset, at thresholds of their own.'
-)
-
-
-DOMAINS = (
-    '**Divergence** (Eq. 6 to 8): test frames of the training set against as many of another one, in the trunk of the network without TPC and FDA (which FDA was not fitted on; where its training began with the small trunk, FDA\'s loss network, it has moved on from there); mean over 13 layers of the median over channels, in nats, '
-    'of random halves against halves. The floor is that of two halves of one domain: what lies near it, or below, cannot be told from nothing. A dash: too few people for halves.'
-)
-
-
 def unnamed_warning(
     named: dict,  # from final_losses, term 'ident'
     people: dict,  # name of an arm -> number of its training people
@@ -653,16 +634,12 @@ def unnamed_warning(
     if not idle:
         return ''
     return (
-        f'**The recognition head of {len(idle)} of {len(named)} trainings has not learned its people**: L_id ended above '
-        'nine tenths of a guess, which is the logarithm of their number. The rates below are then those of features that '
-        'were trained for something else. Train longer, or start from a trunk that knows faces (--weights small).'
+        f'**The recognition head of {len(idle)} of {len(named)} trainings has not learned its people**: '
+        'L_id ended above nine tenths of a guess, which is the logarithm of their number. '
+        'The rates below are then those of features that were trained for something else. Train longer, or start from a trunk that knows faces (--weights small).'
     )
 
 # %% ../../nbs/engine/report.ipynb #0386e43f
-HISTOGRAMS = (
-    'Log odds of the mean score of each video, the line is the source-dev threshold. A video whose frames disagree, one '
-    'surely live and one surely attack, has a mean near a half and stands at 0.'
-)
 NUMBERS = re.compile(r'[\d\s.,+±%\[\]-]*(\(\d+ seeds\))?')
 
 
@@ -810,7 +787,7 @@ def _rates_part(rates, paired, figures):
         'In percent, at the source-dev threshold.',
         markdown_table(species_table(rates)),
         *_picture(figures, 'scores', 'Score histograms'),
-        HISTOGRAMS,
+        TEXTS['histograms'],
     ]
 
 
@@ -825,10 +802,10 @@ def _measures_part(settings, notes, tables, figures, warning):
     "Recognition and divergence, or why they are not there."
     parts = []
     if len(tables['recognition']):
-        parts += ['## Recognition', MEASURES, warning, markdown_table(tables['recognition'])]
+        parts += ['## Recognition', TEXTS['recognition'], warning, markdown_table(tables['recognition'])]
     if len(tables['divergence']):
         picture = _picture(figures, 'divergence', 'Divergence by layer')
-        parts += ['## Distance of the domains', DOMAINS, markdown_table(tables['divergence']), *picture]
+        parts += ['## Distance of the domains', TEXTS['divergence'], markdown_table(tables['divergence']), *picture]
     left_out = [f'{k}: {plain_text(why)}' for k, why in notes.get('not_measured', {}).items()]
     if not settings['adaptation']:
         left_out.append('fast domain adaptation: switched off')
@@ -846,7 +823,7 @@ def _end_part(settings, tables, figures, seconds):
         '## Data',
         markdown_table(counts),
         '## How to read this',
-        READING,
+        TEXTS['reading'],
         '## What this was run on',
         machine_words(settings, seconds),
     ]

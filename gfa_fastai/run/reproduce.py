@@ -168,7 +168,8 @@ def data_sources(
         names = names * len(roots)
     if len(names) != len(roots) and roots:
         raise ValueError(
-            f'{len(roots)} folders of data, and {len(names)} datasets say how they are read ({", ".join(names)}): give as many, or one for all'
+            f'{len(roots)} folders of data, and {len(names)} datasets say how they are read ({", ".join(names)}): '
+            'give as many, or one for all'
         )
     return list(zip(roots, names))
 
@@ -302,7 +303,7 @@ def with_splits(
     test_subjects=None,  # names of the people for testing; None: as the dataset says, or drawn
     dev_subjects=None,  # names of the people for development; None: as the dataset says, or drawn
 ) -> pd.DataFrame:  # samples table; raises ValueError
-    "People for training, for thresholds and for tests in each dataset: its own where it has them, else drawn by a seed."
+    "People for training, thresholds and tests in each dataset: its own where it has them, else drawn by a seed."
     everybody = sorted(df['subject'].unique())
     test = known_names(test_subjects or None, everybody, 'test_subjects') or set()
     dev = known_names(dev_subjects or None, everybody, 'dev_subjects') or set()
@@ -462,21 +463,18 @@ def arm_learner(
 ):
     "The Learner of an arm."
     from gfa_fastai.data import gfa_dataloaders
-    from gfa_fastai.learner import gfa_learner
+    from gfa_fastai.inputs.weights import build_gfacnn
+    from gfa_fastai.learner import GFALoss, gfa_learner
+    from gfa_fastai.tpc import TPCLoss
+    from gfa_fastai.train.guards import guarded
 
     s = settings['training']
     dls = gfa_dataloaders(training_rows(frames, arm['train']), bs=s['bs'])
-    return gfa_learner(
-        dls,
-        tpc=arm['tpc'],
-        pairs=s['pairs'],
-        weights=None if s['weights'] == 'random' else s['weights'],
-        width=s['width'],
-        pool=int(np.clip(settings['data']['size'] // 32, 1, 7)),
-        precision=s['precision'],
-        seed=arm['seed'],
-        cbs=cbs,
-    )
+    weights = None if s['weights'] == 'random' else s['weights']
+    pool = int(np.clip(settings['data']['size'] // 32, 1, 7))
+    network = functools.partial(build_gfacnn, weights=weights, width=s['width'], pool=pool)
+    loss = GFALoss(TPCLoss(s['pairs']) if arm['tpc'] else False)
+    return guarded(gfa_learner(dls, network, loss, seed=arm['seed'], cbs=cbs), s['precision'])
 
 # %% ../../nbs/engine/reproduce.ipynb #6f683236
 def train_arm(
@@ -702,7 +700,7 @@ def take_measures(
     settings: dict,  # from run_settings
     progress: bool = True,  # show a bar
 ) -> tuple[dict, dict, dict]:  # recognition by arm, divergence (see domains_table), and why what is missing is missing
-    "Recognition of all arms and divergence of all pairs of domains; what the run folder has already is not measured again."
+    "Recognition of all arms and divergence of all pairs of domains. What the run folder has is not measured again."
     from tqdm import tqdm
 
     recognition, divergence = {}, {}
@@ -789,7 +787,7 @@ def train_model(
     seed: int = 0,  # of first weights and order of batches
     **groups,  # for run_settings: preset, data, training
 ) -> Path:  # of model.safetensors; scores.csv and terms.csv lie beside it
-    "Train one network, in as many processes as `accelerate launch` starts. Started again in the same folder, it goes on where it was."
+    "Train one network, in as many processes as `accelerate launch` starts. Started again, it goes on where it was."
     from gfa_fastai.train.distributed import on_first, start_processes
 
     start_processes()

@@ -26,9 +26,9 @@ def expose(
 ) -> np.ndarray:  # (H, W, 3) linear, about 0 to 1
     "Automatic exposure, contrast and white balance, none of them perfect."
     small = cv2.resize(light, (32, 32), interpolation=cv2.INTER_AREA)
-    g = small.mean(-1)
-    high = np.percentile(g[6:28, 7:25], 90)
-    low = np.percentile(g, 3) * rng.uniform(*cam['flare'])
+    grey = small.mean(-1)
+    high = np.percentile(grey[6:28, 7:25], 90)  # of the middle
+    low = np.percentile(grey, 3) * rng.uniform(*cam['flare'])
     gain = cam['target'] * np.exp(rng.normal(0, 0.08)) / max(high - low, 1e-3)
     mean = small.reshape(-1, 3).mean(0)
     grey_world = (mean.mean() / np.maximum(mean, 1e-3)) ** rng.uniform(*cam['awb'])  # in part
@@ -40,8 +40,10 @@ def mosaic(
     x,  # (H, W, 3) linear light on the sensor
 ) -> np.ndarray:  # (H, W): red and green in the even rows, green and blue in the odd ones
     "What the pixels of a Bayer sensor see."
-    m = x[..., 1].copy()
-    m[::2, ::2], m[1::2, 1::2] = x[::2, ::2, 0], x[1::2, 1::2, 2]
+    red, green, blue = np.moveaxis(x, -1, 0)
+    m = green.copy()
+    m[::2, ::2] = red[::2, ::2]
+    m[1::2, 1::2] = blue[1::2, 1::2]
     return m
 
 
@@ -49,10 +51,10 @@ def demosaic(
     m,  # (H, W) Bayer picture
 ) -> np.ndarray:  # (H, W, 3)
     "Guess the missing colours from the neighbours, bilinearly; mirrored at the border."
-    raw = cv2.copyMakeBorder(
-        np.clip(m * F(40000) + F(8000), 0, 65535).astype(np.uint16), 2, 2, 2, 2, cv2.BORDER_REFLECT_101
-    )
-    return (cv2.cvtColor(raw, cv2.COLOR_BayerRGGB2RGB)[2:-2, 2:-2].astype(F) - F(8000)) * F(1 / 40000)
+    numbers = np.clip(m * F(40000) + F(8000), 0, 65535).astype(np.uint16)  # OpenCV wants whole numbers
+    raw = cv2.copyMakeBorder(numbers, 2, 2, 2, 2, cv2.BORDER_REFLECT_101)
+    colours = cv2.cvtColor(raw, cv2.COLOR_BayerRGGB2RGB)[2:-2, 2:-2]
+    return (colours.astype(F) - F(8000)) * F(1 / 40000)
 
 
 def noisy(
@@ -60,9 +62,10 @@ def noisy(
     k: float,  # shot noise: variance per light
     s: float,  # read noise: deviation
     rng,  # numpy Generator of the shot
-) -> np.ndarray:
+) -> np.ndarray:  # as x
     "Shot and read noise."
-    return x + rng.standard_normal(x.shape, dtype=F) * np.sqrt(F(k) * np.maximum(x, 0) + F(s * s))
+    deviation = np.sqrt(F(k) * np.maximum(x, 0) + F(s * s))
+    return x + rng.standard_normal(x.shape, dtype=F) * deviation
 
 # %% ../../nbs/synthpad/attacks.ipynb #f1f19874
 def develop(
@@ -72,7 +75,8 @@ def develop(
     "Tone curve, saturation, sharpening."
     x = np.power(np.clip(x, 0, 1), F(1 / cam['gamma']))
     x = x + F(cam['curve']) * (x * x * (3 - 2 * x) - x)
-    x = cv2.transform(x, np.eye(3) * cam['colour'] + (1 - cam['colour']) * np.array([0.3, 0.59, 0.11]))
+    saturation = np.eye(3) * cam['colour'] + (1 - cam['colour']) * np.array([0.3, 0.59, 0.11])
+    x = cv2.transform(x, saturation)
     if cam['sharp'] > 0:
         x = x + F(cam['sharp']) * (x - cv2.GaussianBlur(x, (0, 0), 1.0))
     return np.clip(x, 0, 1)
@@ -90,7 +94,9 @@ def jpeg(
     return data.tobytes()
 
 
-def unjpeg(data):
+def unjpeg(
+    data: bytes,  # of a JPEG file
+) -> np.ndarray:  # (H, W, 3) encoded, 0 to 1
     "The picture in a file."
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB).astype(F) * F(1 / 255)
@@ -118,11 +124,16 @@ def take_photo(
     rng,  # numpy Generator of the shot
 ) -> tuple[np.ndarray, int]:  # (H, W, 3) encoded in 0..1, before the file; the quality for the file
     "Take a picture. The same process for live people and for attacks."
+    H, W = light.shape[:2]
     blur = rng.uniform(*cam['blur'])
     x = cv2.GaussianBlur(expose(light, cam, rng), (0, 0), blur * OVER)
-    x = cv2.resize(x, (light.shape[1] // OVER, light.shape[0] // OVER), interpolation=cv2.INTER_AREA)
-    x = develop(demosaic(noisy(mosaic(x), *cam['noise'], rng)), cam)
-    return _worse(x, cam, rng), int(rng.integers(cam['quality'][0], cam['quality'][1] + 1))
+    x = cv2.resize(x, (W // OVER, H // OVER), interpolation=cv2.INTER_AREA)
+    shot, read = cam['noise']
+    sensor = noisy(mosaic(x), shot, read, rng)
+    x = develop(demosaic(sensor), cam)
+    x = _worse(x, cam, rng)
+    low, high = cam['quality']
+    return x, int(rng.integers(low, high + 1))
 
 
 def _worse(x, cam, rng):
@@ -142,11 +153,14 @@ def _worse(x, cam, rng):
 FLAT = dict(scale=1.0, shift=(0.0, 0.0), angle=0.0, tilt=(0.0, 0.0), bend=0.0)
 
 
-def frame_grid(h, w):
+def frame_grid(
+    h: int,
+    w: int,  # pixels
+) -> tuple:  # x (1, w) and y (h, 1)
     "Coordinates of the pixels of a frame: its height is 1, its middle is the origin."
-    return ((np.arange(w, dtype=F) + F(0.5)) / F(h) - F(w / h / 2))[None], (
-        (np.arange(h, dtype=F) + F(0.5)) / F(h) - F(0.5)
-    )[:, None]
+    x = (np.arange(w, dtype=F) + F(0.5)) / F(h) - F(w / h / 2)
+    y = (np.arange(h, dtype=F) + F(0.5)) / F(h) - F(0.5)
+    return x[None], y[:, None]
 
 
 def to_medium(
@@ -157,31 +171,48 @@ def to_medium(
     "Which point of the medium is seen at x, y?"
     c, s = np.cos(g['angle']) / g['scale'], np.sin(g['angle']) / g['scale']
     x, y = x - F(g['shift'][0]), y - F(g['shift'][1])
-    inv = 1 / (1 + F(g['tilt'][0]) * x + F(g['tilt'][1]) * y)
-    u, v = (F(c) * x + F(s) * y) * inv, (F(c) * y - F(s) * x) * inv
-    return (np.arcsin(np.clip(F(g['bend']) * u, -0.98, 0.98)) / F(g['bend']) if g['bend'] else u), v
+    nearer = 1 / (1 + F(g['tilt'][0]) * x + F(g['tilt'][1]) * y)
+    u = (F(c) * x + F(s) * y) * nearer
+    v = (F(c) * y - F(s) * x) * nearer
+    if g['bend']:
+        u = np.arcsin(np.clip(F(g['bend']) * u, -0.98, 0.98)) / F(g['bend'])
+    return u, v
 
 
-def look_up(picture, s, t):
+def look_up(
+    picture,  # (h, w, C)
+    s,
+    t,  # (H, W) points of the medium
+) -> np.ndarray:  # (H, W, C)
     "The picture at points of the medium; its height is 1."
     h, w = picture.shape[:2]
-    return cv2.remap(
-        picture, s * F(h) + F((w - 1) / 2), t * F(h) + F((h - 1) / 2), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-    )
+    column, row = s * F(h) + F((w - 1) / 2), t * F(h) + F((h - 1) / 2)
+    return cv2.remap(picture, column, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
-def from_medium(g, s, t):
+def from_medium(
+    g: dict,  # a geometry, as FLAT
+    s,
+    t,  # points of the medium
+) -> tuple:  # points of the frame
     "Where in the frame is the point s, t of the medium?"
     if g['bend']:
         s = np.sin(g['bend'] * s) / g['bend']
     c, n = np.cos(g['angle']) * g['scale'], np.sin(g['angle']) * g['scale']
     u, v = c * s - n * t, c * t + n * s
-    d = 1 / (1 - g['tilt'][0] * u - g['tilt'][1] * v)
-    return u * d + g['shift'][0], v * d + g['shift'][1]
+    nearer = 1 / (1 - g['tilt'][0] * u - g['tilt'][1] * v)
+    return u * nearer + g['shift'][0], v * nearer + g['shift'][1]
 
 # %% ../../nbs/synthpad/attacks.ipynb #6a3eb06f
-# light that cyan, magenta, yellow, black let through
-INKS = np.array([[0.03, 0.30, 0.62], [0.55, 0.04, 0.17], [0.86, 0.72, 0.05], [0.03, 0.03, 0.03]], F)
+INKS = np.array(  # red, green and blue light that an ink lets through
+    [
+        [0.03, 0.30, 0.62],  # cyan
+        [0.55, 0.04, 0.17],  # magenta
+        [0.86, 0.72, 0.05],  # yellow
+        [0.03, 0.03, 0.03],  # black
+    ],
+    F,
+)
 
 
 _PURE = np.array([[0, 1, 1], [1, 0, 1], [1, 1, 0], [0, 0, 0]], F)  # what ideal inks would
@@ -226,13 +257,20 @@ def profile(
 ) -> tuple:  # light asked for (65,), light that comes out (65,)
     "What a printer makes of a ramp of greys."
     asked = np.linspace(0, 1, 65, dtype=F)
-    a = dot_gain(separate(np.repeat(asked[:, None], 3, -1)), gain)[..., None]
+    greys = np.repeat(asked[:, None], 3, -1)
+    a = dot_gain(separate(greys), gain)[..., None]
     loss = 1 - np.power(np.asarray(inks, F), F(1 / n))
-    mean = a * np.power(1 - (a + h * (1 - a)) * loss, n) + (1 - a) * np.power(1 - (a - h * a) * loss, n)
+    on_dot = np.power(1 - (a + h * (1 - a)) * loss, n)
+    beside = np.power(1 - (a - h * a) * loss, n)
+    mean = a * on_dot + (1 - a) * beside
     return asked, np.maximum.accumulate(mean.prod(1).mean(-1))
 
 
-def compensate(x, asked, got):
+def compensate(
+    x,  # light that is wanted
+    asked,
+    got,  # from profile
+) -> np.ndarray:  # as x
     "The light to ask for so that x comes out, between the darkest and the lightest that the printer has."
     table = np.interp(got[0] + (got[-1] - got[0]) * asked, got, asked)
     return np.interp(x, asked, table).astype(F)
@@ -241,11 +279,9 @@ def compensate(x, asked, got):
 ANGLES = np.deg2rad([15, 75, 0, 45])  # cyan, magenta, yellow, black
 
 
-_t = np.cos(np.pi * (np.arange(256) + 0.5) / 256)
-
-
-# quantiles of the screen function
-_RANK = np.quantile((0.5 + 0.25 * (_t[:, None] + _t[None])).ravel(), np.linspace(0, 1, 65))
+_WAVE = np.cos(np.pi * (np.arange(256) + 0.5) / 256)
+_SCREEN = 0.5 + 0.25 * (_WAVE[:, None] + _WAVE[None])
+_QUANTILES = np.quantile(_SCREEN.ravel(), np.linspace(0, 1, 65))  # of the screen function
 
 
 def halftone(
@@ -260,7 +296,7 @@ def halftone(
     k = F(2 * np.pi / period)
     c, n = F(np.cos(angle)) * k, F(np.sin(angle)) * k
     screen = F(0.5) + F(0.25) * (np.cos(c * s + n * t) + np.cos(c * t - n * s))
-    table = np.interp(np.linspace(0, 1, 257), np.linspace(0, 1, 65), _RANK).astype(F)
+    table = np.interp(np.linspace(0, 1, 257), np.linspace(0, 1, 65), _QUANTILES).astype(F)
     level = table[np.clip(a * F(256), 0, 256).astype(np.int16)]
     return np.clip((level - screen) * F(1 / max(soft, 0.05)) + F(0.5), 0, 1)
 
@@ -310,18 +346,21 @@ def print_sheet(
 
     inks = _PURE + (INKS - _PURE) * F(on('gamut'))
     inks = inks + (F(0.09) * on('black_lift')) * (1 - inks)
-    dots, n = 0.6 * on('halftone'), 1 + (device['n'] - 1) * on('halftone')
+    dots = 0.6 * on('halftone')
+    n = 1 + (device['n'] - 1) * on('halftone')
     gain = device['gain'] * min(1, on('gamut') + on('halftone'))
-    ink = dot_gain(separate(compensate(np.power(picture, F(2.2)), *profile(inks, gain, n, dots))), gain)
+    asked, got = profile(inks, gain, n, dots)
+    light = compensate(np.power(picture, F(2.2)), asked, got)
+    ink = dot_gain(separate(light), gain)
     s, t = (np.broadcast_to(o, (H, W)) for o in (s, t))
     ink = look_up(ink, s, t)
     if dots:
-        period = (
-            rng.uniform(*device['period']) / (size[0] / OVER) / g['scale']
-        )  # pixels of the sensor -> units of the sheet
+        pixels = rng.uniform(*device['period'])  # of the sensor
+        period = pixels / (size[0] / OVER) / g['scale']  # in units of the sheet
         turn, soft = rng.uniform(-0.1, 0.1), F(1 / (period * H * g['scale']))
         for i, angle in enumerate(ANGLES + turn):
-            ink[..., i] += F(dots) * (halftone(ink[..., i], s, t, period, angle, soft) - ink[..., i])
+            dotted = halftone(ink[..., i], s, t, period, angle, soft)
+            ink[..., i] += F(dots) * (dotted - ink[..., i])
     return cv2.resize(yule_nielsen(ink, inks, n), (W // 2, H // 2), interpolation=cv2.INTER_AREA)
 
 # %% ../../nbs/synthpad/attacks.ipynb #bac9405e
@@ -335,7 +374,8 @@ def subpixels(
     "The stripes of a screen, as samples see them that average over their width."
     out = np.ones(phase.shape + (3,), F)
     for n in range(1, terms + 1):
-        amp = 2 * np.sinc(n * duty) * np.sinc(n * f) * np.exp(-2 * (np.pi * psf * n * f) ** 2)
+        blur = np.exp(-2 * (np.pi * psf * n * f) ** 2)
+        amp = 2 * np.sinc(n * duty) * np.sinc(n * f) * blur
         if abs(amp) < 0.004:
             continue
         turn = F(2 * np.pi * n) * phase
@@ -365,7 +405,8 @@ def show_screen(
     phase: float = 0.0,  # of the banding: it moves from frame to frame
 ) -> np.ndarray:  # (2H, 2W, 3) light, where the screen is
     "Show a picture on a screen and look at it."
-    (H, W), (h, w) = size, picture.shape[:2]
+    H, W = size
+    h, w = picture.shape[:2]
     s, t = (np.ascontiguousarray(np.broadcast_to(o, (H, W)), dtype=F) for o in to_medium(g, *frame_grid(H, W)))
 
     def on(k):
@@ -383,7 +424,8 @@ def show_screen(
         L += F(on(kind)) * (look_up(small, middle / K, np.round(row) / K) - L)
     L = np.power(np.clip(L, 0, 1), F(2.2))
     grey = F(on('gamut') * device['desaturate'] * 1.4)
-    L = cv2.transform(L, np.eye(3) * (1 - grey) + grey * np.array([0.3, 0.59, 0.11]))
+    paler = np.eye(3) * (1 - grey) + grey * np.array([0.3, 0.59, 0.11])
+    L = cv2.transform(L, paler)
     L *= (np.array([0.86, 1.0, 1.32]) ** (on('gamut') * device['white'])).astype(F)
     beta = F(on('black_lift') * device['black'] * 1.6)
     L = beta + (1 - beta) * L
@@ -397,7 +439,10 @@ def show_screen(
     return np.maximum(L, 0)
 
 # %% ../../nbs/synthpad/attacks.ipynb #1eb19319
-def room_colour(light):
+def room_colour(
+    light: dict,  # of a session
+) -> np.ndarray:  # (3,)
+    "The mean light of a room."
     return (np.asarray(light['sky'][0]) * 0.7 + np.asarray(light['lights'][0][1]) * 0.5).astype(F)
 
 
@@ -410,7 +455,8 @@ def flat_light(
     "What lamps at a finite distance do to something flat. Both are smooth: few points are enough."
     H, W = size
     x, y = frame_grid(24, round(24 * W / H))
-    on_it = np.zeros((24, x.size, 3), F) + (np.asarray(light['sky'][0], F) + np.asarray(light['sky'][1], F)) * F(0.5)
+    above, below = (np.asarray(o, F) for o in light['sky'])
+    on_it = np.zeros((24, x.size, 3), F) + (above + below) * F(0.5)
     sheen = np.zeros((24, x.size), F)
     eye = np.sqrt(x * x + y * y + F(distance**2))
     for towards, colour in light['lights']:
@@ -434,19 +480,22 @@ def flat_light(
 def _fingers(light, x, y, g, edge, rng, colour):
     "Two to four fingers over the edge of the medium."
     tint = skin_colour(rng.uniform(0.1, 1.6), rng.uniform(0.2, 0.35))
-    a, b = edge
+    half_width, half_height = edge
     for side in (-1, 1):
-        t0 = rng.uniform(-0.1, 0.45) * b * 2
+        first = rng.uniform(-0.1, 0.45) * half_height * 2
         for k in range(rng.integers(1, 3)):
-            px, py = from_medium(g, side * a * rng.uniform(0.86, 0.97), t0 + k * 0.11)
-            dx, dy = side * np.cos(d := rng.uniform(-0.2, 0.7)), np.sin(d)
-            u = np.clip((x - F(px)) * F(dx) + (y - F(py)) * F(dy), 0, 0.5)
-            q = ((x - F(px) - u * F(dx)) ** 2 + (y - F(py) - u * F(dy)) ** 2) * F(1 / 0.045**2)
-            m = np.clip((1 - q) * 4, 0, 1)
-            shade = np.sqrt(np.clip(1 - q, 0, 1)) * F(0.75) + F(0.2)
-            nail = np.exp(-((x - F(px + 0.012 * dx)) ** 2 + (y - F(py + 0.012 * dy)) ** 2) * F(1 / 0.022**2)) * F(0.25)
-            light *= 1 - (F(0.35) * np.clip(1.5 - q * F(0.6), 0, 1) * (1 - m))[..., None]
-            light += ((tint * colour) * (shade + nail)[..., None] - light) * m[..., None]
+            px, py = from_medium(g, side * half_width * rng.uniform(0.86, 0.97), first + k * 0.11)  # the tip
+            angle = rng.uniform(-0.2, 0.7)
+            dx, dy = side * np.cos(angle), np.sin(angle)
+            along = np.clip((x - F(px)) * F(dx) + (y - F(py)) * F(dy), 0, 0.5)
+            distance = ((x - F(px) - along * F(dx)) ** 2 + (y - F(py) - along * F(dy)) ** 2) * F(1 / 0.045**2)
+            mask = np.clip((1 - distance) * 4, 0, 1)
+            shade = np.sqrt(np.clip(1 - distance, 0, 1)) * F(0.75) + F(0.2)
+            from_nail = (x - F(px + 0.012 * dx)) ** 2 + (y - F(py + 0.012 * dy)) ** 2
+            nail = np.exp(-from_nail * F(1 / 0.022**2)) * F(0.25)
+            shadow = F(0.35) * np.clip(1.5 - distance * F(0.6), 0, 1) * (1 - mask)
+            light *= 1 - shadow[..., None]
+            light += ((tint * colour) * (shade + nail)[..., None] - light) * mask[..., None]
 
 
 def _lit_sheet(picture, g, strength, device, light, colour, rng, size, s):
@@ -456,17 +505,20 @@ def _lit_sheet(picture, g, strength, device, light, colour, rng, size, s):
     if fibre:
         out *= np.exp(value_noise(rng, size, 12, 6, 0.85) * F(3.2 * device['fibre'] * fibre))[..., None]
     slope = F(g['bend']) * s
-    return out * (
-        colour * (1 + F(1.3 * np.asarray(light['lights'][0][0])[0]) * slope - F(0.3) * slope * slope)[..., None]
-    )
+    lamp_x = np.asarray(light['lights'][0][0])[0]
+    bent = 1 + F(1.3 * lamp_x) * slope - F(0.3) * slope * slope
+    return out * (colour * bent[..., None])
 
 
 def _in_the_room(out, room, picture, g, s, t, rim, body, colour, rng):
     "The medium with its rim, the hands that hold it, the room behind."
-    a, b, edge = picture.shape[1] / picture.shape[0] / 2, 0.5, F(g['scale'] * room.shape[0] / 2)
+    height, width = picture.shape[:2]
+    a, b = width / height / 2, 0.5  # half the medium
+    edge = F(g['scale'] * room.shape[0] / 2)
 
-    def inside(ds):
-        return np.clip((a + ds - np.abs(s)) * edge + 1, 0, 1) * np.clip((b + ds - np.abs(t)) * edge + 1, 0, 1)
+    def inside(more):
+        across = np.clip((a + more - np.abs(s)) * edge + 1, 0, 1)
+        return across * np.clip((b + more - np.abs(t)) * edge + 1, 0, 1)
 
     with_rim, shown = inside(rim), inside(0)[..., None]
     if with_rim.min() < 1:
@@ -477,14 +529,17 @@ def _in_the_room(out, room, picture, g, s, t, rim, body, colour, rng):
         if rng.uniform() < 0.6:
             _fingers(full, x, y, g, (a + rim, b + rim), rng, colour)
         return full
-    return room * (1 - shown) + out * shown if shown.min() < 1 else out
+    if shown.min() < 1:
+        return room * (1 - shown) + out * shown
+    return out
 
 # %% ../../nbs/synthpad/attacks.ipynb #482e676e
 def _spot(x, y, rng, exponent):
     "A lamp that is mirrored by something flat."
     x0, y0 = rng.normal(0, 0.22, 2)
     stretch = np.exp(rng.normal(0, 0.35))
-    return np.exp(-F(0.05 * exponent + 4) * ((x - F(x0)) ** 2 * F(stretch) + (y - F(y0)) ** 2 * F(1 / stretch)))
+    distance = (x - F(x0)) ** 2 * F(stretch) + (y - F(y0)) ** 2 * F(1 / stretch)
+    return np.exp(-F(0.05 * exponent + 4) * distance)
 
 
 def present(
@@ -514,14 +569,18 @@ def present(
     else:
         out = show_screen(picture, g, strength, device, rng, size, phase)
     if on('flat_shading'):
-        f, (on_it, sheen) = on('flat_shading'), flat_light(light, size)
+        f = on('flat_shading')
+        on_it, sheen = flat_light(light, size)
         if paper:
             out *= 1 + F(f) * (on_it - 1)  # a screen makes its own light
         out += sheen * (colour * F(f * (0.14 if paper else 0.07)))
     if on('gloss'):
         spot = _spot(x, y, rng, device['gloss']) * F(on('gloss') * rng.uniform(0.35, 0.8))
         out += spot[..., None] * (colour if paper else colour * F(0.6))
-    rim, body = (0.035, 0.85 * colour) if paper else (device['bezel'], np.array([0.012] * 3) * colour)
+    if paper:
+        rim, body = 0.035, 0.85 * colour
+    else:
+        rim, body = device['bezel'], np.array([0.012] * 3) * colour
     return _in_the_room(out, room, picture, g, s, t, rim, body, colour, rng)
 
 # %% ../../nbs/synthpad/attacks.ipynb #7774ec42

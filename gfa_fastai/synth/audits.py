@@ -8,28 +8,39 @@ import cv2
 import numpy as np
 import os
 import pandas as pd
+from ..inputs.images import read_image
 from numpy import float32 as F
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 # %% auto #0
 __all__ = ['SHORTCUTS', 'shortcut_features', 'shortcut_audit', 'linear_probe']
 
 # %% ../../nbs/synthpad/audits.ipynb #68fba3d6
 def shortcut_features(
-    path,  # an image
+    path,  # an image; ValueError that says why it cannot be read
 ) -> np.ndarray:  # (29,)
     "What a shortcut could use: colour means and deviations, sharpness, file size, radial spectrum, spectral peaks."
-    x = cv2.imread(str(path)).astype(F) * F(1 / 255)
+    try:
+        image = read_image(path)
+    except ValueError as e:
+        raise ValueError(f'{path}: {e}') from None
+    x = np.ascontiguousarray(image[..., ::-1]).astype(F) * F(1 / 255)  # blue, green, red
     grey = x.mean(-1)
     h, w = grey.shape
     window = np.outer(np.hanning(h), np.hanning(w))
     power = np.abs(np.fft.fft2((grey - grey.mean()) * window)) ** 2 + 1e-9
     radius = np.hypot(*np.meshgrid(np.fft.fftfreq(w), np.fft.fftfreq(h)))
-    rings = [power[np.minimum((radius * 24).astype(int), 11) == i] for i in range(12)]
-    spectrum = np.array([ring.mean() for ring in rings])
+    ring = np.minimum((radius * 24).astype(int), 11)
+    rings = [power[ring == i] for i in range(12)]
+    spectrum = np.array([r.mean() for r in rings])
     peaks = [np.log(rings[i].max() / spectrum[i]) for i in range(3, 12)]
     sharpness = np.log(cv2.Laplacian(grey, cv2.CV_32F).var() + 1e-9)
     bytes_per_pixel = os.path.getsize(path) / grey.size
-    return np.concatenate([x.mean((0, 1)), x.std((0, 1)), [sharpness, bytes_per_pixel], np.log(spectrum), peaks])
+    colour, deviation = x.mean((0, 1)), x.std((0, 1))
+    return np.concatenate([colour, deviation, [sharpness, bytes_per_pixel], np.log(spectrum), peaks])
 
 
 SHORTCUTS = dict(
@@ -47,12 +58,12 @@ def shortcut_audit(
     df: pd.DataFrame,  # samples table of one or more domains
 ) -> pd.DataFrame:  # AUC of each shortcut: source domain, target domain, shortcut
     "How far simple features separate the classes, within a domain and across."
-    from sklearn.metrics import roc_auc_score
-
     df = df[df['role'] == 'probe'].reset_index(drop=True)
     X = np.stack([shortcut_features(p) for p in df['path']])
-    attack, train, rows = (df['label'] == 'attack').values, (df['split'] == 'train').values, []
+    attack = (df['label'] == 'attack').values
+    train = (df['split'] == 'train').values
     within = {d: (df['dataset'] == d).values for d in df['dataset'].unique()}
+    rows = []
     for name, columns in SHORTCUTS.items():
         for source in within:
             fit = train & within[source]
@@ -64,10 +75,6 @@ def shortcut_audit(
     return pd.DataFrame(rows)
 
 # %% ../../nbs/synthpad/audits.ipynb #9d74ed29
-def linear_probe():
+def linear_probe() -> Pipeline:  # of scikit-learn
     "Logistic regression on standardised features, both classes of equal weight."
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
     return make_pipeline(StandardScaler(), LogisticRegression(C=0.3, max_iter=3000, class_weight='balanced'))

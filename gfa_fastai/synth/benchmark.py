@@ -231,9 +231,9 @@ class _Recording:
         "Linear light, depth and box of one frame."
         pose = self.pose + rng.normal(0, [0.04, 0.025, 0.015])
         at = np.asarray(self.at) + rng.normal(0, 0.012, 2) * self.size[0]
-        if isinstance(self.who, _Photographs):
-            roll = pose[2]
-            return self.who.frame(rng, at, self.unit, self.size, roll)
+        photographed = not isinstance(self.who, dict)
+        if photographed:
+            return self.who.frame(rng, at, self.unit, self.size, roll=pose[2])
         expression = _drift(self.expression, rng, 0.3)
         unit = self.unit * np.exp(rng.normal(0, 0.015))
         return render_scene(

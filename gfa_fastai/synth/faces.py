@@ -6,6 +6,7 @@
 from __future__ import annotations
 import cv2
 import numpy as np
+import pandas as pd
 from functools import lru_cache
 from numpy import float32 as F
 from scipy.interpolate import PchipInterpolator
@@ -17,17 +18,30 @@ __all__ = ['STYLES', 'STRANDS', 'NEUTRAL', 'EVEN', 'ROOMS', 'identity', 'skin_co
            'render_scene']
 
 # %% ../../nbs/synthpad/faces.ipynb #f72efa50
-STYLES = ('bald', 'buzz', 'short', 'side', 'fringe', 'curly', 'swept', 'bob', 'long', 'wavy', 'bun', 'scarf', 'beanie')
-
-
-_MEN = [0.10, 0.14, 0.19, 0.15, 0.10, 0.12, 0.11, 0, 0.04, 0, 0, 0, 0.05]  # how often each style is worn
-
-
-_WOMEN = [0, 0.01, 0.06, 0.05, 0.11, 0.12, 0.04, 0.15, 0.18, 0.13, 0.08, 0.05, 0.02]
+_WORN = pd.DataFrame(  # how often each style of hair is worn
+    dict(
+        #            men  women
+        bald=[0.10, 0],
+        buzz=[0.14, 0.01],
+        short=[0.19, 0.06],
+        side=[0.15, 0.05],
+        fringe=[0.10, 0.11],
+        curly=[0.12, 0.12],
+        swept=[0.11, 0.04],
+        bob=[0, 0.15],
+        long=[0.04, 0.18],
+        wavy=[0, 0.13],
+        bun=[0, 0.08],
+        scarf=[0, 0.05],
+        beanie=[0.05, 0.02],
+    ),
+    index=['men', 'women'],
+)
+STYLES = tuple(_WORN)
 
 
 def _proportions(rng, m, age, dark):
-    "Sizes and places of what a face has, in half head widths."
+    "Sizes and places of the parts of a face, in half head widths."
     n = rng.normal
     return dict(
         width=1 + n(0, 0.045) + 0.03 * m,
@@ -65,25 +79,30 @@ def _proportions(rng, m, age, dark):
     )
 
 
+_EYE_COLOURS = dict(  # linear reflectance, how often with fair skin, how often with dark skin
+    brown=([0.10, 0.045, 0.02], 0.3, 0.75),
+    amber=([0.16, 0.09, 0.035], 0.25, 0.25),
+    green=([0.14, 0.16, 0.07], 0.15, 0),
+    blue=([0.13, 0.22, 0.30], 0.2, 0),
+    grey=([0.20, 0.24, 0.27], 0.1, 0),
+)
+_BEARDS = dict(none=0.42, stubble=0.24, moustache=0.07, goatee=0.1, full=0.17)  # how often each is worn by men
+
+
 def _hairdo(rng, masc, m, age, dark, pale):
     "Style and pigments of the hair, beard, glasses, eyes."
     u, n = rng.uniform, rng.normal
-    style = str(rng.choice(STYLES, p=_MEN if masc else _WOMEN))
-    brown, amber, green, blue, grey = (
-        [0.10, 0.045, 0.02],
-        [0.16, 0.09, 0.035],
-        [0.14, 0.16, 0.07],
-        [0.13, 0.22, 0.30],
-        [0.20, 0.24, 0.27],
-    )
-    often = [0.3, 0.25, 0.15, 0.2, 0.1] if pale else [0.75, 0.25, 0, 0, 0]
-    eyes = np.array([brown, amber, green, blue, grey])[rng.choice(5, p=often)] * u(0.7, 1.3)
-    return dict(
+    style = str(rng.choice(STYLES, p=_WORN.loc['men' if masc else 'women'].to_numpy()))
+    colours, fair, other = zip(*_EYE_COLOURS.values())
+    iris = np.array(colours)[rng.choice(len(colours), p=fair if pale else other)] * u(0.7, 1.3)
+    black = u() < 0.3 + 0.75 * dark
+    eumelanin = max(3.5 + n(0, 0.45) if black else u(0.25, 2.8), 0.2)
+    hair = dict(
         style=style,
-        eu=max(3.5 + n(0, 0.45) if u() < 0.3 + 0.75 * dark else u(0.25, 2.8), 0.2),
+        eu=eumelanin,
         pheo=max(0, n(0.25, 0.3)) * (1 - dark),
         grey=float(np.clip((age - 0.6) * 2.2 + n(0, 0.2), 0, 1)),
-        iris=eyes,
+        iris=iris,
         hairline=-0.93 + n(0, 0.06) - 0.15 * m * age,
         recede=max(0, n(0, 0.3) + 0.7 * age - 0.1) * m,
         volume=u(0.06, 0.2) + 0.14 * (style in ('curly', 'swept')),
@@ -91,13 +110,12 @@ def _hairdo(rng, masc, m, age, dark, pale):
         curl=u(0, 1),
         fringe=u(0.15, 0.6),
         cloth=u(0.05, 0.6, 3) ** 1.5,
-        beard=str(rng.choice(['none', 'stubble', 'moustache', 'goatee', 'full'], p=[0.42, 0.24, 0.07, 0.1, 0.17]))
-        if masc
-        else 'none',
-        beardd=u(0.5, 1),
-        glasses=str(rng.choice(['round', 'square', 'thin'])) if u() < 0.22 + 0.18 * age else 'none',
-        frame=u(0.01, 0.25, 3) ** 1.5,
     )
+    beard = str(rng.choice(list(_BEARDS), p=list(_BEARDS.values()))) if masc else 'none'
+    density = u(0.5, 1)
+    wears_glasses = u() < 0.22 + 0.18 * age
+    glasses = str(rng.choice(['round', 'square', 'thin'])) if wears_glasses else 'none'
+    return dict(hair, beard=beard, beardd=density, glasses=glasses, frame=u(0.01, 0.25, 3) ** 1.5)
 
 # %% ../../nbs/synthpad/faces.ipynb #f4c3f55e
 def identity(
@@ -130,11 +148,9 @@ def identity(
     return {**p, **fixed}
 
 # %% ../../nbs/synthpad/faces.ipynb #393cf752
-_BASE, _MELANIN, _BLOOD = (
-    np.array([0.90, 0.78, 0.70], F),
-    np.array([1.0, 1.24, 1.42], F),
-    np.array([0.11, 1.0, 0.90], F),
-)
+_BASE = np.array([0.90, 0.78, 0.70], F)  # skin without pigment, linear red, green, blue
+_MELANIN = np.array([1.0, 1.24, 1.42], F)  # absorption per optical depth
+_BLOOD = np.array([0.11, 1.0, 0.90], F)
 
 
 def skin_colour(
@@ -142,7 +158,8 @@ def skin_colour(
     blood,  # optical depth, about 0.1 to 0.5; number or array of the same shape
 ) -> np.ndarray:  # (..., 3) linear reflectance
     "Skin from its two pigments."
-    return _BASE * np.exp(-np.asarray(melanin, F)[..., None] * _MELANIN - np.asarray(blood, F)[..., None] * _BLOOD)
+    melanin, blood = np.asarray(melanin, F)[..., None], np.asarray(blood, F)[..., None]
+    return _BASE * np.exp(-melanin * _MELANIN - blood * _BLOOD)
 
 
 def hair_colour(
@@ -151,10 +168,9 @@ def hair_colour(
     grey: float,  # share of grey hairs
 ) -> np.ndarray:  # (3,) linear reflectance
     "Hair from its two pigments."
-    c = np.array([0.75, 0.62, 0.45]) * np.exp(
-        -eumelanin * np.array([1.0, 1.22, 1.45]) - pheomelanin * np.array([0.25, 1.1, 2.2])
-    )
-    return (c * (1 - grey) + np.array([0.40, 0.40, 0.41]) * grey).astype(F)
+    dark, red = np.array([1.0, 1.22, 1.45]), np.array([0.25, 1.1, 2.2])
+    colour = np.array([0.75, 0.62, 0.45]) * np.exp(-eumelanin * dark - pheomelanin * red)
+    return (colour * (1 - grey) + np.array([0.40, 0.40, 0.41]) * grey).astype(F)
 
 
 def _gauss(x, x0, s):
@@ -171,16 +187,19 @@ def _mix(a, b, m):
     return a + (b - a) * m
 
 
-def _over(rgb, colour, mask):
+def _paint(rgb, colour, mask):
+    "Mix a colour into a picture, in place."
     rgb += (np.asarray(colour, F) - rgb) * mask[..., None]
 
 
 def _fold(u, v, a, b, width):
     "A soft groove from a to b, on both sides of the face."
     d = np.array(b) - a
-    t = np.clip(((np.abs(u) - F(a[0])) * F(d[0]) + (v - F(a[1])) * F(d[1])) / F(d @ d), 0, 1)
-    q = (np.abs(u) - F(a[0]) - t * F(d[0])) ** 2 + (v - F(a[1]) - t * F(d[1])) ** 2
-    return np.exp(-q * F(0.5 / width**2)) * (F(0.25) + F(0.75) * np.sin(F(np.pi) * (t * F(0.9) + F(0.05))))
+    x, y = np.abs(u) - F(a[0]), v - F(a[1])
+    along = np.clip((x * F(d[0]) + y * F(d[1])) / F(d @ d), 0, 1)
+    distance = (x - along * F(d[0])) ** 2 + (y - along * F(d[1])) ** 2
+    depth = F(0.25) + F(0.75) * np.sin(F(np.pi) * (along * F(0.9) + F(0.05)))
+    return np.exp(-distance * F(0.5 / width**2)) * depth
 
 # %% ../../nbs/synthpad/faces.ipynb #40b43bed
 def value_noise(
@@ -229,7 +248,8 @@ def _along_strands(tex, across, along):
     return cv2.remap(tex['strand'], x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
 
 # %% ../../nbs/synthpad/faces.ipynb #1b62ada4
-_U0, _V0, _U1, _V1 = -1.75, -2.1, 1.75, 2.5  # the window, in half head widths; the eyes are at v = 0
+_LEFT, _TOP = -1.75, -2.1  # the corners of the window, in half head widths; the eyes are at v = 0
+_RIGHT, _BOTTOM = 1.75, 2.5
 
 
 @lru_cache(8)
@@ -239,7 +259,7 @@ def _grid(P):
     def axis(a, b):
         return (np.arange(round((b - a) * P), dtype=F) + F(0.5)) / F(P) + F(a)
 
-    return axis(_U0, _U1)[None], axis(_V0, _V1)[:, None]
+    return axis(_LEFT, _RIGHT)[None], axis(_TOP, _BOTTOM)[:, None]
 
 
 def face_outline(
@@ -247,83 +267,84 @@ def face_outline(
     v,  # heights
 ) -> np.ndarray:  # half the width of the head there; 0 above and below it
     "Half the width of a head at height v."
-    chin, jaw, full = 1.52 * p['length'] + p['chin'], p['jaw'], 0.03 * p['full']
-    at = [
-        -1.56,
-        -1.45,
-        -1.2,
-        -0.8,
-        -0.35,
-        0.05,
-        0.45,
-        0.8 * p['length'],
-        1.1 * p['length'],
-        1.32 * p['length'],
-        chin - 0.05,
-        chin,
+    length, jaw, full = p['length'], p['jaw'], 0.03 * p['full']
+    chin = 1.52 * length + p['chin']
+    points = [  # height, half width
+        (-1.56, 0),
+        (-1.45, 0.42),
+        (-1.2, 0.74),
+        (-0.8, 0.94),
+        (-0.35, 1),
+        (0.05, 1),
+        (0.45, 0.965 + full),
+        (0.8 * length, (0.885 + full) * (0.35 + 0.65 * jaw)),
+        (1.1 * length, (0.76 + full) * jaw),
+        (1.32 * length, 0.55 * jaw * (0.6 + 0.4 * p['chinw'])),
+        (chin - 0.05, 0.26 * p['chinw']),
+        (chin, 0),
     ]
-    w = (
-        np.array(
-            [
-                0,
-                0.42,
-                0.74,
-                0.94,
-                1,
-                1,
-                0.965 + full,
-                (0.885 + full) * (0.35 + 0.65 * jaw),
-                (0.76 + full) * jaw,
-                0.55 * jaw * (0.6 + 0.4 * p['chinw']),
-                0.26 * p['chinw'],
-                0,
-            ]
-        )
-        * p['width']
-    )
-    return np.sqrt(np.nan_to_num(np.clip(PchipInterpolator(at, w**2, extrapolate=False)(v), 0, None))).astype(F)
+    heights, widths = np.array(points).T
+    squares = PchipInterpolator(heights, (widths * p['width']) ** 2, extrapolate=False)(v)  # round at both ends
+    return np.sqrt(np.nan_to_num(np.clip(squares, 0, None))).astype(F)
 
 
-def face_profile(p, v):
+def face_profile(
+    p: dict,  # an identity
+    v,  # heights
+) -> np.ndarray:  # in half head widths
     "How far the midline of the head stands out at height v."
     chin = 1.52 * p['length'] + p['chin']
-    at = [-1.6, -1.45, -1.2, -0.85, -0.4, 0, 0.5, 0.9, 0.79 * chin, chin - 0.1, chin, chin + 0.3, 3]
-    d = [0, 0.45, 0.78, 1.02, 1.14, 1.12, 1.13, 1.13, 1.10, 1.04, 0.86, 0.5, 0.3]
-    return PchipInterpolator(at, d)(np.clip(v, -1.6, 3)).astype(F)
+    points = [  # height, depth
+        (-1.6, 0),
+        (-1.45, 0.45),
+        (-1.2, 0.78),
+        (-0.85, 1.02),
+        (-0.4, 1.14),
+        (0, 1.12),
+        (0.5, 1.13),
+        (0.9, 1.13),
+        (0.79 * chin, 1.10),
+        (chin - 0.1, 1.04),
+        (chin, 0.86),
+        (chin + 0.3, 0.5),
+        (3, 0.3),
+    ]
+    heights, depths = np.array(points).T
+    return PchipInterpolator(heights, depths)(np.clip(v, -1.6, 3)).astype(F)
 
 
 def _dome(p, au, w, v, least=0.0):
     "The head without its bumps, or the hair: the profile, rounded off towards the edge."
     t = np.minimum(au / np.maximum(w, F(1e-3)), 1)
-    d = np.maximum(face_profile(p, v), F(least) * (v > 0))
-    return d * np.power(np.clip(1 - np.power(t, F(2.3)), 0, 1), F(0.52))
+    depth = np.maximum(face_profile(p, v), F(least) * (v > 0))
+    return depth * np.power(np.clip(1 - np.power(t, F(2.3)), 0, 1), F(0.52))
 
 # %% ../../nbs/synthpad/faces.ipynb #d3888ea5
 def _bumps(p, e):
     "Amplitude, place and size (u, v) of every bump; one with u > 0 has a mirror image."
-    m, age, s, y, nl, k = p['masc'], p['age'], e['smile'], p['mouthy'], p['nosel'], e['open']
+    age, smile, mouth, tip, gap = p['age'], e['smile'], p['mouthy'], p['nosel'], e['open']
     return [
-        (-p['socket'], p['eyes'] - 0.03, -0.03, 0.20, 0.13),
-        (0.075, p['eyes'], 0, 0.13, 0.085),
-        (p['ridge'] + 0.03, 0.36, p['browy'] + 0.06, 0.28, 0.085),
-        (0.02, 0, p['browy'] - 0.02, 0.12, 0.08),
-        (p['cheek'] + 0.05 * s, 0.56, 0.40 - 0.05 * s, 0.21, 0.17),
-        (-0.05 + 0.035 * p['full'], 0.62, 0.86, 0.16, 0.22),
-        (-0.06, 0.9, -0.35, 0.16, 0.25),
-        (p['bridge'], 0, 0.1, 0.092, 0.25),
-        (p['bridge'] * 0.5, 0, nl - 0.25, 0.11, 0.17),
-        (p['tip'], 0, nl - 0.09, 0.115 * p['tipw'], 0.11),
-        (0.16, p['nosew'] * 0.74, nl - 0.04, 0.07, 0.075),
-        (-0.09, p['nosew'] * 0.42, nl + 0.035, 0.05, 0.022),
-        (-0.025, 0, y - 0.19, 0.035, 0.05),
-        (0.06, 0, y, 0.30, 0.17),
-        (-0.06, 0, y + 0.19 + 0.05 * k, 0.19, 0.055),
-        (0.11, 0, 1.32 * p['length'] + p['chin'] * 0.8, 0.2 * p['chinw'], 0.13),
-        (0.045 * age + 0.006, p['eyes'], 0.17, 0.14, 0.035),
-        (-0.04 * age - 0.004, p['eyes'] - 0.05, 0.235, 0.17, 0.03),
-        (0.025 * s, p['eyes'], 0.155, 0.13, 0.03),
-        (-0.03 * age, 0.36, 1.12, 0.045, 0.12),
-        (-0.03 * max(age - 0.3, 0), 0.07, p['browy'], 0.016, 0.06),
+        (-p['socket'], p['eyes'] - 0.03, -0.03, 0.20, 0.13),  # eye sockets
+        (0.075, p['eyes'], 0, 0.13, 0.085),  # eyeballs
+        (p['ridge'] + 0.03, 0.36, p['browy'] + 0.06, 0.28, 0.085),  # brow ridges
+        (0.02, 0, p['browy'] - 0.02, 0.12, 0.08),  # between the brows
+        (p['cheek'] + 0.05 * smile, 0.56, 0.40 - 0.05 * smile, 0.21, 0.17),  # cheekbones
+        (-0.05 + 0.035 * p['full'], 0.62, 0.86, 0.16, 0.22),  # cheeks
+        (-0.06, 0.9, -0.35, 0.16, 0.25),  # temples
+        (p['bridge'], 0, 0.1, 0.092, 0.25),  # bridge of the nose, upper part
+        (p['bridge'] * 0.5, 0, tip - 0.25, 0.11, 0.17),  # and lower part
+        (p['tip'], 0, tip - 0.09, 0.115 * p['tipw'], 0.11),  # tip of the nose
+        (0.16, p['nosew'] * 0.74, tip - 0.04, 0.07, 0.075),  # wings
+        (-0.09, p['nosew'] * 0.42, tip + 0.035, 0.05, 0.022),  # nostrils
+        (-0.025, 0, mouth - 0.19, 0.035, 0.05),  # philtrum
+        (0.06, 0, mouth, 0.30, 0.17),  # mouth
+        (-0.06, 0, mouth + 0.19 + 0.05 * gap, 0.19, 0.055),  # groove above the chin
+        (0.11, 0, 1.32 * p['length'] + p['chin'] * 0.8, 0.2 * p['chinw'], 0.13),  # chin
+        (0.045 * age + 0.006, p['eyes'], 0.17, 0.14, 0.035),  # bags under the eyes
+        (-0.04 * age - 0.004, p['eyes'] - 0.05, 0.235, 0.17, 0.03),  # the groove below them
+        (0.025 * smile, p['eyes'], 0.155, 0.13, 0.03),  # lower lids that a smile lifts
+        (-0.03 * age, 0.36, 1.12, 0.045, 0.12),  # lines beside the chin
+        (-0.03 * max(age - 0.3, 0), 0.07, p['browy'], 0.016, 0.06),  # frown lines
     ]
 
 
@@ -336,20 +357,24 @@ def face_height(
     P: int,  # pixels per half head width
 ) -> tuple:  # the height field (rows, columns) in half head widths; the outline per row
     "The height field of a head without hair."
-    (u, v), age, old = _grid(P), p['age'], 0.045 * (p['age'] - 0.35)
+    u, v = _grid(P)
+    age, old = p['age'], 0.045 * (p['age'] - 0.35)
     w = face_outline(p, v)
     h = _dome(p, np.abs(u), w, v)
     for a, u0, v0, su, sv in _bumps(p, e):
-        h += F(a) * (_gauss(u, u0, su) + (_gauss(u, -u0, su) if u0 else 0)) * _gauss(v, v0, sv)
-    nose, lips = (p['nosew'] * 1.05, p['nosel'] - 0.06), (p['mouth'] * 1.22, p['mouthy'] + 0.02)
+        mirrored = _gauss(u, -u0, su) if u0 else 0
+        h += F(a) * (_gauss(u, u0, su) + mirrored) * _gauss(v, v0, sv)
+    nose = p['nosew'] * 1.05, p['nosel'] - 0.06
+    lips = p['mouth'] * 1.22, p['mouthy'] + 0.02
     h -= F(0.004 + 0.05 * age + 0.05 * max(e['smile'], 0)) * _fold(u, v, nose, lips, 0.026)
     if old > 0:  # lines on the forehead, crow's feet
         bent = v + F(0.05) * u * u + F(0.016) * np.sin(u * F(6) + F(p['asym'] * 900))
         lines = np.sin(bent * F(2 * np.pi / 0.135) + F(p['asym'] * 300)) ** 6
         h -= F(old) * (lines * _gauss(u, 0, 0.42) * _gauss(v, -0.62, 0.14)).astype(F)
         corner = p['eyes'] + p['eye']
-        for k in (-0.1, 0, 0.1):
-            h -= F(old) * _fold(u, v, (corner + 0.05, k * 0.4), (corner + 0.2, k * 1.5), 0.012)
+        for slope in (-0.1, 0, 0.1):
+            start, end = (corner + 0.05, slope * 0.4), (corner + 0.2, slope * 1.5)
+            h -= F(old) * _fold(u, v, start, end, 0.012)
     return h, w
 
 # %% ../../nbs/synthpad/faces.ipynb #03697192
@@ -367,7 +392,8 @@ def surface_normals(
 @lru_cache(8)
 def _texture(seed, P):
     "Noise that belongs to a person: blotches of the skin, strands of the hair."
-    shape = _grid(P)[1].shape[0], _grid(P)[0].shape[1]
+    u, v = _grid(P)
+    shape = v.shape[0], u.shape[1]
 
     def noise(k, *args):
         return value_noise(np.random.default_rng([*seed, 7, k]), shape, *args)
@@ -390,187 +416,163 @@ def _skin(p, u, v, tex):
     def at(u0, v0, su, sv):
         return _gauss(au, u0, su) * _gauss(v, v0, sv)
 
-    warm = (
-        0.38 * at(0.55, 0.45, 0.26, 0.2)
-        + 0.4 * at(0, p['nosel'] - 0.08, 0.16, 0.14)
-        + 0.3 * at(0.3, p['nosel'], 0.1, 0.1)
-        - 0.15 * at(0, -0.6, 0.5, 0.2)
-        + 0.5 * _edge(au - F(0.95), 0.1)
-        + 0.25 * at(0, 1.3, 0.2, 0.12)
+    redder = (
+        0.38 * at(0.55, 0.45, 0.26, 0.2)  # cheeks
+        + 0.4 * at(0, p['nosel'] - 0.08, 0.16, 0.14)  # nose
+        + 0.3 * at(0.3, p['nosel'], 0.1, 0.1)  # beside the nose
+        - 0.15 * at(0, -0.6, 0.5, 0.2)  # forehead: less
+        + 0.5 * _edge(au - F(0.95), 0.1)  # ears
+        + 0.25 * at(0, 1.3, 0.2, 0.12)  # chin
     )
-    dusk = (
-        0.3 * at(p['eyes'], 0.13, 0.17, 0.07)
-        + 0.42 * at(p['eyes'] - 0.02, -0.06, 0.21, 0.10)
-        + 0.10 * _edge(v - F(1.35), 0.5)
+    darker = (
+        0.3 * at(p['eyes'], 0.13, 0.17, 0.07)  # under the eyes
+        + 0.42 * at(p['eyes'] - 0.02, -0.06, 0.21, 0.10)  # around them
+        + 0.10 * _edge(v - F(1.35), 0.5)  # neck
     )
-    m = p['melanin'] * (1 + 0.07 * tex['blotch'] + 0.03 * tex['fine'] + dusk * (0.5 + 0.5 * p['age'])) + 0.14 * dusk
+    uneven = 1 + 0.07 * tex['blotch'] + 0.03 * tex['fine'] + darker * (0.5 + 0.5 * p['age'])
+    melanin = p['melanin'] * uneven + 0.14 * darker
     if p['freckles']:
-        m = m + F(0.5 * p['freckles']) * _edge(tex['fine'] - F(1.3), 0.5) * at(0.35, 0.3, 0.45, 0.25)
-    for x, y, r in p['moles']:
-        if r > 0.65:
-            m = m + F(1.3) * np.exp(
-                -((u - F((x - 0.5) * 1.5)) ** 2 + (v - F(y * 1.6 - 0.6)) ** 2) / F((0.012 + 0.016 * r) ** 2)
-            )
-    return skin_colour(m, np.maximum(p['blood'] * (1 + warm + 0.12 * tex['blotch'] + 0.10 * tex['slow']), 0.02))
+        spots = _edge(tex['fine'] - F(1.3), 0.5)
+        melanin = melanin + F(0.5 * p['freckles']) * spots * at(0.35, 0.3, 0.45, 0.25)
+    for x, y, size in p['moles']:
+        if size > 0.65:
+            distance = (u - F((x - 0.5) * 1.5)) ** 2 + (v - F(y * 1.6 - 0.6)) ** 2
+            melanin = melanin + F(1.3) * np.exp(-distance / F((0.012 + 0.016 * size) ** 2))
+    blood = p['blood'] * (1 + redder + 0.12 * tex['blotch'] + 0.10 * tex['slow'])
+    return skin_colour(melanin, np.maximum(blood, 0.02))
 
 
-def _cut(u, v, u0, v0, ru, rv):
+def _part_of(u, v, u0, v0, ru, rv):
     "The part of the window around a feature: its slices, u and v."
-    i0, i1 = np.searchsorted(v[:, 0], [v0 - rv, v0 + rv])
-    j0, j1 = np.searchsorted(u[0], [u0 - ru, u0 + ru])
-    return np.s_[i0:i1, j0:j1], u[:, j0:j1], v[i0:i1]
+    top, bottom = np.searchsorted(v[:, 0], [v0 - rv, v0 + rv])
+    left, right = np.searchsorted(u[0], [u0 - ru, u0 + ru])
+    return np.s_[top:bottom, left:right], u[:, left:right], v[top:bottom]
 
 
 def _ears(p, rgb, h, u, v, w, px):
     "Paint and raise the ears, in place; their mask."
     y = v - F(0.2)
-    r = np.sqrt(((np.abs(u) - F(p['width'] * (1 + p['ears'])) + F(0.12) * y) / F(0.135)) ** 2 + (y / F(0.28)) ** 2) * (
-        1 + F(0.18) * np.clip(y / F(0.3), 0, 1)
-    )
-    m = _edge(F(1) - r, 0.18) * (np.abs(u) > 0.8) * (1 - _edge(w - np.abs(u), px))
-    rgb *= (1 - F(0.5) * _gauss(r, 0.62, 0.17) * m - F(0.25) * _edge(F(0.45) - r, 0.3) * m)[..., None]
-    h += (F(0.10) + F(0.1) * _gauss(r, 0.85, 0.2)) * m
-    return m
+    x = np.abs(u) - F(p['width'] * (1 + p['ears'])) + F(0.12) * y
+    r = np.sqrt((x / F(0.135)) ** 2 + (y / F(0.28)) ** 2) * (1 + F(0.18) * np.clip(y / F(0.3), 0, 1))
+    mask = _edge(F(1) - r, 0.18) * (np.abs(u) > 0.8) * (1 - _edge(w - np.abs(u), px))
+    shadow = F(0.5) * _gauss(r, 0.62, 0.17) * mask
+    hole = F(0.25) * _edge(F(0.45) - r, 0.3) * mask
+    rgb *= (1 - shadow - hole)[..., None]
+    h += (F(0.10) + F(0.1) * _gauss(r, 0.85, 0.2)) * mask
+    return mask
 
 # %% ../../nbs/synthpad/faces.ipynb #9827f9df
 def _eyeball(p, x, y, up, gaze, side, px):
-    "Colour of the eyeball at x, y around the middle of the eye, and the distance from the middle of the iris."
-    ao = np.clip((y - up) / F(0.05), 0, 1) * F(0.55) + F(0.45)
+    "Colour of the eyeball at x, y around the middle of the eye."
+    shadow = np.clip((y - up) / F(0.05), 0, 1) * F(0.55) + F(0.45)  # of the lid
     white = (
         np.array([0.40, 0.35, 0.325], F)
         * F(1 - 0.10 * p['melanin'])
-        * ao[..., None]
+        * shadow[..., None]
         * (1 - F(0.25) * ((x / F(p['eye'])) ** 2)[..., None])
     )
     r = np.sqrt((x - F(gaze[0] * side)) ** 2 + (y - F(gaze[1] - 0.012)) ** 2)
-    iris = (
-        np.clip(F(0.35) + F(0.9) * (r / F(0.085)), 0.4, 1.05) * (1 - F(0.65) * _edge(r - F(0.076), 0.025)) * ao * F(1.1)
-    )
+    rim = 1 - F(0.65) * _edge(r - F(0.076), 0.025)
+    iris = np.clip(F(0.35) + F(0.9) * (r / F(0.085)), 0.4, 1.05) * rim * shadow * F(1.1)
     ball = _mix(white, p['iris'].astype(F) * iris[..., None], _edge(F(0.092) - r, max(px, 0.016))[..., None])
-    return _mix(ball, F(0.008), _edge(F(0.034) - r, max(px, 0.012))[..., None])  # the pupil
+    pupil = _edge(F(0.034) - r, max(px, 0.012))
+    return _mix(ball, F(0.008), pupil[..., None])
 
 
 def _eyes(p, e, rgb, wet, gloss, u, v, px, glint):
     "Paint both eyes."
-    a, makeup = p['eye'], F(p['makeup'])
+    half, makeup = p['eye'], F(p['makeup'])
     lash = hair_colour(max(p['eu'], 1.5), 0.1, p['grey'] * 0.4) * 0.35
     skin = skin_colour(p['melanin'], p['blood'])
     wide = p['lid'] * (1 - e['blink']) * (1 - 0.22 * e['smile']) * (1 + 0.25 * max(e['brow'], 0)) + 0.002
-    for s in (-1, 1):
-        at, uu, vv = _cut(u, v, s * p['eyes'], s * p['asym'], 0.42, 0.36)
-        x = (uu - F(s * p['eyes'])) * s
-        y = vv - F(s * p['asym']) + x * F(p['tilt'])
-        t = np.clip(x / F(a), -1, 1)
+    for side in (-1, 1):
+        at, uu, vv = _part_of(u, v, side * p['eyes'], side * p['asym'], 0.42, 0.36)
+        part = rgb[at]
+        x = (uu - F(side * p['eyes'])) * side
+        y = vv - F(side * p['asym']) + x * F(p['tilt'])
+        t = np.clip(x / F(half), -1, 1)
         k = 1 - t * t
-        up = F(-wide * 0.95) * np.power(k, F(0.62)) * (1 - F(0.12) * t)
+        up = F(-wide * 0.95) * np.power(k, F(0.62)) * (1 - F(0.12) * t)  # the lids, as heights over x
         low = F(0.058 + 0.25 * (wide - 0.08)) * np.power(k, F(0.8)) * (1 + F(0.15) * t) * F(min(1, wide / 0.03))
-        inside = _edge(y - up, px) * _edge(low - y, px) * _edge(F(a) - np.abs(x), px)
-        R = rgb[at]
-        R *= (
-            1 - (_gauss(y - up, 0, 0.035) * k * (F(0.14) + F(0.3) * makeup) * _edge(up - y + F(0.02), px))[..., None]
-        )  # shadow on the lid
+        inside = _edge(y - up, px) * _edge(low - y, px) * _edge(F(half) - np.abs(x), px)
+
+        above = _edge(up - y + F(0.02), px)
+        shadow = _gauss(y - up, 0, 0.035) * k * (F(0.14) + F(0.3) * makeup) * above
+        part *= (1 - shadow)[..., None]
         if p['crease'] > 0:
-            R *= (
-                1
-                - (
-                    F(0.4 * p['crease'])
-                    * _gauss(y - (up * F(1.12) - F(0.032 + 0.02 * p['crease'])), 0, max(0.009, px * 0.5))
-                    * np.power(k, F(0.3))
-                )[..., None]
-            )
-        R += (_eyeball(p, x, y, up, e['gaze'], s, px) - R) * inside[..., None]
-        line = (
-            _gauss(y - up, -0.004, max(0.012 + 0.008 * makeup, px * 0.55))
-            * _edge(F(a * 1.06) - np.abs(x), 0.05)
-            * (F(0.72) + F(0.2) * makeup)
-        )
-        _over(
-            R, lash, np.maximum(line, _gauss(y - low, 0, max(0.007, px * 0.45)) * k * (F(0.3) + F(0.3) * makeup))
-        )  # lashes
-        _over(R, skin * np.array([1.0, 0.6, 0.55], F), _gauss(x, -a * 0.97, 0.018) * _gauss(y, 0.012, 0.016) * 0.6)
-        spot = np.exp(
-            -(
-                (x - F(s * e['gaze'][0] + s * glint[0] * 0.035)) ** 2
-                + (y - F(e['gaze'][1] - 0.012 + glint[1] * 0.035)) ** 2
-            )
-            * F(0.5 / max(0.011, px * 0.45) ** 2)
-        )
-        wet[at] += (F(1.6) * spot + F(0.012)) * inside
+            height = up * F(1.12) - F(0.032 + 0.02 * p['crease'])
+            crease = F(0.4 * p['crease']) * _gauss(y - height, 0, max(0.009, px * 0.5)) * np.power(k, F(0.3))
+            part *= (1 - crease)[..., None]
+        part += (_eyeball(p, x, y, up, e['gaze'], side, px) - part) * inside[..., None]
+
+        upper = _gauss(y - up, -0.004, max(0.012 + 0.008 * makeup, px * 0.55))
+        upper = upper * _edge(F(half * 1.06) - np.abs(x), 0.05) * (F(0.72) + F(0.2) * makeup)
+        lower = _gauss(y - low, 0, max(0.007, px * 0.45)) * k * (F(0.3) + F(0.3) * makeup)
+        _paint(part, lash, np.maximum(upper, lower))
+        inner_corner = _gauss(x, -half * 0.97, 0.018) * _gauss(y, 0.012, 0.016) * 0.6
+        _paint(part, skin * np.array([1.0, 0.6, 0.55], F), inner_corner)
+
+        spot_x = x - F(side * e['gaze'][0] + side * glint[0] * 0.035)
+        spot_y = y - F(e['gaze'][1] - 0.012 + glint[1] * 0.035)
+        highlight = np.exp(-(spot_x**2 + spot_y**2) * F(0.5 / max(0.011, px * 0.45) ** 2))
+        wet[at] += (F(1.6) * highlight + F(0.012)) * inside
         gloss[at] *= 1 - inside
 
 # %% ../../nbs/synthpad/faces.ipynb #68d3f331
 def _nose(p, rgb, u, v):
     "Nostrils, the crease beside the wings, the shadow under the tip."
-    at, uu, vv = _cut(u, v, 0, p['nosel'], 0.45, 0.16)
-    R = rgb[at]
-    _over(
-        R,
-        R * F(0.16) + F(0.004),
-        np.clip(
-            1.1
-            * _gauss(np.abs(uu), p['nosew'] * 0.45, 0.042)
-            * _gauss(vv - F(0.02) * np.abs(uu), p['nosel'] + 0.018, 0.022),
-            0,
-            1,
-        ),
-    )
-    _over(R, R * 0.55, 0.55 * _gauss(np.abs(uu), p['nosew'] * 1.02, 0.018) * _gauss(vv, p['nosel'] - 0.05, 0.06))
-    _over(R, R * 0.6, 0.55 * _gauss(uu, 0, p['nosew'] * 0.8) * _gauss(vv, p['nosel'] + 0.035, 0.018))
+    at, uu, vv = _part_of(u, v, 0, p['nosel'], 0.45, 0.16)
+    au, part = np.abs(uu), rgb[at]
+    nostrils = 1.1 * _gauss(au, p['nosew'] * 0.45, 0.042) * _gauss(vv - F(0.02) * au, p['nosel'] + 0.018, 0.022)
+    _paint(part, part * F(0.16) + F(0.004), np.clip(nostrils, 0, 1))
+    _paint(part, part * 0.55, 0.55 * _gauss(au, p['nosew'] * 1.02, 0.018) * _gauss(vv, p['nosel'] - 0.05, 0.06))
+    _paint(part, part * 0.6, 0.55 * _gauss(uu, 0, p['nosew'] * 0.8) * _gauss(vv, p['nosel'] + 0.035, 0.018))
 
 
 def _mouth(p, e, rgb, wet, u, v, px):
     "Lips, the line between them, teeth."
-    mw, y0, s, k = p['mouth'] * (1 + 0.16 * e['smile']), p['mouthy'], e['smile'], e['open']
-    at, uu, vv = _cut(u, v, 0, y0 + 0.05, 0.62, 0.42)
-    t = np.clip(uu / F(mw), -1, 1)
+    smile, open_ = e['smile'], e['open']
+    half, y0 = p['mouth'] * (1 + 0.16 * smile), p['mouthy']
+    at, uu, vv = _part_of(u, v, 0, y0 + 0.05, 0.62, 0.42)
+    part = rgb[at]
+    t = np.clip(uu / F(half), -1, 1)
     q = 1 - t * t
-    R = rgb[at]
     soft = max(px, 0.02)
-    shut = 1 - min(1, k * 5)
-    mid = F(y0) - F(0.09 * s) * t * t + F(0.012) * np.cos(F(3 * np.pi) * t) * q + F(p['asym']) * t
-    gap = F(0.16 * k + 0.004) * np.power(q, F(0.7))
-    top, bot = mid - gap * F(0.35), mid + gap * F(0.65)
-    ul = F(p['ulip'] * (1 - 0.25 * s)) * np.power(q, F(0.75)) * (F(1.05) - F(0.3) * _gauss(uu, 0, 0.045))
-    ll = F(p['llip'] * (1 - 0.1 * s)) * np.power(q, F(0.62))
-    lip = _mix(
-        skin_colour(p['melanin'] * 0.92 + 0.10, p['blood'] + 0.20 + 0.55 * p['lipred']),
-        np.array([0.42, 0.04, 0.06], F),
-        F(0.7 * p['makeup']),
-    )
+    shut = 1 - min(1, open_ * 5)
+
+    middle = F(y0) - F(0.09 * smile) * t * t + F(0.012) * np.cos(F(3 * np.pi) * t) * q + F(p['asym']) * t
+    gap = F(0.16 * open_ + 0.004) * np.power(q, F(0.7))
+    top, bottom = middle - gap * F(0.35), middle + gap * F(0.65)
+    upper_height = F(p['ulip'] * (1 - 0.25 * smile)) * np.power(q, F(0.75)) * (F(1.05) - F(0.3) * _gauss(uu, 0, 0.045))
+    lower_height = F(p['llip'] * (1 - 0.1 * smile)) * np.power(q, F(0.62))
+    upper = _edge(vv - (top - upper_height), soft) * _edge(top - vv, px)
+    lower = _edge(vv - bottom, px) * _edge(bottom + lower_height - vv, soft)
+    hole = _edge(vv - top, px) * _edge(bottom - vv, px) * _edge(F(half) - np.abs(uu), 0.02)
+
+    natural = skin_colour(p['melanin'] * 0.92 + 0.10, p['blood'] + 0.20 + 0.55 * p['lipred'])
+    lip = _mix(natural, np.array([0.42, 0.04, 0.06], F), F(0.7 * p['makeup']))
     dark = np.array([0.06, 0.018, 0.015], F)
-    upper, lower = _edge(vv - (top - ul), soft) * _edge(top - vv, px), _edge(vv - bot, px) * _edge(bot + ll - vv, soft)
-    hole = _edge(vv - top, px) * _edge(bot - vv, px) * _edge(F(mw) - np.abs(uu), 0.02)
-    _over(R, lip * 0.86, upper * 0.9)
-    _over(R, lip * 1.04, lower * 0.9)
-    _over(R, dark, hole)
-    _over(
-        R,
-        np.array([0.56, 0.52, 0.45], F),
-        hole
-        * _edge(top + F(0.075) - vv, 0.02)
-        * np.clip(1.1 - np.abs(t) * 0.6, 0, 1)
-        * F(min(1, k * 5))
-        * (1 - F(0.18) * (np.abs(np.sin(uu * F(np.pi / 0.075))) < 0.22)),
-    )
-    _over(
-        R,
-        dark + lip * 0.12,
-        _gauss(vv - (top + bot) * F(0.5), 0, max(0.011, px * 0.5)) * np.power(q, F(0.4)) * F(0.78 * shut),
-    )
-    _over(
-        R,
-        skin_colour(p['melanin'], p['blood']) * 0.55,
-        (_gauss(uu, mw, 0.02) + _gauss(uu, -mw, 0.02)) * _gauss(vv, y0 - 0.09 * s, 0.02) * 0.6,
-    )
-    wet[at] += (
-        F(0.12) * lower * _gauss(vv - (bot + ll * F(0.4)), 0, 0.02) * _gauss(uu, 0, 0.12) * (1 + 2 * F(p['makeup']))
-    )
+    _paint(part, lip * 0.86, upper * 0.9)
+    _paint(part, lip * 1.04, lower * 0.9)
+    _paint(part, dark, hole)
+    between_teeth = F(0.18) * (np.abs(np.sin(uu * F(np.pi / 0.075))) < 0.22)
+    shaded = np.clip(1.1 - np.abs(t) * 0.6, 0, 1)
+    teeth = hole * _edge(top + F(0.075) - vv, 0.02) * shaded * F(min(1, open_ * 5)) * (1 - between_teeth)
+    _paint(part, np.array([0.56, 0.52, 0.45], F), teeth)
+    line = _gauss(vv - (top + bottom) * F(0.5), 0, max(0.011, px * 0.5)) * np.power(q, F(0.4)) * F(0.78 * shut)
+    _paint(part, dark + lip * 0.12, line)
+    corners = (_gauss(uu, half, 0.02) + _gauss(uu, -half, 0.02)) * _gauss(vv, y0 - 0.09 * smile, 0.02) * 0.6
+    _paint(part, skin_colour(p['melanin'], p['blood']) * 0.55, corners)
+    across, along = _gauss(vv - (bottom + lower_height * F(0.4)), 0, 0.02), _gauss(uu, 0, 0.12)
+    wet[at] += F(0.12) * lower * across * along * (1 + 2 * F(p['makeup']))
 
 # %% ../../nbs/synthpad/faces.ipynb #d998797f
-_CLOTH, _LONG, _SMOOTH = ('scarf', 'beanie'), ('bob', 'long', 'wavy'), ('buzz', 'bald', 'scarf', 'beanie')
+_CLOTH = ('scarf', 'beanie')
+_LONG = ('bob', 'long', 'wavy')
+_SMOOTH = ('buzz', 'bald', 'scarf', 'beanie')
 
 
-_END = dict(
+_END = dict(  # height at which the hair ends
     bald=0.15,
     buzz=0.12,
     short=0.18,
@@ -589,171 +591,153 @@ _END = dict(
 
 def _strands(p, u, v, tex):
     "Brightness that is constant along a strand of hair."
-    st = p['style']
-    if st in _CLOTH:
+    style = p['style']
+    if style in _CLOTH:
         return tex['lock']
-    if st == 'curly':
+    if style == 'curly':
         return tex['curls']
-    x, y = u - F(p['part'] if st in ('side', 'short', *_LONG) else 0), v + F(1.62 if st in ('bun', *_LONG) else 2.1)
-    r, th = cv2.cartToPolar(*(np.ascontiguousarray(np.broadcast_to(o, tex['lock'].shape)) for o in (y, x)))
-    th = np.where(th > np.pi, th - F(2 * np.pi), th)
-    th = _mix(th, 2 * x / (np.abs(x) + F(0.9)), _edge(v - F(0.1), 1.4))
-    if st in ('wavy', 'long'):
-        th = th + F(0.04 + 0.04 * p['curl']) * np.sin(r * F(5 + 5 * p['curl']) + tex['slow'] * F(0.7)) * _edge(
-            v + F(0.6), 0.8
-        )
-    return _along_strands(tex, (th + tex['lock'] * F(0.03)) * F(2), r * F(1.3))
+    x = u - F(p['part'] if style in ('side', 'short', *_LONG) else 0)
+    y = v + F(1.62 if style in ('bun', *_LONG) else 2.1)
+    r, angle = cv2.cartToPolar(*(np.ascontiguousarray(np.broadcast_to(o, tex['lock'].shape)) for o in (y, x)))
+    angle = np.where(angle > np.pi, angle - F(2 * np.pi), angle)
+    hanging = 2 * x / (np.abs(x) + F(0.9))
+    angle = _mix(angle, hanging, _edge(v - F(0.1), 1.4))
+    if style in ('wavy', 'long'):
+        wave = np.sin(r * F(5 + 5 * p['curl']) + tex['slow'] * F(0.7))
+        angle = angle + F(0.04 + 0.04 * p['curl']) * wave * _edge(v + F(0.6), 0.8)
+    return _along_strands(tex, (angle + tex['lock'] * F(0.03)) * F(2), r * F(1.3))
 
 
 def _hairline(p, u, strand):
     "Height of the hair's edge on the forehead."
-    st, au, part = p['style'], np.abs(u), p['part']
-    bangs = st == 'fringe' or (st == 'bob' and p['curl'] > 0.5)
-    if st == 'beanie':
+    style, au, part = p['style'], np.abs(u), p['part']
+    if style == 'beanie':
         return F(-0.62) + F(0.12) * u * u
-    hl = (
-        F(p['hairline'])
-        + F(0.30) * np.power(au / F(0.85), F(4))
-        - F(p['recede']) * (F(0.28) * _gauss(au, 0.48, 0.2) + F(0.06))
-    )
+    receding = F(0.28) * _gauss(au, 0.48, 0.2) + F(0.06)
+    height = F(p['hairline']) + F(0.30) * np.power(au / F(0.85), F(4)) - F(p['recede']) * receding
+    bangs = style == 'fringe' or (style == 'bob' and p['curl'] > 0.5)
     if bangs:
-        hl = hl + F(p['fringe'] * 0.55 + 0.22) * _gauss(u, 0, 0.9) + strand * F(0.09)
-    elif st in _LONG:
-        hl = hl + F(0.45) * np.power(np.clip(np.abs(u - F(part)) / F(0.85), 0, 1.2), F(1.6)) - F(0.06)
-    if st == 'side':
-        hl = (
-            hl
-            + F(0.12 + 0.3 * p['fringe']) * _edge((u - F(part)) * F(-np.sign(part)), 1.4)
-            + F(0.35 * p['fringe']) * _gauss(u, -np.sign(part) * 0.75, 0.3)
-        )
-    return hl
+        height = height + F(p['fringe'] * 0.55 + 0.22) * _gauss(u, 0, 0.9) + strand * F(0.09)
+    elif style in _LONG:
+        from_part = np.clip(np.abs(u - F(part)) / F(0.85), 0, 1.2)
+        height = height + F(0.45) * np.power(from_part, F(1.6)) - F(0.06)
+    if style == 'side':
+        swept = F(0.12 + 0.3 * p['fringe']) * _edge((u - F(part)) * F(-np.sign(part)), 1.4)
+        lock = F(0.35 * p['fringe']) * _gauss(u, -np.sign(part) * 0.75, 0.3)
+        height = height + swept + lock
+    return height
 
 # %% ../../nbs/synthpad/faces.ipynb #d478a768
 def _hair_outer(p, au, v, w, jag):
-    "Half the width of the hair at height v, and how far it stands off."
-    st = p['style']
-    end = _END[st] + (0.3 * p['curl'] if st == 'bob' else 0)
-    grow = dict(buzz=0.012, bun=0.03, bald=0.005, scarf=0.08, beanie=0.07).get(st, p['volume'])
-    top = face_outline(p, (v + F(0.35)) / F(1 + grow * (1.25 if st in ('swept', 'curly') else 0.9)) - F(0.35))
-    side = F(1 + grow * (1.1 if st in _LONG else 0.8))
-    wide = F(p['width']) * (F(1.02) + F(0.14 if st in (*_LONG, 'scarf') else 0) * _edge(v - F(0.2), 1.2))
-    outer = (
-        np.where(v < 0, top * side, np.maximum(top, wide * _edge(F(end + 0.8) - v, 0.9)) * side)
-        if end > 0.5
-        else top * side
-    )
-    return outer + jag * F(dict(curly=1.6, scarf=0.2, beanie=0.2).get(st, 0.6)), top, grow, end
+    "Half the width of the hair at height v, that of its top, how far it stands off, and where it ends."
+    style = p['style']
+    end = _END[style] + (0.3 * p['curl'] if style == 'bob' else 0)
+    grow = dict(buzz=0.012, bun=0.03, bald=0.005, scarf=0.08, beanie=0.07).get(style, p['volume'])
+    taller = F(1 + grow * (1.25 if style in ('swept', 'curly') else 0.9))
+    top = face_outline(p, (v + F(0.35)) / taller - F(0.35))
+    wider = F(1 + grow * (1.1 if style in _LONG else 0.8))
+    outer = top * wider
+    if end > 0.5:
+        flare = F(0.14 if style in (*_LONG, 'scarf') else 0) * _edge(v - F(0.2), 1.2)
+        wide = F(p['width']) * (F(1.02) + flare)
+        below = np.maximum(top, wide * _edge(F(end + 0.8) - v, 0.9)) * wider
+        outer = np.where(v < 0, top * wider, below)
+    rough = dict(curly=1.6, scarf=0.2, beanie=0.2).get(style, 0.6)
+    return outer + jag * F(rough), top, grow, end
 
 
 def _hair(p, u, v, w, tex, px):
     "Mask of the hair in front, its surface, mask of the hair behind the neck (or None), strands."
-    st, au = p['style'], np.abs(u)
+    style, au = p['style'], np.abs(u)
+    long = _END[style] > 0.5
     strand = _strands(p, u, v, tex)
     jag = strand * F(0.035) + tex['lock'] * F(0.035)
     outer, top, grow, end = _hair_outer(p, au, v, w, jag)
-    soft = max(px * 1.2, 0.05 if st == 'curly' else 0.03)
-    out = _edge(outer - au, soft) * ((top > 0) | (v > 0))
-    front = _edge(_hairline(p, u, strand) - v + jag * F(0 if st in _CLOTH else 0.6), max(px, 0.05))
-    inner = (F(0.90) - F(0.05) * _edge(v + F(0.3), 0.5)) * np.maximum(w, F(0.6) * _edge(v, 1)) + tex['lock'] * F(0.015)
-    ends = (
-        F(end) + jag * 3
-        if end < 0.5
-        else F(end) + strand * F(0.08) + tex['lock'] * F(0.10) - F(0.35) * _edge(au - F(1), 0.5)
-    )
+    soft = max(px * 1.2, 0.05 if style == 'curly' else 0.03)
+    reach = (top > 0) | (v > 0)
+    out = _edge(outer - au, soft) * reach
+
+    front = _edge(_hairline(p, u, strand) - v + jag * F(0 if style in _CLOTH else 0.6), max(px, 0.05))
+    temple = (F(0.90) - F(0.05) * _edge(v + F(0.3), 0.5)) * np.maximum(w, F(0.6) * _edge(v, 1))
+    inner = temple + tex['lock'] * F(0.015)
+    if end < 0.5:
+        ends = F(end) + jag * 3
+    else:
+        ends = F(end) + strand * F(0.08) + tex['lock'] * F(0.10) - F(0.35) * _edge(au - F(1), 0.5)
     sides = _edge(au - inner, max(px, 0.06)) * _edge(ends - v, 0.12)
-    if st == 'bald':
-        front = (
-            front
-            * _edge(au - F(0.80 - 0.25 * (1 - p['recede']) if p['recede'] > 0.3 else 1.7), 0.1)
-            * _edge(v + F(0.75), 0.3)
-        )
-    if st == 'scarf':
-        front, sides = (
-            _edge(np.sqrt((u / F(0.84 * p['width'])) ** 2 + ((v - F(0.27)) / F(1.2 * p['length'])) ** 2) - 1, px * 1.5),
-            F(0),
-        )
+    if style == 'bald':
+        rim = F(0.80 - 0.25 * (1 - p['recede']) if p['recede'] > 0.3 else 1.7)
+        front = front * _edge(au - rim, 0.1) * _edge(v + F(0.75), 0.3)
+    if style == 'scarf':
+        opening = np.sqrt((u / F(0.84 * p['width'])) ** 2 + ((v - F(0.27)) / F(1.2 * p['length'])) ** 2)
+        front, sides = _edge(opening - 1, px * 1.5), F(0)
         out = np.where(v < 0, out, _edge(outer + F(0.25) * np.clip(v - F(1), 0, 1) - au, soft))
-    if st == 'beanie':
+    if style == 'beanie':
         sides = F(0)
-    mask = (
-        np.maximum(front * (1 if st == 'scarf' else _edge(F(0.2) - v, 0.2)), sides)
-        * out
-        * F(dict(buzz=0.55 + 0.3 * p['curl'], bald=0.5).get(st, 1))
-    )
-    if st == 'bun':
-        mask = np.maximum(mask, _edge(F(0.42) + jag - np.sqrt(u * u + (v + F(1.72)) ** 2), 0.04))
-    back = (
-        _edge(outer * F(0.96) - au, soft) * ((top > 0) | (v > 0)) * _edge(F(end - 0.1) + strand * F(0.08) - v, 0.2)
-        if end > 0.5
-        else None
-    )
-    return mask, _dome(p, au, outer, v, 0.95 if end > 0.5 else 0) + F(max(grow, 0.01) * 0.7), back, strand
+
+    above_ears = 1 if style == 'scarf' else _edge(F(0.2) - v, 0.2)
+    density = F(dict(buzz=0.55 + 0.3 * p['curl'], bald=0.5).get(style, 1))
+    mask = np.maximum(front * above_ears, sides) * out * density
+    if style == 'bun':
+        bun = np.sqrt(u * u + (v + F(1.72)) ** 2)
+        mask = np.maximum(mask, _edge(F(0.42) + jag - bun, 0.04))
+    back = None
+    if long:
+        back = _edge(outer * F(0.96) - au, soft) * reach * _edge(F(end - 0.1) + strand * F(0.08) - v, 0.2)
+    surface = _dome(p, au, outer, v, 0.95 if long else 0) + F(max(grow, 0.01) * 0.7)
+    return mask, surface, back, strand
 
 # %% ../../nbs/synthpad/faces.ipynb #256f84b0
 def _brows(p, e, rgb, u, v, tex):
     "Paint the eyebrows: an arch that tapers, with hairs."
-    for s in (-1, 1):
-        at, uu, vv = _cut(u, v, s * 0.46, p['browy'], 0.5, 0.3)
-        t = (uu * s - F(0.13)) / F(0.66)
+    colour = hair_colour(p['eu'] + 0.25, p['pheo'], p['grey'] * 0.6) * 0.7
+    for side in (-1, 1):
+        at, uu, vv = _part_of(u, v, side * 0.46, p['browy'], 0.5, 0.3)
+        t = (uu * side - F(0.13)) / F(0.66)
         tt = np.clip(t, 0, 1)
-        mid = (
-            F(p['browy'] - 0.05 * e['brow'] + s * p['asym'])
-            - F(p['browa'] * 1.25) * np.sin(F(np.pi * 0.92) * tt)
-            + F(0.02) * tt
-            + F(0.05 * max(-e['brow'], 0)) * (1 - tt)
-        )
-        thick = (
-            F(p['browt']) * (F(0.55) + F(0.75) * np.minimum(tt * 3, 1)) * np.power(np.clip(1.02 - tt, 0, 1), F(0.55))
-        )
+        arch = F(p['browa'] * 1.25) * np.sin(F(np.pi * 0.92) * tt)
+        frown = F(0.05 * max(-e['brow'], 0)) * (1 - tt)
+        middle = F(p['browy'] - 0.05 * e['brow'] + side * p['asym']) - arch + F(0.02) * tt + frown
+        taper = np.power(np.clip(1.02 - tt, 0, 1), F(0.55))
+        thick = F(p['browt']) * (F(0.55) + F(0.75) * np.minimum(tt * 3, 1)) * taper
         # hairs stand up at the nose and lie down outwards
-        across = (vv - mid) * F(2) + t * (F(0.75) - F(0.55) * tt)
-        hairs = _along_strands(tex, across + F(2 * s), t * F(8))
-        m = (
-            _edge(thick * (F(1) + F(0.10) * hairs) - np.abs(vv - mid), 0.05)
-            * _edge(t + F(0.05) * hairs, 0.14)
-            * _edge(F(1) - t, 0.25)
-        )
-        _over(
-            rgb[at],
-            hair_colour(p['eu'] + 0.25, p['pheo'], p['grey'] * 0.6) * 0.7,
-            np.clip(m * F(p['browd']) * (F(0.94) + hairs * F(0.14)), 0, 1),
-        )
+        across = (vv - middle) * F(2) + t * (F(0.75) - F(0.55) * tt)
+        hairs = _along_strands(tex, across + F(2 * side), t * F(8))
+        brow = _edge(thick * (F(1) + F(0.10) * hairs) - np.abs(vv - middle), 0.05)
+        mask = brow * _edge(t + F(0.05) * hairs, 0.14) * _edge(F(1) - t, 0.25)
+        _paint(rgb[at], colour, np.clip(mask * F(p['browd']) * (F(0.94) + hairs * F(0.14)), 0, 1))
 
 
 def _beard(p, u, v, tex):
     "Density of the beard and its hairs, or None."
-    kind, au, y, mw = p['beard'], np.abs(u), p['mouthy'], p['mouth']
+    kind, au, y, half = p['beard'], np.abs(u), p['mouthy'], p['mouth']
     if kind == 'none':
         return None
-    cheek = F(0.52) + F(0.62) * np.power(np.clip(1 - au, 0, 1), F(0.8))
-    jaw = _edge(v - cheek + tex['lock'] * F(0.05), 0.16)
-    lips = np.sqrt((u * F(1 / (1.02 * mw))) ** 2 + ((v - F(y + 0.01)) * F(1 / 0.12)) ** 2)
-    jaw = jaw * _edge(lips - 1, 0.35)
-    lip = (
-        np.exp(-F(0.5) * ((v - F(y - 0.155) - F(0.32) * au * au) / (F(0.068) - F(0.06) * au)) ** 2)
-        * _edge(F(mw * 1.15) - au, 0.14)
-        * (1 - F(0.35) * _gauss(u, 0, 0.025))
-    )
+    cheek_line = F(0.52) + F(0.62) * np.power(np.clip(1 - au, 0, 1), F(0.8))
+    from_lips = np.sqrt((u * F(1 / (1.02 * half))) ** 2 + ((v - F(y + 0.01)) * F(1 / 0.12)) ** 2)
+    jaw = _edge(v - cheek_line + tex['lock'] * F(0.05), 0.16)
+    jaw = jaw * _edge(from_lips - 1, 0.35)
+    below_nose = (v - F(y - 0.155) - F(0.32) * au * au) / (F(0.068) - F(0.06) * au)
+    lip = np.exp(-F(0.5) * below_nose**2) * _edge(F(half * 1.15) - au, 0.14) * (1 - F(0.35) * _gauss(u, 0, 0.025))
     chin = _edge(F(0.36) - au, 0.2) * _edge(v - F(y + 0.17) - F(0.2) * au * au, 0.1)
-    ring = _gauss(au, mw * 1.12, 0.065) * _edge(v - F(y - 0.12), 0.1) * _edge(F(y + 0.42) - v, 0.2)
-    m = np.maximum.reduce(
-        dict(
-            stubble=[jaw * 0.5, lip * 0.5, chin * 0.5],
-            moustache=[lip],
-            goatee=[lip, chin, ring],
-            full=[jaw, lip, chin, ring],
-        )[kind]
+    ring = _gauss(au, half * 1.12, 0.065) * _edge(v - F(y - 0.12), 0.1) * _edge(F(y + 0.42) - v, 0.2)
+    places = dict(
+        stubble=[jaw * 0.5, lip * 0.5, chin * 0.5],
+        moustache=[lip],
+        goatee=[lip, chin, ring],
+        full=[jaw, lip, chin, ring],
     )
+    mask = np.maximum.reduce(places[kind])
     if kind == 'stubble':
-        return np.clip(m * F(p['beardd']) * (1 + 0.3 * tex['pore'] + 0.08 * tex['fine']), 0, 1), tex['pore']
+        dots = mask * F(p['beardd']) * (1 + 0.3 * tex['pore'] + 0.08 * tex['fine'])
+        return np.clip(dots, 0, 1), tex['pore']
     # a moustache is combed to the sides, a beard falls
     aside = _edge(F(y + 0.02) - v, 0.3) * F(0.75)
-    hairs = _along_strands(
-        tex,
-        F(1.6) * (au * (F(1.1) - F(0.25) * v) - (v - F(y)) * aside) + tex['lock'] * F(0.03) + F(3) * np.sign(u),
-        v + au * aside,
-    )
-    return np.clip(_edge(m * (F(1.3) + F(0.3) * hairs) - F(0.42), 0.55) * (F(0.95) + F(0.05) * hairs), 0, 1), hairs
+    combed = F(1.6) * (au * (F(1.1) - F(0.25) * v) - (v - F(y)) * aside)
+    across = combed + tex['lock'] * F(0.03) + F(3) * np.sign(u)
+    hairs = _along_strands(tex, across, v + au * aside)
+    density = _edge(mask * (F(1.3) + F(0.3) * hairs) - F(0.42), 0.55)
+    return np.clip(density * (F(0.95) + F(0.05) * hairs), 0, 1), hairs
 
 # %% ../../nbs/synthpad/faces.ipynb #679f01c7
 def face_maps(
@@ -763,42 +747,41 @@ def face_maps(
     glint=(0.0, -1.0),  # where the highlight of the eyes stands, x and y
 ) -> dict:  # arrays over the window: h, rgb, gloss, wet, alpha, hair, sheen, back (or None), tint
     "Height, colour and mask of a head, face on."
+    style = p['style']
     u, v = _grid(P)
     px = F(1.6 / P)
     tex = _texture(p['seed'], P)
     h, w = face_height(p, e, P)
-    rgb, wet, head = _skin(p, u, v, tex), np.zeros_like(h), _edge(w - np.abs(u), px * F(1.3)) * (w > 0)
-    gloss = (
-        F(1 + 0.35 * p['melanin'])
-        * (
-            F(0.8)
-            + F(0.5) * _gauss(u, 0, 0.3) * _gauss(v, -0.5, 0.25)
-            + F(0.8) * _gauss(u, 0, 0.12) * _gauss(v, p['nosel'] - 0.1, 0.16)
-        )
-        * (1 + 0.12 * tex['fine'])
-    )
+    rgb, wet = _skin(p, u, v, tex), np.zeros_like(h)
+    head = _edge(w - np.abs(u), px * F(1.3)) * (w > 0)
+    forehead = F(0.5) * _gauss(u, 0, 0.3) * _gauss(v, -0.5, 0.25)
+    nose = F(0.8) * _gauss(u, 0, 0.12) * _gauss(v, p['nosel'] - 0.1, 0.16)
+    gloss = F(1 + 0.35 * p['melanin']) * (F(0.8) + forehead + nose) * (1 + 0.12 * tex['fine'])
+
     _mouth(p, e, rgb, wet, u, v, px)
     _nose(p, rgb, u, v)
     _eyes(p, e, rgb, wet, gloss, u, v, px, glint)
     _brows(p, e, rgb, u, v, tex)
     ear = _ears(p, rgb, h, u, v, w, px)
-    if (grown := _beard(p, u, v, tex)) is not None:
-        b, hairs = grown
-        _over(rgb, hair_colour(p['eu'] + 0.2, p['pheo'], p['grey'] * 0.8) * np.exp(hairs[..., None] * F(0.5)), b * head)
-        gloss *= 1 - F(0.7) * b
+
+    beard = _beard(p, u, v, tex)
+    if beard is not None:
+        density, hairs = beard
+        colour = hair_colour(p['eu'] + 0.2, p['pheo'], p['grey'] * 0.8) * np.exp(hairs[..., None] * F(0.5))
+        _paint(rgb, colour, density * head)
+        gloss *= 1 - F(0.7) * density
         if p['beard'] == 'full':
-            h += F(0.05) * b + F(0.004) * hairs * b
-    mask, dome, back, strand = _hair(p, u, v, w, tex, px)
-    st = p['style']
-    tint = (
-        np.asarray(p['cloth'] if st in _CLOTH else hair_colour(p['eu'], p['pheo'], p['grey']), F)
-        * np.exp(strand * F(0.1 if st in _SMOOTH else 0.28))[..., None]
-    )
-    rgb += (tint - rgb) * mask[..., None]
-    h += (dome - h) * mask + F(0.03 if st in _CLOTH else 0.01) * strand * mask * (st not in ('buzz', 'bald'))
-    band = (_gauss(v - F(0.25) * u * u, -1.12, 0.13) + F(0.7) * _gauss(v, 0.55, 0.3) * (np.abs(u) > 0.7)) * np.clip(
-        F(0.6) + strand * F(0.5), 0, 2
-    )
+            h += F(0.05) * density + F(0.004) * hairs * density
+
+    mask, surface, back, strand = _hair(p, u, v, w, tex, px)
+    colour = p['cloth'] if style in _CLOTH else hair_colour(p['eu'], p['pheo'], p['grey'])
+    tint = np.asarray(colour, F) * np.exp(strand * F(0.1 if style in _SMOOTH else 0.28))[..., None]
+    _paint(rgb, tint, mask)
+    ridges = F(0.03 if style in _CLOTH else 0.01) * strand * mask * (style not in ('buzz', 'bald'))
+    h += (surface - h) * mask + ridges
+    on_top = _gauss(v - F(0.25) * u * u, -1.12, 0.13)
+    on_sides = F(0.7) * _gauss(v, 0.55, 0.3) * (np.abs(u) > 0.7)
+    band = (on_top + on_sides) * np.clip(F(0.6) + strand * F(0.5), 0, 2)
     return dict(
         h=h,
         rgb=rgb,
@@ -806,7 +789,7 @@ def face_maps(
         wet=wet * (1 - mask),
         alpha=np.maximum.reduce([head, ear, mask]),
         hair=mask,
-        sheen=band * mask * (st not in (*_SMOOTH, 'curly')),
+        sheen=band * mask * (style not in (*_SMOOTH, 'curly')),
         back=back,
         tint=tint,
     )
@@ -819,29 +802,21 @@ def cast_shadow(
     reach=(0.08, 0.18, 0.32, 0.5),  # how far above the surface to look, in units
 ) -> np.ndarray:  # 1 where the light arrives, 0 in shadow
     "Where the surface stands in its own light."
-    out, k = np.ones_like(h), 1 / max(l[2], 0.25)
+    out = np.ones_like(h)
+    k = 1 / max(l[2], 0.25)
     for t in reach:
-        ahead = cv2.warpAffine(
-            h,
-            np.array([[1, 0, -l[0] * k * t * P], [0, 1, -l[1] * k * t * P]], F),
-            h.shape[::-1],
-            borderMode=cv2.BORDER_REPLICATE,
-        )
+        moved = np.array([[1, 0, -l[0] * k * t * P], [0, 1, -l[1] * k * t * P]], F)
+        ahead = cv2.warpAffine(h, moved, h.shape[::-1], borderMode=cv2.BORDER_REPLICATE)
         out = np.minimum(out, _edge(h + F(t) - ahead + F(0.03), 0.14))
     return out
 
 
 def _hollow(h, P):
     "Share of the sky that a point sees: less in hollows."
-    far = cv2.resize(
-        cv2.GaussianBlur(cv2.resize(h, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA), (0, 0), 0.04 * P),
-        h.shape[::-1],
-    )
-    return np.clip(
-        1 - F(2.2) * np.maximum(cv2.GaussianBlur(h, (0, 0), 0.05 * P) - h, 0) - F(1.1) * np.maximum(far - h, 0),
-        0.25,
-        1.1,
-    )
+    near = cv2.GaussianBlur(h, (0, 0), 0.05 * P)
+    quarter = cv2.resize(h, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
+    far = cv2.resize(cv2.GaussianBlur(quarter, (0, 0), 0.04 * P), h.shape[::-1])
+    return np.clip(1 - F(2.2) * np.maximum(near - h, 0) - F(1.1) * np.maximum(far - h, 0), 0.25, 1.1)
 
 # %% ../../nbs/synthpad/faces.ipynb #7d5c5ca2
 EVEN = dict(
@@ -896,7 +871,8 @@ def rotation(
     roll: float,  # radians, in the plane of the picture
 ) -> np.ndarray:  # (3, 3)
     "Rotation of a head."
-    (cy, cp, cr), (sy, sp, sr) = np.cos([yaw, -pitch, roll]), np.sin([yaw, -pitch, roll])
+    cy, cp, cr = np.cos([yaw, -pitch, roll])
+    sy, sp, sr = np.sin([yaw, -pitch, roll])
     roll_z = np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])
     pitch_x = np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]])
     yaw_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
@@ -911,31 +887,30 @@ def project_face(
     y,  # where to look, in half head widths from the upright head's origin; a row and a column
 ) -> tuple:  # column and row in the window that is seen there, and the depth z
     "Which point of the head is seen at x, y?"
-    x, y = (np.ascontiguousarray(np.broadcast_to(o, np.broadcast(x, y).shape), dtype=F) for o in (x, y - F(_PIVOT[1])))
-    r, z = R.astype(F), np.full_like(x, 0.75)
+    shape = np.broadcast(x, y).shape
+    x = np.ascontiguousarray(np.broadcast_to(x, shape), dtype=F)
+    y = np.ascontiguousarray(np.broadcast_to(y - F(_PIVOT[1]), shape), dtype=F)
+    r = R.astype(F)
+    z = np.full_like(x, 0.75)
     for k in range(4):
-        mu = (r[0, 0] * x + r[1, 0] * y + r[2, 0] * z - F(_U0)) * F(P) - F(0.5)
-        mv = (r[0, 1] * x + r[1, 1] * y + r[2, 1] * z + F(_PIVOT[1] - _V0)) * F(P) - F(0.5)
-        new = (
-            cv2.remap(h, mu, mv, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-            - F(_PIVOT[2])
-            - r[0, 2] * x
-            - r[1, 2] * y
-        ) / r[2, 2]
+        column = (r[0, 0] * x + r[1, 0] * y + r[2, 0] * z - F(_LEFT)) * F(P) - F(0.5)
+        row = (r[0, 1] * x + r[1, 1] * y + r[2, 1] * z + F(_PIVOT[1] - _TOP)) * F(P) - F(0.5)
+        height = cv2.remap(h, column, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        new = (height - F(_PIVOT[2]) - r[0, 2] * x - r[1, 2] * y) / r[2, 2]
         z = _mix(z, new, F(0.65 if k else 1))
-    return mu, mv, z
+    return column, row, z
 
 # %% ../../nbs/synthpad/faces.ipynb #07a3d733
 def draw_clothes(
     rng,  # numpy Generator of the session
-) -> dict:
+) -> dict:  # colours, pattern, cut
     "Draw what somebody wears."
     u = rng.uniform
-    bright = (
-        np.clip((0.5 + 0.5 * np.cos(2 * np.pi * (u() + np.array([0, 0.33, 0.67])))) * u(0, 0.8) + u(0, 0.5), 0.01, 0.9)
-        ** 1.6
-    )
-    colour = (bright, 0.02 + u(0, 0.03, 3), np.full(3, u(0.3, 0.7)))[rng.choice(3, p=[0.6, 0.25, 0.15])]
+    hue = 0.5 + 0.5 * np.cos(2 * np.pi * (u() + np.array([0, 0.33, 0.67])))
+    bright = np.clip(hue * u(0, 0.8) + u(0, 0.5), 0.01, 0.9) ** 1.6
+    dark = 0.02 + u(0, 0.03, 3)
+    grey = np.full(3, u(0.3, 0.7))
+    colour = (bright, dark, grey)[rng.choice(3, p=[0.6, 0.25, 0.15])]
     return dict(
         colour=colour.astype(F),
         second=(u(0.02, 0.8, 3) ** 1.5).astype(F),
@@ -947,127 +922,145 @@ def draw_clothes(
 
 
 def _lit(light, nx, ny, nz):
-    "Lambert with a sky, for what is not the face."
-    inv = 1 / np.sqrt(nx * nx + ny * ny + nz * nz)
-    out = np.zeros(inv.shape + (3,), F) + (np.asarray(light['sky'][0], F) + np.asarray(light['sky'][1], F)) * F(0.45)
-    for d, c in light['lights']:
-        d = np.asarray(d) / np.linalg.norm(d)
-        out += np.clip((nx * F(d[0]) + ny * F(d[1]) + nz * F(d[2])) * inv * F(0.9) + F(0.1), 0, None)[
-            ..., None
-        ] * np.asarray(c, F)
+    "Lambert with a sky, for everything but the face."
+    length = 1 / np.sqrt(nx * nx + ny * ny + nz * nz)
+    above, below = (np.asarray(o, F) for o in light['sky'])
+    out = np.zeros(length.shape + (3,), F) + (above + below) * F(0.45)
+    for direction, colour in light['lights']:
+        x, y, z = (F(o) for o in np.asarray(direction) / np.linalg.norm(direction))
+        facing = np.clip((nx * x + ny * y + nz * z) * length * F(0.9) + F(0.1), 0, None)
+        out += facing[..., None] * np.asarray(colour, F)
     return out
 
 
-def _fabric(c, rng, x, y, bx, fold, px):
+def _fabric(c, rng, x, y, across, fold, px):
     "Colour of the cloth."
-    base, wave = np.broadcast_to(c['colour'], fold.shape + (3,)).copy(), F(2 * np.pi / c['pitch'])
+    base = np.broadcast_to(c['colour'], fold.shape + (3,)).copy()
+    wave = F(2 * np.pi / c['pitch'])
     if c['pattern'] == 'stripes':
-        _over(base, c['second'], _edge(np.sin((y + F(0.2) * bx * bx + fold * F(0.03)) * wave), 0.5))
+        height = y + F(0.2) * across * across + fold * F(0.03)
+        _paint(base, c['second'], _edge(np.sin(height * wave), 0.5))
     if c['pattern'] == 'checks':
-        _over(
-            base,
-            c['second'],
-            0.5 * _edge(np.sin((y + fold * F(0.02)) * wave), 0.5)
-            + 0.5 * _edge(np.sin((x + fold * F(0.02)) * wave), 0.5),
-        )
+        rows = _edge(np.sin((y + fold * F(0.02)) * wave), 0.5)
+        columns = _edge(np.sin((x + fold * F(0.02)) * wave), 0.5)
+        _paint(base, c['second'], 0.5 * rows + 0.5 * columns)
     if c['pattern'] == 'marl':
         base *= np.exp(F(0.25) * rng.standard_normal(fold.shape, dtype=F))[..., None]
     return base
 
 
+_GLASSES = dict(  # half width and half height of a lens, thickness of the frame, exponent of its outline
+    round=(0.30, 0.29, 0.028, 2.2),
+    square=(0.36, 0.24, 0.045, 4.5),
+    thin=(0.35, 0.20, 0.017, 4.5),
+)
+
+
 def _glasses(p, x, y, px):
     "Masks of frame and lenses, at points of the plane of the glasses."
-    kind, au, ex = p['glasses'], np.abs(x), p['eyes'] + 0.03
-    a, b = dict(round=(0.30, 0.29), square=(0.36, 0.24), thin=(0.35, 0.20))[kind]
-    t, n = dict(round=0.028, square=0.045, thin=0.017)[kind], F(2.2 if kind == 'round' else 4.5)
-    r = np.power(np.power(np.abs(au - F(ex)) / F(a), n) + np.power(np.abs(y - F(0.04)) / F(b), n), 1 / n)
-    rim = _edge(F(t) - np.abs(r - 1) * F((a + b) / 2), max(px, 0.015))
-    bridge = _edge(F(t * 0.8) - np.abs(y + F(0.03)), px) * (au < ex - a * 0.97)
-    arm = _edge(F(t * 1.1) - np.abs(y + F(0.04)), px) * (au > ex + a * 0.97) * (au < 0.97 * p['width'])
+    a, b, thick, n = _GLASSES[p['glasses']]
+    n = F(n)
+    au, middle = np.abs(x), p['eyes'] + 0.03
+    r = np.power(np.power(np.abs(au - F(middle)) / F(a), n) + np.power(np.abs(y - F(0.04)) / F(b), n), 1 / n)
+    rim = _edge(F(thick) - np.abs(r - 1) * F((a + b) / 2), max(px, 0.015))
+    bridge = _edge(F(thick * 0.8) - np.abs(y + F(0.03)), px) * (au < middle - a * 0.97)
+    arm = _edge(F(thick * 1.1) - np.abs(y + F(0.04)), px) * (au > middle + a * 0.97) * (au < 0.97 * p['width'])
     return np.maximum.reduce([rim, bridge, arm]), _edge(F(1) - r, px)
 
 # %% ../../nbs/synthpad/faces.ipynb #4b7d04f9
+def _neckline(cut, neck, x, y):
+    "How far from the middle of the collar a point is: cloth begins at 1."
+    ax = np.abs(x)
+    if cut in ('vee', 'shirt'):
+        width, depth = dict(vee=(1.05, 0.95), shirt=(0.85, 0.6))[cut]
+        return ax / F(neck * width) + (y - F(1.85)) / F(depth)
+    depth = dict(crew=0.44, hood=0.38, high=0.04)[cut]
+    return np.sqrt((x / F(neck * 1.08)) ** 2 + ((y - F(1.85)) / F(depth)) ** 2)
+
+
 def _body(p, c, x, y, light, px):
     "Colour and mask of neck and shoulders; x, y in half head widths from the upright head."
-    rng, nw, sh, ax, cut = np.random.default_rng(c['seed']), p['neck'], p['shoulder'], np.abs(x), c['cut']
+    rng = np.random.default_rng(c['seed'])
+    neck, shoulder, ax, cut = p['neck'], p['shoulder'], np.abs(x), c['cut']
     fold = value_noise(rng, np.broadcast(x, y).shape, 6, 3, 0.6)
-    wide = F(nw) + F(0.5) * np.power(np.clip((y - F(1.75)) / F(0.55), 0, 1), 2)
-    neck = _edge(wide - ax, px) * _edge(y - F(0.6), 0.1)
+
+    wide = F(neck) + F(0.5) * np.power(np.clip((y - F(1.75)) / F(0.55), 0, 1), 2)
+    neck_mask = _edge(wide - ax, px) * _edge(y - F(0.6), 0.1)
     t = np.clip(x / np.maximum(wide, 0.1), -1, 1)
     round_neck = _lit(light, t, np.full_like(t, 0.1), np.sqrt(np.clip(1 - t * t, 0.02, 1)))
     sinews = 1 - F(0.1) * _gauss(np.abs(t) - F(1.11) + F(0.35) * y, 0, 0.09)
-    rgb = skin_colour(p['melanin'] + 0.05, p['blood'] * 1.05) * round_neck * sinews[..., None]
-    q = np.clip((ax - F(nw * 0.8)) / F(sh - nw * 0.8), 0, 1.6)
-    depth = (
-        y - F(1.88) - F(0.55 * p['drop'] + 0.1) * np.power(q, F(0.9)) - F(3) * np.power(np.clip(q - F(0.82), 0, 1), 2)
-    )
-    if cut in ('vee', 'shirt'):
-        hole = ax / F(nw * dict(vee=1.05, shirt=0.85)[cut]) + (y - F(1.85)) / F(dict(vee=0.95, shirt=0.6)[cut])
-    else:
-        hole = np.sqrt((x / F(nw * 1.08)) ** 2 + ((y - F(1.85)) / F(dict(crew=0.44, hood=0.38, high=0.04)[cut])) ** 2)
+    skin = skin_colour(p['melanin'] + 0.05, p['blood'] * 1.05) * round_neck * sinews[..., None]
+
+    q = np.clip((ax - F(neck * 0.8)) / F(shoulder - neck * 0.8), 0, 1.6)
+    slope = F(0.55 * p['drop'] + 0.1) * np.power(q, F(0.9))
+    depth = y - F(1.88) - slope - F(3) * np.power(np.clip(q - F(0.82), 0, 1), 2)  # below the shoulder line
+    hole = _neckline(cut, neck, x, y)
     bare = _edge(F(1) - hole, px * 2)
     cloth = _edge(depth + fold * F(0.012), px) * (1 - bare)
     if cut == 'high':
-        cloth = np.maximum(cloth, _edge(F(nw * 1.06) - ax, px * 2) * _edge(y - F(1.62) - F(0.1) * t * t, px * 2))
-    bx, k = np.clip(x / F(sh * 1.05), -1, 1), F(0.028 / px)
-    gx, gy = (cv2.Sobel(fold, -1, *o, ksize=3) for o in ((1, 0), (0, 1)))
-    base = _fabric(c, rng, x, y, bx, fold, px) * (1 - F(0.35) * _gauss(hole - F(1.06), 0, 0.045) * cloth)[..., None]
-    if cut == 'shirt':
-        collar = (
-            _edge(F(1.55) - hole, px * 2) * _edge(F(nw * 1.2) - ax, px * 2) * _edge(y - F(1.68), px * 2) * (1 - bare)
-        )
-        _over(base, np.clip(c['colour'] * 1.15 + 0.01, 0, 1), collar * 0.9)
+        collar = _edge(F(neck * 1.06) - ax, px * 2) * _edge(y - F(1.62) - F(0.1) * t * t, px * 2)
         cloth = np.maximum(cloth, collar)
-        base *= (
-            1
-            - F(0.5) * _gauss(hole - F(1.55), 0, 0.035) * (ax < nw * 1.2)
-            - F(0.35) * _gauss(x, 0.02, 0.012) * (hole > 1)
-        )[..., None]
+
+    across = np.clip(x / F(shoulder * 1.05), -1, 1)
+    base = _fabric(c, rng, x, y, across, fold, px)
+    base = base * (1 - F(0.35) * _gauss(hole - F(1.06), 0, 0.045) * cloth)[..., None]
+    if cut == 'shirt':
+        collar = _edge(F(1.55) - hole, px * 2) * _edge(F(neck * 1.2) - ax, px * 2)
+        collar = collar * _edge(y - F(1.68), px * 2) * (1 - bare)
+        _paint(base, np.clip(c['colour'] * 1.15 + 0.01, 0, 1), collar * 0.9)
+        cloth = np.maximum(cloth, collar)
+        seam = F(0.5) * _gauss(hole - F(1.55), 0, 0.035) * (ax < neck * 1.2)
+        buttons = F(0.35) * _gauss(x, 0.02, 0.012) * (hole > 1)
+        base *= (1 - seam - buttons)[..., None]
     if cut == 'hood':
         base *= (1 - F(0.45) * _gauss(hole - F(1.5), 0, 0.08))[..., None]
-    lit = _lit(
-        light,
-        bx * F(0.9) - gx * k,
-        F(-0.05) - F(0.9) * np.exp(-np.clip(depth, 0, None) * F(2.6)) - gy * k,
-        np.sqrt(np.clip(1 - F(0.5) * bx * bx, 0.2, 1)),
-    )
-    return _mix(rgb, base * lit * F(0.9), cloth[..., None]), np.maximum(neck, cloth)
+
+    steep = F(0.028 / px)
+    gx = cv2.Sobel(fold, -1, 1, 0, ksize=3)
+    gy = cv2.Sobel(fold, -1, 0, 1, ksize=3)
+    nx = across * F(0.9) - gx * steep
+    ny = F(-0.05) - F(0.9) * np.exp(-np.clip(depth, 0, None) * F(2.6)) - gy * steep
+    nz = np.sqrt(np.clip(1 - F(0.5) * across * across, 0.2, 1))
+    lit = _lit(light, nx, ny, nz)
+    return _mix(skin, base * lit * F(0.9), cloth[..., None]), np.maximum(neck_mask, cloth)
 
 # %% ../../nbs/synthpad/faces.ipynb #965fb49f
 ROOMS = ('wall', 'shelf', 'window', 'outdoor', 'office', 'curtain', 'tiles')
 
 
 def _tone(rng, lo=0.03, hi=0.6, sat=0.22):
-    return np.clip(rng.uniform(lo**0.45, hi**0.45) ** (1 / 0.45) * np.exp(rng.normal(0, sat, 3)), 0.01, 0.95)
+    "A colour of random brightness, `sat` away from grey."
+    brightness = rng.uniform(lo**0.45, hi**0.45) ** (1 / 0.45)
+    return np.clip(brightness * np.exp(rng.normal(0, sat, 3)), 0.01, 0.95)
 
 
 class _Canvas:
     "A small picture, with boxes in shares of its width and height."
 
     def __init__(self, rng, h, w):
-        self.rng, self.h, self.w, self.im = rng, h, w, np.empty((h, w, 3), F)
+        self.rng, self.h, self.w = rng, h, w
+        self.im = np.empty((h, w, 3), F)
         self.im[:] = _tone(rng, 0.1, 0.55, 0.11)
 
-    def box(self, x0, y0, x1, y1, c):
-        cv2.rectangle(
-            self.im,
-            (int(x0 * 16 * self.w), int(y0 * 16 * self.h)),
-            (int(x1 * 16 * self.w), int(y1 * 16 * self.h)),
-            [float(o) for o in c],
-            -1,
-            cv2.LINE_AA,
-            4,
-        )
+    def box(self, x0, y0, x1, y1, colour):
+        "A rectangle; corners in sixteenths of a pixel."
+        first = int(x0 * 16 * self.w), int(y0 * 16 * self.h)
+        last = int(x1 * 16 * self.w), int(y1 * 16 * self.h)
+        cv2.rectangle(self.im, first, last, [float(o) for o in colour], -1, cv2.LINE_AA, 4)
 
-    def dot(self, x, y, r, c):
-        cv2.circle(self.im, (int(x * self.w), int(y * self.h)), max(1, int(r * self.h)), c.tolist(), -1, cv2.LINE_AA)
+    def dot(self, x, y, r, colour):
+        "A disc."
+        middle = int(x * self.w), int(y * self.h)
+        cv2.circle(self.im, middle, max(1, int(r * self.h)), colour.tolist(), -1, cv2.LINE_AA)
 
 
 def _wall(c, rng, u):
+    "Pictures, and sometimes a table."
     for _ in range(rng.integers(0, 4)):
-        x, y, a, b, col = u(0, 0.9), u(0, 0.6), u(0.1, 0.3), u(0.1, 0.35), _tone(rng)
-        c.box(x, y, x + a, y + b, col * 0.4)
-        c.box(x + 0.015, y + 0.015, x + a - 0.015, y + b - 0.015, col)
+        x, y, a, b = u(0, 0.9), u(0, 0.6), u(0.1, 0.3), u(0.1, 0.35)
+        colour = _tone(rng)
+        c.box(x, y, x + a, y + b, colour * 0.4)
+        c.box(x + 0.015, y + 0.015, x + a - 0.015, y + b - 0.015, colour)
         for _ in range(4):
             c.dot(u(x, x + a), u(y, y + b), u(0.01, 0.06), _tone(rng))
     if u() < 0.5:
@@ -1075,6 +1068,7 @@ def _wall(c, rng, u):
 
 
 def _shelf(c, rng, u):
+    "Boards with books."
     c.im[:] = _tone(rng, 0.02, 0.3, 0.3)
     n = rng.integers(2, 5)
     for y in np.arange(1, n + 1) / n:
@@ -1088,51 +1082,46 @@ def _shelf(c, rng, u):
 
 # %% ../../nbs/synthpad/faces.ipynb #55295a60
 def _window(c, rng, u):
-    x, a, n, m = u(-0.1, 0.6), u(0.35, 0.7), rng.integers(1, 4), rng.integers(1, 4)
+    "Panes with the sky behind, and sometimes a sill."
+    x, a = u(-0.1, 0.6), u(0.35, 0.7)
+    columns, rows = rng.integers(1, 4), rng.integers(1, 4)
     c.box(x - 0.03, 0.03, x + a + 0.03, 0.83, _tone(rng, 0.3, 0.8, 0.05))
     sky = np.array([0.92, 1, 1.1]) * u(0.6, 1.4)
-    for i in range(n):
-        for j in range(m):
-            c.box(
-                x + a * i / n + 0.012,
-                0.05 + 0.76 * j / m,
-                x + a * (i + 1) / n - 0.012,
-                0.03 + 0.76 * (j + 1) / m,
-                sky * u(0.85, 1) * (1 if j < m - 1 or m == 1 else u(0.3, 0.9)),
-            )
+    for i in range(columns):
+        left, right = x + a * i / columns + 0.012, x + a * (i + 1) / columns - 0.012
+        for j in range(rows):
+            top, bottom = 0.05 + 0.76 * j / rows, 0.03 + 0.76 * (j + 1) / rows
+            pane = sky * u(0.85, 1)
+            last = j == rows - 1 and rows > 1
+            c.box(left, top, right, bottom, pane * (u(0.3, 0.9) if last else 1))
     if u() < 0.5:
         c.box(-0.1, 0.86, 1.1, 1.1, _tone(rng, 0.05, 0.4))
 
 
 def _outdoor(c, rng, u):
+    "Sky, houses with windows, and often trees."
     h, w = c.h, c.w
-    c.im[:] = _mix(
-        np.array([0.32, 0.45, 0.7], F) * u(0.5, 1.2),
-        np.array([0.65, 0.65, 0.68], F) * u(0.5, 1.2),
-        np.linspace(0, 1, h, dtype=F)[:, None, None],
-    )
+    above, below = np.array([0.32, 0.45, 0.7], F) * u(0.5, 1.2), np.array([0.65, 0.65, 0.68], F) * u(0.5, 1.2)
+    c.im[:] = _mix(above, below, np.linspace(0, 1, h, dtype=F)[:, None, None])
     for _ in range(rng.integers(2, 6)):
-        x, a, t, col = u(-0.1, 1), u(0.1, 0.35), u(0.1, 0.7), _tone(rng, 0.08, 0.5, 0.2)
-        nx, ny = rng.integers(2, 6), rng.integers(3, 9)
-        c.box(x, t, x + a, 1.1, col)
-        for i in range(nx):
-            for j in range(ny):
-                c.box(
-                    x + a * (i + 0.25) / nx,
-                    t + (1 - t) * (j + 0.2) / ny,
-                    x + a * (i + 0.75) / nx,
-                    t + (1 - t) * (j + 0.7) / ny,
-                    col * u(0.2, 1.6),
-                )
+        x, a, t = u(-0.1, 1), u(0.1, 0.35), u(0.1, 0.7)
+        colour = _tone(rng, 0.08, 0.5, 0.2)
+        columns, rows = rng.integers(2, 6), rng.integers(3, 9)
+        c.box(x, t, x + a, 1.1, colour)
+        for i in range(columns):
+            left, right = x + a * (i + 0.25) / columns, x + a * (i + 0.75) / columns
+            for j in range(rows):
+                top, bottom = t + (1 - t) * (j + 0.2) / rows, t + (1 - t) * (j + 0.7) / rows
+                c.box(left, top, right, bottom, colour * u(0.2, 1.6))
     if u() < 0.7:
-        m = _edge(
-            value_noise(rng, (h, w), 5, 5, 0.75) + F(u(-0.8, 0.4)) + np.linspace(-0.8, 0.8, h, dtype=F)[:, None], 0.25
-        )
-        _over(c.im, np.array([0.06, 0.12, 0.03]) * u(0.6, 2), m)
-        c.im *= np.exp(value_noise(rng, (h, w), 20, 3, 0.8) * F(0.3) * m)[..., None]
+        height = np.linspace(-0.8, 0.8, h, dtype=F)[:, None]
+        trees = _edge(value_noise(rng, (h, w), 5, 5, 0.75) + F(u(-0.8, 0.4)) + height, 0.25)
+        _paint(c.im, np.array([0.06, 0.12, 0.03]) * u(0.6, 2), trees)
+        c.im *= np.exp(value_noise(rng, (h, w), 20, 3, 0.8) * F(0.3) * trees)[..., None]
 
 
 def _office(c, rng, u):
+    "A desk, screens and boxes, posts, lamps at the ceiling."
     c.box(-0.1, u(0.5, 0.7), 1.1, 1.1, _tone(rng, 0.1, 0.5, 0.1))
     for _ in range(rng.integers(3, 9)):
         x, y, a, b = u(-0.1, 1), u(0.05, 0.8), u(0.05, 0.3), u(0.05, 0.35)
@@ -1147,20 +1136,26 @@ def _office(c, rng, u):
 
 # %% ../../nbs/synthpad/faces.ipynb #5014d6d8
 def _curtain(c, rng, u):
-    x, n = np.linspace(0, 1, c.w, dtype=F)[None], value_noise(rng, (c.h, c.w), 3, 2)
-    f = np.sin(F(2 * np.pi) * (x * F(u(4, 14)) + n * F(0.12))) + F(0.5) * np.sin(
-        F(2 * np.pi) * (x * F(u(10, 30)) + n * F(0.2))
-    )
-    c.im[:] = _tone(rng, 0.06, 0.6, 0.2) * np.exp(F(u(0.15, 0.45)) * f)[..., None]
+    "Folds of cloth."
+    x, bent = np.linspace(0, 1, c.w, dtype=F)[None], value_noise(rng, (c.h, c.w), 3, 2)
+    coarse = np.sin(F(2 * np.pi) * (x * F(u(4, 14)) + bent * F(0.12)))
+    fine = np.sin(F(2 * np.pi) * (x * F(u(10, 30)) + bent * F(0.2)))
+    folds = coarse + F(0.5) * fine
+    c.im[:] = _tone(rng, 0.06, 0.6, 0.2) * np.exp(F(u(0.15, 0.45)) * folds)[..., None]
 
 
 def _tiles(c, rng, u):
-    col, a, b = _tone(rng, 0.2, 0.6, 0.1), u(0.08, 0.25), u(0.06, 0.2)
-    off = a / 2 if u() < 0.6 else 0
-    c.im[:] = col * u(0.3, 0.8)
+    "Tiles or bricks."
+    colour, a, b = _tone(rng, 0.2, 0.6, 0.1), u(0.08, 0.25), u(0.06, 0.2)
+    shift = a / 2 if u() < 0.6 else 0
+    c.im[:] = colour * u(0.3, 0.8)
     for j in range(int(1 / b) + 2):
-        for x in np.arange(-a + (off if j % 2 else 0), 1.05, a):
-            c.box(x + 0.006, j * b + 0.006, x + a - 0.006, (j + 1) * b - 0.006, col * np.exp(rng.normal(0, 0.14)))
+        top, bottom = j * b + 0.006, (j + 1) * b - 0.006
+        for x in np.arange(-a + (shift if j % 2 else 0), 1.05, a):
+            c.box(x + 0.006, top, x + a - 0.006, bottom, colour * np.exp(rng.normal(0, 0.14)))
+
+
+_DRAW = dict(zip(ROOMS, (_wall, _shelf, _window, _outdoor, _office, _curtain, _tiles)))
 
 
 def draw_room(
@@ -1172,16 +1167,17 @@ def draw_room(
 ) -> np.ndarray:  # (rows, columns, 3) linear light
     "Draw a place, somewhat out of focus."
     kind, u = kind or str(rng.choice(ROOMS)), rng.uniform
-    (H, W), h = shape, detail
-    w = round(h * W / H)
-    c = _Canvas(rng, h, w)
-    globals()['_' + kind](c, rng, u)
-    im = c.im
+    H, W = shape
+    h, w = detail, round(detail * W / H)
+    canvas = _Canvas(rng, h, w)
+    _DRAW[kind](canvas, rng, u)
+    im = canvas.im
     x, y = np.linspace(-1, 1, w, dtype=F)[None], np.linspace(-1, 1, h, dtype=F)[:, None]
-    im *= np.exp(F(u(-0.5, 0.5)) * x + F(u(-0.3, 0.3)) * y + value_noise(rng, (h, w), 4, 6, 0.75) * F(u(0.02, 0.09)))[
-        ..., None
-    ]
-    im = cv2.GaussianBlur(im, (0, 0), max(0.25, (u(0.3, 2.2) if blur is None else blur) * h / 96))
+    slope = F(u(-0.5, 0.5)) * x + F(u(-0.3, 0.3)) * y
+    uneven = value_noise(rng, (h, w), 4, 6, 0.75) * F(u(0.02, 0.09))
+    im *= np.exp(slope + uneven)[..., None]
+    blur = u(0.3, 2.2) if blur is None else blur
+    im = cv2.GaussianBlur(im, (0, 0), max(0.25, blur * h / 96))
     return np.maximum(cv2.resize(im, (W, H), interpolation=cv2.INTER_CUBIC), F(0.002))
 
 # %% ../../nbs/synthpad/faces.ipynb #af4da5fb
@@ -1190,19 +1186,26 @@ def draw_light(
     hard: float = 0.5,  # 0 soft (sky only) to 1 hard (lamp only)
 ) -> dict:  # lights, sky
     "Draw the light of a session."
-    u, warm = rng.uniform, lambda s: np.array([1.08, 1.0, 0.86]) ** rng.normal(0, s)
+    u = rng.uniform
 
-    def towards(az, el):
-        return np.sin(az) * np.cos(el), -np.sin(el), np.cos(az) * np.cos(el)
+    def towards(azimuth, elevation):
+        return np.sin(azimuth) * np.cos(elevation), -np.sin(elevation), np.cos(azimuth) * np.cos(elevation)
 
-    az, k = rng.normal(0, 0.55), u(0.35, 0.75) * (0.6 + 0.8 * hard)
-    lights = [(towards(az, u(-0.1, 0.9)), warm(1) * k)]
-    if u() < 0.6:
-        lights.append((towards(-np.sign(az) * u(0.5, 1.4), u(-0.2, 0.6)), warm(1.2) * k * u(0.1, 0.5)))
-    if u() < 0.25:
-        lights.append((towards(np.sign(rng.normal()) * u(1.7, 2.1), u(0, 0.5)), warm(1.2) * k * u(0.4, 1)))
+    def warm(spread):
+        return np.array([1.08, 1.0, 0.86]) ** rng.normal(0, spread)
+
+    azimuth = rng.normal(0, 0.55)
+    key = u(0.35, 0.75) * (0.6 + 0.8 * hard)
+    lights = [(towards(azimuth, u(-0.1, 0.9)), warm(1) * key)]
+    if u() < 0.6:  # a second lamp from the other side
+        other = towards(-np.sign(azimuth) * u(0.5, 1.4), u(-0.2, 0.6))
+        lights.append((other, warm(1.2) * key * u(0.1, 0.5)))
+    if u() < 0.25:  # one from behind
+        behind = towards(np.sign(rng.normal()) * u(1.7, 2.1), u(0, 0.5))
+        lights.append((behind, warm(1.2) * key * u(0.4, 1)))
     sky = np.array([0.92, 1.0, 1.12]) ** rng.normal(0, 0.6) * u(0.28, 0.55) * (1.3 - 0.6 * hard)
-    return dict(lights=lights, sky=(sky * 1.1, sky * u(0.35, 0.8) * np.array([1.05, 1.0, 0.93])))
+    ground = sky * u(0.35, 0.8) * np.array([1.05, 1.0, 0.93])
+    return dict(lights=lights, sky=(sky * 1.1, ground))
 
 
 def draw_expression(
@@ -1210,14 +1213,15 @@ def draw_expression(
     amount: float = 1.0,  # 0: none
 ) -> dict:  # as NEUTRAL
     "Draw an expression."
-    n = rng.normal
-    smile, mouth, brow, blink, gx, gy = n([0.15, -0.12, 0, -0.1, 0, 0], [0.4, 0.35, 0.5, 0.15, 0.02, 0.012])
+    middle = [0.15, -0.12, 0, -0.1, 0, 0]
+    spread = [0.4, 0.35, 0.5, 0.15, 0.02, 0.012]
+    smile, mouth, brow, blink, gaze_x, gaze_y = rng.normal(middle, spread)
     return dict(
         smile=float(np.clip(smile, 0, 1) * amount),
         open=float(np.clip(mouth, 0, 0.9) * amount),
         brow=float(np.clip(brow, -1, 1) * amount),
         blink=float(np.clip(blink, 0, 0.6) * amount),
-        gaze=(gx * amount, gy * amount),
+        gaze=(gaze_x * amount, gaze_y * amount),
     )
 
 # %% ../../nbs/synthpad/faces.ipynb #4ad47e98
@@ -1234,49 +1238,54 @@ def render_scene(
 ) -> tuple:  # (H, W, 3) linear light; depth (H, W), 0 off the head to 1; the face's box (x, y, w, h)
     "A person in a room."
     H, W = room.shape[:2]
-    P = int(np.clip(np.ceil(unit * 0.28) * 4, 16, 240))
+    P = int(np.clip(np.ceil(unit * 0.28) * 4, 16, 240))  # pixels of the maps per half head width
     px = 1.6 / unit
-    x, y = (
-        (np.arange(W, dtype=F)[None] + F(0.5 - at[0])) / F(unit),
-        (np.arange(H, dtype=F)[:, None] + F(0.5 - at[1])) / F(unit),
-    )
-    key, sky = light['lights'][0][0], np.asarray(light['sky'][0], F)
-    c = face_maps(p, e, P, (R.T @ np.asarray(key, float))[:2])
-    mu, mv, z = project_face(cv2.GaussianBlur(c['h'], (0, 0), 0.06 * P), P, R, x, y)
+    x = (np.arange(W, dtype=F)[None] + F(0.5 - at[0])) / F(unit)
+    y = (np.arange(H, dtype=F)[:, None] + F(0.5 - at[1])) / F(unit)
+    towards, colour = light['lights'][0]
+    sky = np.asarray(light['sky'][0], F)
+    glint = (R.T @ np.asarray(towards, float))[:2]
+    maps = face_maps(p, e, P, glint)
+    column, row, z = project_face(cv2.GaussianBlur(maps['h'], (0, 0), 0.06 * P), P, R, x, y)
 
     def seen(a):
-        return cv2.remap(a, mu, mv, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
+        return cv2.remap(a, column, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
 
-    alpha, out = seen(c['alpha']), room.copy()
-    if c['back'] is not None:
-        _blend(out, seen(c['tint']) * (sky * F(0.35)), seen(c['back']))
-    rgb, mask = _body(p, clothes, x - F(0.12 * R[0, 2]), y, light, px)
-    # the head's shadow on the neck
-    near = cv2.GaussianBlur(cv2.resize(alpha, (W // 2, H // 2), interpolation=cv2.INTER_AREA), (0, 0), 0.11 * unit)
-    near = cv2.warpAffine(
-        cv2.resize(near, (W, H)),
-        np.array([[1, 0, -0.15 * unit * key[0]], [0, 1, 0.22 * unit]], F),
-        (W, H),
-        borderMode=cv2.BORDER_REPLICATE,
-    )
-    _blend(out, rgb * (1 - F(0.62) * near)[..., None], mask)
-    _blend(out, seen(shade_face(c, light, P, R)), alpha)
+    alpha, out = seen(maps['alpha']), room.copy()
+    if maps['back'] is not None:
+        _blend(out, seen(maps['tint']) * (sky * F(0.35)), seen(maps['back']))
+    body, mask = _body(p, clothes, x - F(0.12 * R[0, 2]), y, light, px)
+    shadow = _head_shadow(alpha, towards, unit)
+    _blend(out, body * (1 - F(0.62) * shadow)[..., None], mask)
+    _blend(out, seen(shade_face(maps, light, P, R)), alpha)
     if p['glasses'] != 'none':
-        _put_on(out, p, R, x, y, alpha, sky + np.asarray(light['lights'][0][1], F) * F(0.5), glare, px)
-    cx, cy = (R @ (np.array([0, 0.45, 1.2]) - _PIVOT))[:2] + _PIVOT[:2]
-    s = 1.08 * p['width']
+        _put_on(out, p, R, x, y, alpha, sky + np.asarray(colour, F) * F(0.5), glare, px)
     depth = np.clip((z + F(_PIVOT[2] + 0.2)) * F(1 / 1.8), 0.02, 1) * (alpha > 0.5)
-    return out, depth, (at[0] + (cx - s) * unit, at[1] + (cy - s) * unit, 2 * s * unit, 2 * s * unit)
+    cx, cy = (R @ (np.array([0, 0.45, 1.2]) - _PIVOT))[:2] + _PIVOT[:2]  # the middle of the face
+    half = 1.08 * p['width']
+    box = at[0] + (cx - half) * unit, at[1] + (cy - half) * unit, 2 * half * unit, 2 * half * unit
+    return out, depth, box
 
 # %% ../../nbs/synthpad/faces.ipynb #38da2f4c
-def _blend(a, b, m):
-    a += (b - a) * m[..., None]
+def _blend(out, picture, mask):
+    "Lay a picture over another one, in place."
+    out += (picture - out) * mask[..., None]
+
+
+def _head_shadow(alpha, towards, unit):
+    "The shadow of the head on the neck."
+    H, W = alpha.shape
+    half = cv2.resize(alpha, (W // 2, H // 2), interpolation=cv2.INTER_AREA)
+    near = cv2.resize(cv2.GaussianBlur(half, (0, 0), 0.11 * unit), (W, H))
+    moved = np.array([[1, 0, -0.15 * unit * towards[0]], [0, 1, 0.22 * unit]], F)
+    return cv2.warpAffine(near, moved, (W, H), borderMode=cv2.BORDER_REPLICATE)
 
 
 def _put_on(out, p, R, x, y, alpha, light, glare, px):
     "Glasses: a plane in front of the eyes, turned with the head."
     r, y, z = R.astype(F), y - F(_PIVOT[1]), F(1.22 - _PIVOT[2])
-    gx, gy = r[0, 0] * x + r[1, 0] * y + r[2, 0] * z, r[0, 1] * x + r[1, 1] * y + r[2, 1] * z + F(_PIVOT[1])
+    gx = r[0, 0] * x + r[1, 0] * y + r[2, 0] * z
+    gy = r[0, 1] * x + r[1, 1] * y + r[2, 1] * z + F(_PIVOT[1])
     frame, lens = _glasses(p, gx, gy, px)
     out *= (1 - F(0.08) * lens)[..., None]
     out += (lens * F(glare) * np.clip(F(0.5) - gy * 2 + gx * F(0.4), 0, 1))[..., None]

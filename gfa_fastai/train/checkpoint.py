@@ -14,7 +14,9 @@ with warnings.catch_warnings():
     from fastai.vision.all import *
 
 from ..inputs.files import PART, whole_file
-from ..learner import TERMS, check_weights
+from ..learner import TERMS
+from .guards import check_weights, guarded
+from .precision import precision_of
 
 # %% auto #0
 __all__ = ['state_digest', 'save_checkpoint', 'load_checkpoint', 'Checkpoint', 'fit_resumable']
@@ -163,18 +165,26 @@ class Checkpoint(Callback):
 @patch
 def settings(self: Checkpoint) -> dict:
     "What must be the same for a run to go on."
-    dls, loss = self.dls, self.loss_func
+    learn, dls, loss = self.learn, self.dls, self.loss_func
+    plain = {k: v for k, v in learn.settings.items() if isinstance(v, (str, Path, int, float, tuple))}
+    network = dict(getattr(self.model, 'module', self.model).config)
+    method = dict(
+        tpc=loss.use_tpc,
+        lambda_id=loss.lambda_id,
+        lambda_tpc=loss.lambda_tpc,
+        halve_every=learn.halve_lr.every,
+        precision=precision_of(learn),
+    )
+    reading = {k: getattr(loss.tpc_func, k) for k in ('pairs', 'reduction', 'n_pairs', 'scale')}
     data = dict(
-        bs=dls.train.bs * self.learn.processes,
+        bs=dls.train.bs * learn.processes,
         train_rows=len(dls.train_ds),
         dev_rows=len(dls.valid_ds),
-        subjects=len(dls.vocab),
+        subjects=network.pop('n_subjects'),
         balanced=getattr(dls.train, 'weights', None) is not None,
     )
-    if loss.groups > 1:
-        data['groups'] = loss.groups
-    own = {'loss weights': loss.weights(), 'first lr': self.learn.lr, 'seed of the run': self.seed}
-    return {**getattr(self.learn, 'settings', {}), **data, **own}
+    run = {'loss weights': loss.weights(), 'first lr': learn.lr, 'seed of the run': self.seed}
+    return {**plain, **network, **method, **reading, **data, **run}
 
 
 @patch
@@ -247,7 +257,7 @@ def fit_resumable(
             'Use learn.fit, or choose an epoch by the rows that fit_resumable returns.'
         )
     checkpoint = Checkpoint(path, seed, every)
-    with learn.added_cbs(checkpoint):
+    with guarded(learn).added_cbs(checkpoint):
         if learn.opt is None:
             learn.create_opt()
         learn.opt.zero_grad()

@@ -15,10 +15,11 @@ with warnings.catch_warnings():
     from fastai.vision.all import *
 
 from ..data import PairDL
-from ..learner import Answers, GFALearner
+from ..learner import GFALearner, GFALoss
 
 # %% auto #0
-__all__ = ['GatherRows', 'gather_rows', 'GatherBatch', 'share_rows', 'ShareDL', 'share_dl', 'start_processes', 'on_first']
+__all__ = ['GatherRows', 'gather_rows', 'GatherBatch', 'share_rows', 'ShareDL', 'share_dl', 'start_processes', 'on_first',
+           'tpc_of_parts']
 
 # %% ../../nbs/engine/distributed.ipynb #6333169a
 class GatherRows(torch.autograd.Function):
@@ -55,7 +56,7 @@ class GatherBatch(Callback):
     def after_pred(self):
         n, widths = self.dl.rows(self.iter), [o.shape[1] for o in self.pred]
         pred = gather_rows(torch.cat([o.as_subclass(Tensor).float() for o in self.pred], 1))[:n]
-        self.learn.pred = Answers(pred.split(widths, 1))
+        self.learn.pred = pred.split(widths, 1)
         self.learn.yb = tuple(gather_rows(o.as_subclass(Tensor))[:n] for o in self.yb)
 
 # %% ../../nbs/engine/distributed.ipynb #906485cf
@@ -145,7 +146,7 @@ def _check_precision():
     cast = os.environ.get('ACCELERATE_MIXED_PRECISION', 'no')
     if cast not in ('no', ''):
         raise ValueError(
-            f'accelerate is told to use {cast}, and fastai would not know of it: run accelerate launch --mixed_precision no, and give the precision to gfa_learner (precision={cast!r}) or gfa_train (--precision {cast}).'
+            f'accelerate is told to use {cast}, and fastai would not know of it: run accelerate launch --mixed_precision no, and give the precision to guarded(learn, precision={cast!r}) or gfa_train (--precision {cast}).'
         )
 
 # %% ../../nbs/engine/distributed.ipynb #357a9245
@@ -178,19 +179,31 @@ def on_first(
     return answer[0]
 
 # %% ../../nbs/engine/distributed.ipynb #dded6de4
+def tpc_of_parts(
+    loss: GFALoss,
+    parts: int,  # equal parts of the batch, one for each process
+    psi: Tensor,  # (N, D) features of all processes
+) -> Tensor:  # scalar
+    "TPC within each part, and the mean: what there is without gathering."
+    return torch.stack([GFALoss.tpc_of_batch(loss, part) for part in psi.chunk(parts)]).mean()
+
+
 def _join(learn, gather_tpc):
     "Make a learner one of several; a function that undoes it."
     n, rank, loss = num_distrib(), rank_distrib(), learn.loss_func
-    old = loss.bs, loss.groups, learn.dls.loaders
+    bs, loaders, settings = loss.bs, learn.dls.loaders, learn.settings
     learn.processes, learn.rank = n, rank
-    loss.groups = 1 if gather_tpc else n
-    if loss.bs and gather_tpc:
-        loss.bs *= n
+    if gather_tpc:
+        loss.bs = bs * n
+    else:
+        loss.tpc_of_batch = partial(tpc_of_parts, loss, n)
+        learn.settings = dict(settings, groups=n)
     if rank:
         torch.manual_seed(torch.initial_seed() + rank)  # another dropout for other rows
 
     def leave():
-        loss.bs, loss.groups, learn.dls.loaders = old
+        vars(loss).pop('tpc_of_batch', None)
+        loss.bs, learn.dls.loaders, learn.settings = bs, loaders, settings
         learn.processes, learn.rank = 1, 0
         learn.model = getattr(learn.model, 'module', learn.model)  # (fastai leaves the wrapped one after an error)
 
