@@ -612,7 +612,9 @@ def _read_or_make(path, make):
     "A table that lies in the run folder, or is made now and kept."
     if not path.exists():
         write_table(make(), path)
-    return read_table(path, dict(dataset=str, probes=str, train=str, test=str))
+    names = dict(dataset=str, probes=str, layer=str)
+    df = read_table(path, names)
+    return df.assign(**{c: pd.to_numeric(df[c]) for c in df if c not in names})  # an empty cell: not a number
 
 # %% ../../nbs/engine/reproduce.ipynb #ae8a3ff7
 def gallery_rows(
