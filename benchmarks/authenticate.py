@@ -42,7 +42,7 @@ def measure(name, auth, image, batches=(1, 8, 32)):
     "Lines of the report for one authenticator."
     import numpy as np
     from gfa_fastai.use.authenticate import both_answers
-    from gfa_fastai.use.quality import find_faces
+    from gfa_fastai.inputs.faces import find_faces
 
     rng = np.random.default_rng(0)
     reading = auth.read_faces([image])[0]

@@ -26,14 +26,15 @@ IMAGES = (
     HEAD
     + """
 from gfa_fastai.divergence import channel_stats
+from gfa_fastai.inputs.batches import picture_batches
 from gfa_fastai.inputs.weights import vgg16_trunk
 from PIL import Image
 with tempfile.TemporaryDirectory() as tmp:
     rng, files = np.random.default_rng(0), []
     for i in range(n): files.append(f'{tmp}/{i}.png'); Image.fromarray(rng.integers(0, 256, (48, 48, 3), dtype=np.uint8)).save(files[-1])
     net = vgg16_trunk(.125)
-    channel_stats(net, files[:32], bs=32)
-    report(lambda: channel_stats(net, files, bs=32), n)
+    channel_stats(net, picture_batches(files[:32], bs=32))
+    report(lambda: channel_stats(net, picture_batches(files, bs=32)), n)
 """
 )
 TRANSFER = (

@@ -27,7 +27,8 @@ from gfa_fastai.use.gallery import Gallery, check_name, model_hash
 from gfa_fastai.model import GFACNN
 from gfa_fastai.inputs.models import load_model, save_model
 from gfa_fastai.inputs.images import MAX_PIXELS, read_image
-from gfa_fastai.use.quality import Gates, check_faces, face_quality, find_faces
+from gfa_fastai.inputs.faces import find_faces
+from gfa_fastai.use.quality import Gates, check_faces, face_quality
 from gfa_fastai.synth.faces import EVEN, NEUTRAL, draw_clothes, identity, render_scene
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -606,10 +607,10 @@ def test_half_precision_files(tmp_path):
 
 
 def test_a_damaged_adapter(tmp_path):
-    from gfa_fastai.inputs.models import load_model_adapter
+    from gfa_fastai.adapt.by_name import load_model_adapter
 
     path = forge(tmp_path / 'm.safetensors', {}, {'adapter.file': torch.zeros(40, dtype=torch.uint8)})
-    with pytest.raises(ValueError, match='m.safetensors: its adapter cannot be read') as e:
+    with pytest.raises(ValueError, match='m.safetensors: its adapter is not a whole safetensors file') as e:
         load_model_adapter(path)
     assert 'tmp' not in str(e.value).replace(str(tmp_path), '')
 

@@ -20,7 +20,8 @@ from gfa_fastai.inputs import frames as frames_module
 from gfa_fastai.inputs.datasets import read_folder
 from gfa_fastai.inputs.images import MIN_SIDE, read_image, resize_square
 from gfa_fastai.inputs.videos import choose_frames, video_frames
-from gfa_fastai.inputs.faces import crop_face, detect_face, yunet_face
+from gfa_fastai.inputs import faces as faces_module
+from gfa_fastai.inputs.faces import crop_face, detect_face, find_faces
 from gfa_fastai.inputs.frames import extract_frames, face_counts, frames_summary, smooth_boxes
 from gfa_fastai.samples import split_by_subject
 from pictures import CODECS, bad_files, moving, near, video, wrong_header
@@ -561,7 +562,7 @@ def test_detected_boxes_are_smoothed_and_carried(tmp_path, monkeypatch):
             else (20.0 + 0.5 * i, 10.0 + (-1) ** i, 30.0, 30.0)
         )
 
-    monkeypatch.setattr(frames_module, 'detect_face', detect)
+    monkeypatch.setattr(faces_module, 'detect_face', detect)
     f = extract(table(path), tmp_path / 'c')
     truth = np.array([20 + 0.5 * i for i in range(60)])
     assert (
@@ -587,7 +588,7 @@ def test_large_pictures_are_searched_reduced(tmp_path, monkeypatch):
         seen.append(image.shape)
         return (10.0, 20.0, 100.0, 90.0)
 
-    monkeypatch.setattr(frames_module, 'detect_face', detect)
+    monkeypatch.setattr(faces_module, 'detect_face', detect)
     f = extract(table(video(tmp_path / 'v.avi', moving(2, (960, 720)))), tmp_path / 'c', first=1)
     assert seen == [(360, 480, 3)] and f.box[0] == (20.0, 40.0, 200.0, 180.0)
 
@@ -606,7 +607,7 @@ def test_yunet(tmp_path, picture, monkeypatch):
 
     monkeypatch.setattr(cv2.FaceDetectorYN, 'create', lambda model, config, size, score_threshold: Net())
     (tmp_path / 'yunet.onnx').write_bytes(b'net')
-    assert yunet_face(picture, tmp_path / 'yunet.onnx') == (3.0, 4.0, 20.0, 21.0)
+    assert detect_face(picture, tmp_path / 'yunet.onnx') == (3.0, 4.0, 20.0, 21.0)
     assert np.array_equal(made[-1], picture[..., ::-1])  # BGR, as OpenCV has it
     t = table(*many(tmp_path / 'i', picture, 2), video(tmp_path / 'v.avi', moving(3)))
     f = extract(t, tmp_path / 'c', detector=tmp_path / 'yunet.onnx')
@@ -619,7 +620,7 @@ def test_yunet_that_is_none(tmp_path, picture):
         extract(table(*many(tmp_path / 'i', picture, 1)), tmp_path / 'c', detector=tmp_path / 'nix.onnx')
     (tmp_path / 'a.onnx').write_text('a letter')
     with pytest.raises(ValueError, match='a.onnx is no YuNet model'):
-        yunet_face(picture, tmp_path / 'a.onnx')
+        detect_face(picture, tmp_path / 'a.onnx')
 
 
 # --- bad videos
@@ -889,11 +890,8 @@ def test_real_photographs(tmp_path):
 
 def test_opencv_5_has_no_cascade(monkeypatch, picture):
     "Said with its remedy, wherever a face is looked for."
-    from gfa_fastai.use import quality
-
-    for module in (frames_module, quality):
-        monkeypatch.setattr(module, '_local', type('Local', (), {})())
+    monkeypatch.setattr(faces_module, '_local', type('Local', (), {})())
     monkeypatch.delattr(cv2, 'CascadeClassifier')
-    for find in (detect_face, quality._cascade):
+    for find in (detect_face, find_faces):
         with pytest.raises(ImportError, match=r'no face cascades.*pip install "opencv-python<5"'):
             find(picture)

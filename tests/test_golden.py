@@ -37,6 +37,7 @@ from gfa_fastai.inputs.tables import load_scores, save_scores
 from gfa_fastai.evaluation import score_samples, video_scores
 from gfa_fastai.adapt.fda import FDA
 from gfa_fastai.fda import LossNetwork, TransformNet, content_loss, domain_loss, gram_matrix, tv_loss
+from gfa_fastai.inputs.batches import picture_batches
 from gfa_fastai.inputs.frames import extract_frames
 from gfa_fastai.learner import GFALoss, gfa_learner, terms_table
 from gfa_fastai.train.checkpoint import fit_resumable
@@ -45,7 +46,8 @@ from gfa_fastai.train.guards import guarded
 from gfa_fastai.metrics import acer, apcer, apcer_per_pai, apcer_threshold, auc, bootstrap_subjects, bpcer
 from gfa_fastai.metrics import bpcer_at_apcer, eer, eer_threshold, far_frr, hter, paired_bootstrap, tpr_at_fpr
 from gfa_fastai.model import GFACNN
-from gfa_fastai.inputs.models import load_model, load_model_adapter, model_header, save_model
+from gfa_fastai.adapt.by_name import load_model_adapter
+from gfa_fastai.inputs.models import load_model, model_header, save_model
 from gfa_fastai.train.memory import training_memory
 from gfa_fastai.compare.recognition import embed, gallery_probe, similarity, verify_pairs
 from gfa_fastai.inputs.tables import load_samples, save_samples
@@ -504,8 +506,8 @@ def golden_divergence():
     "Feature divergence between two domains in the small trunk."
     a, b = (probes(d, 'train') for d in DOMAINS)
     return dict(
-        people=feature_divergence(vgg16_trunk(0.25, 'small').eval(), a, b, splits=5),
-        model=feature_divergence(shipped(), a, b, splits=3, column='frame_path'),
+        people=feature_divergence(vgg16_trunk(0.25, 'small').eval(), *map(picture_batches, (a, b)), splits=5),
+        model=feature_divergence(shipped(), *(picture_batches(t, column='frame_path') for t in (a, b)), splits=3),
     )
 
 
@@ -745,6 +747,13 @@ def write_files():
     quietly(learn, lambda: fit_resumable(learn, 2, FILES / 'checkpoint.pth', seed=3, every=0))
 
 
+def as_version_1(meta):
+    "Meta of a model with its threshold as version 1 wrote it."
+    meta = dict(meta)
+    live = meta.pop('thresholds')['live']
+    return meta | dict(threshold=live['points'][live['point']]['threshold'])
+
+
 def golden_files_models():
     "Models with and without an adapter."
     x = noise(3, 3, 32, 32)
@@ -754,7 +763,9 @@ def golden_files_models():
         adapter = load_model_adapter(p)
         with torch.no_grad():
             spoof, who, fc2 = model(x, x.flip(3))
-        out[p.name] = dict(header=model_header(p), meta=meta, spoof=spoof, who=who, fc2=fc2, live=model.live_score(x))
+        header = model_header(p)
+        header['meta'], meta = as_version_1(header['meta']), as_version_1(meta)
+        out[p.name] = dict(header=header, meta=meta, spoof=spoof, who=who, fc2=fc2, live=model.live_score(x))
         if adapter is not None:
             out[p.name]['adapter'] = dict(out=outputs(adapter), fingerprint=adapter.fingerprint())
     return out

@@ -1,8 +1,10 @@
 "The two-head network: one pass or two, psi in the graph, published weights, files."
 
+import errno
 import json
 import os
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +14,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from gfa_fastai import model as model_module
+from gfa_fastai.inputs import models
+from gfa_fastai.adapt.by_name import load_model_adapter
+from gfa_fastai.adapt.methods import Recompress
 from gfa_fastai.samples import CLASSES
 from gfa_fastai.model import GFACNN, fc_head, init_head, new_trunk, run_head
 from gfa_fastai.inputs.models import MODEL_FORMAT, check_batch, load_model, save_model
@@ -328,7 +332,7 @@ def test_load_classifier_misuse():
 
 def test_round_trip_is_bit_equal(tmp_path):
     m = slim(7, fc_dim=40, dropout=0.3, pool=3, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
-    meta = dict(seed=3, threshold=0.25, subjects=['ä', 'b'], nested={'a': [1, 2.5, None, True]})
+    meta = dict(seed=3, far=0.25, subjects=['ä', 'b'], nested={'a': [1, 2.5, None, True]})
     path = save_model(m, tmp_path / 'new' / 'm.safetensors', **meta)
     again, got = load_model(path)
     assert got == meta and again.config == m.config and not again.training
@@ -380,11 +384,12 @@ def test_file_mode_follows_umask(tmp_path):
 def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     path = save_model(slim(), tmp_path / 'm.safetensors', run=1)
 
-    def full(*args):
-        raise OSError('no space left on device')
+    def full(tensors, path, metadata):
+        Path(path).write_bytes(b'half of it')
+        raise OSError(errno.ENOSPC, 'No space left on device')
 
-    monkeypatch.setattr(model_module.os, 'replace', full)
-    with pytest.raises(OSError, match='no space'):
+    monkeypatch.setattr(models, 'save_file', full)
+    with pytest.raises(OSError, match='no space left on the disk .* MB or more are needed'):
         save_model(slim(), path, run=2)
     assert load_model(path)[1] == {'run': 1} and os.listdir(tmp_path) == ['m.safetensors']
 
@@ -393,6 +398,81 @@ def test_meta_that_json_cannot_hold(tmp_path):
     with pytest.raises(ValueError, match='meta cannot be written as JSON.*Tensor'):
         save_model(slim(), tmp_path / 'm.safetensors', x=torch.zeros(2))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('at', [0.05, 0.3, 0.6, 0.95])
+def test_a_flipped_bit_is_found(tmp_path, at):
+    path = save_model(slim(fc_dim=8), tmp_path / 'm.safetensors', dataset='somewhere')
+    data = bytearray(path.read_bytes())
+    data[int(at * len(data))] ^= 4
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match='m.safetensors'):
+        load_model(path)
+
+
+def test_a_changed_threshold_is_found(tmp_path):
+    path = save_model(slim(fc_dim=8), tmp_path / 'm.safetensors', threshold=0.25)
+    assert load_model(path)[1]['thresholds']['live']['points'] == {'EER': {'threshold': 0.25}}
+    path.write_bytes(path.read_bytes().replace(b'0.25', b'0.35'))
+    with pytest.raises(ValueError, match='damaged after it was written'):
+        load_model(path)
+
+
+def test_without_a_digest_only_version_1(tmp_path):
+    m, path = slim(fc_dim=8), tmp_path / 'm.safetensors'
+    header = dict(config=json.dumps(m.config), meta='{}')
+    save_file(m.state_dict(), path, metadata=header | dict(format_version='1'))
+    assert same(load_model(path)[0].state_dict(), m.state_dict())
+    save_file(m.state_dict(), path, metadata=header | dict(format_version='2'))
+    with pytest.raises(ValueError, match='damaged after it was written'):
+        load_model(path)
+
+
+def test_loading_leaves_random_numbers_alone(tmp_path):
+    path = save_model(slim(fc_dim=8), tmp_path / 'm.safetensors')
+    torch.manual_seed(3)
+    want = torch.rand(3)
+    torch.manual_seed(3)
+    load_model(path)
+    assert torch.equal(torch.rand(3), want)
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        dict(n_subjects=10**12),
+        dict(fc_dim=10**12),
+        dict(pool=10**9),
+        dict(width=1e12),
+        dict(width=float('inf')),
+        dict(width=float('nan')),
+        dict(pool=2.0),
+        dict(n_subjects=True),
+        dict(dropout='x'),
+        dict(dropout=float('nan')),
+        dict(dropout=-1),
+    ],
+)
+def test_configurations_that_claim_too_much(tmp_path, change):
+    m, path = slim(fc_dim=8), tmp_path / 'm.safetensors'
+    header = dict(format_version='1', config=json.dumps(m.config | change), meta='{}')
+    save_file(m.state_dict(), path, metadata=header)
+    with pytest.raises(ValueError, match='tensors and configuration do not fit'):
+        load_model(path)
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='POSIX pipes')
+def test_a_pipe_is_no_model(tmp_path):
+    os.mkfifo(tmp_path / 'm.safetensors')
+    with pytest.raises(ValueError, match='no regular file'):
+        load_model(tmp_path / 'm.safetensors')
+
+
+def test_an_adapter_travels_with_the_model(tmp_path):
+    path = save_model(slim(fc_dim=8), tmp_path / 'm.safetensors', with_adapter=Recompress(80))
+    assert load_model_adapter(path).quality == 80 and models.model_header(path)['adapter']
+    assert 'adapter.none' in load_file(path) and load_model(path)[0].config['fc_dim'] == 8
+    assert load_model_adapter(save_model(slim(fc_dim=8), path)) is None
 
 
 def test_missing_file(tmp_path):
@@ -417,7 +497,7 @@ def test_other_formats(tmp_path):
     with pytest.raises(ValueError, match='format version None'):
         load_model(path)
     save_file(slim().state_dict(), path, metadata=dict(format_version='99', config='{}', meta='{}'))
-    with pytest.raises(ValueError, match='format version 99, this release reads 1'):
+    with pytest.raises(ValueError, match='format version 99, this release reads 1 and 2'):
         load_model(path)
 
 
@@ -444,10 +524,13 @@ def test_header_that_does_not_fit(tmp_path, config):
         (lambda x: x[:, :1], r'got \(4, 1, 64, 64\)'),
         (lambda x: x[:, :, :31], '31x64 px, but five poolings need 32 px: resize'),
         (lambda x: x.numpy(), 'expected a tensor of images .* got ndarray'),
+        (lambda x: 255 * x, 'divide images of 0..255 by 255'),
+        (lambda x: x * float('nan'), 'NaN or infinite'),
+        (lambda x: x - 1, 'values from -'),
     ],
 )
 def test_bad_images(bad, message):
-    with pytest.raises(ValueError, match='frame: .*' + message):
+    with pytest.raises(ValueError, match='(?s)frame: .*' + message):
         check_batch(bad(images()), 'frame')
 
 
@@ -498,7 +581,7 @@ def test_recomputing_keeps_less(monkeypatch):
 
 def test_training_memory_counts_what_autograd_keeps():
     "The estimate on the meta device against the tensors that a real pass keeps."
-    m, x = GFACNN(15, 0.125, pool=2).eval(), images(6, 64)
+    m, x = GFACNN(15, width=0.125, pool=2).eval(), images(6, 64)
     own, seen = {p.untyped_storage()._cdata for p in m.parameters()}, {}
 
     def pack(t):

@@ -1,10 +1,13 @@
 "The VGG16 trunk: equal to torchvision's, loadable from files of every make, and clear about what does not fit."
 
 import io
+import os
 import pickle
 import struct
 import sys
+import time
 import urllib.error
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -710,7 +713,7 @@ def test_keras_links_are_not_followed(tmp_path, known):
         read_weights(tmp_path / 'e.h5')
     with h5py.File(tmp_path / 'cycle.h5', 'w') as f:
         f.create_group('a')['b'] = f
-    with pytest.raises(ValueError, match='nested too deeply'):
+    with pytest.raises(ValueError, match='second name for something in the file'):
         read_weights(tmp_path / 'cycle.h5')
 
 
@@ -770,6 +773,171 @@ def test_heads_take_what_fits(tmp_path, known):
     assert vgg16_trunk(0.125, weights=tmp_path / 'm.safetensors').mean == pytest.approx(
         VGGFACE_MEAN
     )  # our own files say it
+
+
+# -- sizes that a file claims
+
+
+def read_within(path, seconds=10):
+    "The message of a file that is refused; it must be refused fast."
+    start = time.process_time()
+    with pytest.raises(ValueError, match=path.name) as e:
+        read_weights(path)
+    assert time.process_time() - start < seconds
+    return str(e.value)
+
+
+def test_keras_arrays_without_their_bytes(tmp_path):
+    h5py = pytest.importorskip('h5py')
+    path = tmp_path / 'w.h5'
+    with h5py.File(path, 'w') as f:
+        f.create_dataset('conv2d/kernel', (3, 3, 40_000, 12_000), 'f4', chunks=True)  # 17 GB of invented zeros
+        f.create_dataset('conv2d/bias', (12_000,), 'f4')
+    assert path.stat().st_size < 10_000
+    assert 'its bytes are not in the file' in read_within(path)
+    with h5py.File(path, 'w') as f:
+        f.create_dataset('conv2d/kernel', data=np.zeros((3, 3, 3000, 3000), 'f4'), compression='gzip')
+    assert 'its bytes are not in the file' in read_within(path)
+
+
+def test_keras_fan_of_hard_links(tmp_path):
+    h5py = pytest.importorskip('h5py')
+    path = tmp_path / 'w.h5'
+    with h5py.File(path, 'w') as f:
+        group = f.create_group('g0')
+        for level in range(1, 25):  # two names for each group: 2**24 ways down
+            below = group.create_group('a')
+            group['b'] = below
+            group = below
+        group['k'] = np.zeros((3, 3, 3, 8), 'f4')
+    message = read_within(path)
+    assert 'second name' in message or 'too many parts' in message
+    with h5py.File(path, 'w') as f:
+        f['a'] = np.zeros(10**6, 'f4')
+        for i in range(5000):
+            f[f'b{i}'] = f['a']  # 20 GB in 4 MB
+    assert 'second name' in read_within(path)
+
+
+@pytest.mark.parametrize('dtype', ['c8', 'i4', 'S5', '?'])
+def test_keras_layers_of_other_types(tmp_path, dtype):
+    h5py = pytest.importorskip('h5py')
+    with h5py.File(tmp_path / 'w.h5', 'w') as f:
+        f['conv2d/kernel'], f['conv2d/bias'] = np.zeros((3, 3, 3, 8), dtype), np.zeros(8, dtype)
+        f['scalar'] = 3.0
+    assert '0 convolutions' in read_within(tmp_path / 'w.h5')
+
+
+def t7_tensor(n, sizes, strides, numbers=1000):
+    "The bytes of a Torch7 tensor that claims what it is told to."
+    head = struct.pack('<iii', 4, 1, 3) + b'V 1' + struct.pack('<i', 17) + b'torch.FloatTensor'
+    storage = struct.pack('<iii', 4, 2, 3) + b'V 1' + struct.pack('<i', 18) + b'torch.FloatStorage'
+    body = struct.pack(f'<i{len(sizes)}q{len(strides)}qq', n, *sizes, *strides, 1)
+    return head + body + storage + struct.pack('<q', numbers) + bytes(4 * numbers)
+
+
+@pytest.mark.parametrize(
+    'n, sizes, strides, message',
+    [
+        (100_000, [2**62] * 100_000, [0] * 100_000, 'has 100000 dimensions'),
+        (-1, [], [], 'has -1 dimensions'),
+        (8, [2**62] * 8, [0] * 8, 'does not fit its storage'),
+        (2, [1001, 1], [1, 1], 'does not fit its storage'),
+        (2, [40, 40], [0, 0], 'does not fit its storage'),
+        (2, [2, 2], [-1, 1], 'does not fit its storage'),
+        (1, [2], [2**62], 'does not fit its storage'),
+    ],
+)
+def test_torch7_tensors_that_claim_too_much(tmp_path, n, sizes, strides, message):
+    path = tmp_path / 'w.t7'
+    path.write_bytes(t7_tensor(n, sizes, strides))
+    assert message in read_within(path, 2)
+
+
+def test_torch7_tables_and_storages_that_claim_too_much(tmp_path):
+    path = tmp_path / 'w.t7'
+    path.write_bytes(struct.pack('<iii', 3, 1, 2**31 - 1) + bytes(2_000_000))
+    assert '200,000 objects' in read_within(path, 5)
+    path.write_bytes(t7_tensor(1, [1], [1])[:-4000].replace(struct.pack('<q', 1000), struct.pack('<q', 2**60)))
+    assert 'ends too early' in read_within(path, 2)
+    path.write_bytes(struct.pack('<iii', 3, 1, 1) * 5000)
+    read_within(path, 2)
+
+
+def legacy(state):
+    "A file of PyTorch's old format."
+    data = io.BytesIO()
+    torch.save(state, data, _use_new_zipfile_serialization=False)
+    return data.getvalue()
+
+
+def test_pytorch_files_that_claim_too_much(slim, tmp_path):
+    path = tmp_path / 'w.pth'
+    path.write_bytes(legacy(slim.state_dict()))
+    assert same(read_weights(path), slim.state_dict())
+    path.write_bytes(
+        legacy({'a': torch.zeros(77_777)})[:2000].replace(struct.pack('<i', 77_777), struct.pack('<i', 2**31 - 1))
+    )
+    read_within(path, 2)
+    torch.save({'a': torch.zeros(1).expand(10**9)}, path)
+    assert path.stat().st_size < 10_000
+    read_within(path, 2)
+    torch.save({'a': torch.zeros(5_000_000)}, tmp_path / 'plain.pth')
+    with zipfile.ZipFile(tmp_path / 'plain.pth') as a, zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as b:
+        for part in a.infolist():
+            b.writestr(part.filename, a.read(part))
+    read_within(path, 2)
+
+
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        ({3: torch.zeros(2)}, 'which is no text'),
+        ({'features.0.weight': torch.tensor(1.0)}, r"'0.weight' has shape \(\)"),
+        ({'features.28.bias': torch.tensor(1.0)}, r"'28.bias' has shape \(\)"),
+        ({'features.0.bias': torch.zeros(8, dtype=torch.complex64)}, 'complex numbers'),
+        ({'mean': torch.zeros(3, dtype=torch.complex64), 'std': torch.ones(3)}, 'complex numbers'),
+        ({'features.0.bias': torch.full((8,), float('nan'))}, 'NaN or infinite'),
+        ({'features.0.bias': torch.zeros(8).to_sparse()}, 'no plain tensor|holds more than tensors'),
+    ],
+)
+def test_state_dicts_that_are_none(slim, tmp_path, change, message):
+    state = {f'features.{k}': v for k, v in slim.state_dict().items()} | change
+    torch.save(state, tmp_path / 'w.pth')
+    for source in (state, tmp_path / 'w.pth'):
+        with pytest.raises(ValueError, match=message):
+            vgg16_trunk(0.125, weights=source)
+        with pytest.raises(ValueError, match=message):
+            build_gfacnn(3, source, width=0.125, pool=1)
+
+
+def test_unused_tensors_may_have_any_shape(slim):
+    state = dict(slim.state_dict(), **{'fc8.weight': torch.tensor(1.0), 'mean': torch.tensor(2.0), '.': torch.zeros(1)})
+    assert same(vgg16_trunk(0.125, state).state_dict(), slim.state_dict())
+
+
+def test_layers_converted_from_torch7_that_lack_one(tmp_path):
+    path = tmp_path / 'w.pth'
+    torch.save({'32.1.weight': torch.zeros(3, 3)}, path)
+    assert 'layer 32.1 has no weight and bias' in read_within(path)
+
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='POSIX pipes')
+def test_a_pipe_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / 'w.pth')
+    assert 'no regular file' in read_within(tmp_path / 'w.pth')
+
+
+@pytest.mark.parametrize(
+    'kwargs, message', [(dict(width=0), 'width must be above 0'), (dict(width=1e9), 'width must be')]
+)
+def test_settings_of_a_network(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        build_gfacnn(3, **kwargs)
+    with pytest.raises(ValueError, match='n_subjects is 0'):
+        build_gfacnn(0, width=0.125)
+    with pytest.raises(ValueError, match='dropout is 1'):
+        build_gfacnn(3, width=0.125, dropout=1)
 
 
 # -- weights by name

@@ -12,9 +12,10 @@ from .light import LightFDA
 from .methods import ColourMatch, FourierSwap, Identity, Recompress
 from ..inputs.files import bytes_hash, file_hash
 from ..inputs.images import image_list, read_image
+from ..inputs.models import model_adapter_bytes
 
 # %% auto #0
-__all__ = ['SIMPLE', 'FITTED', 'METHODS', 'load_adapter', 'make_adapter']
+__all__ = ['SIMPLE', 'FITTED', 'METHODS', 'load_adapter', 'load_model_adapter', 'make_adapter']
 
 # %% ../../nbs/engine/by_name.ipynb #c88c4960
 SIMPLE = dict(identity=Identity, recompress=Recompress, colour=ColourMatch, fourier=FourierSwap)  # need no fit
@@ -27,6 +28,14 @@ def load_adapter(
 ) -> Adapter:  # raises FileNotFoundError, ValueError
     "Read a saved adapter, whichever it is."
     return adapter_from_bytes(adapter_bytes(path), METHODS, path)
+
+
+def load_model_adapter(
+    path,  # of a file that `save_model` wrote
+) -> Adapter | None:  # None where the model was trained without; raises as load_model
+    "Read the adapter that a model file holds."
+    data = model_adapter_bytes(path)
+    return None if data is None else adapter_from_bytes(data, METHODS, f'{path}: its adapter')
 
 
 def _image_hash(image):

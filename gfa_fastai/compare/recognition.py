@@ -19,7 +19,7 @@ from ..inputs.batches import picture_batches
 from ..learner import GFALoss, gfa_learner
 from ..metrics import MIN_SUBJECTS, apcer_threshold, auc, eer, resample_counts, roc_points
 from ..model import GFACNN
-from ..samples import CLASSES
+from ..samples import CLASSES, person_key
 
 # %% auto #0
 __all__ = ['LAYERS', 'METRICS', 'FARS', 'PAIR_COLUMNS', 'embed', 'similarity', 'IdentityLoss', 'recognition_learner',
@@ -302,7 +302,7 @@ def _rates(impostor, genuine, fars=FARS):
 # %% ../../nbs/engine/recognition.ipynb #cf9a998a
 def verify_pairs(
     model,  # as for embed; None where the table has a column `similarity`
-    pairs: pd.DataFrame,  # path_a, path_b, same, fold; with subject_a and subject_b there are intervals
+    pairs: pd.DataFrame,  # path_a, path_b, same, fold; with subject_a and subject_b (dataset/subject) there are intervals
     metric: str = 'cosine',  # or 'l2'
     fars: tuple = FARS,  # where to give the TAR
     n: int = 1000,  # resamples of people
@@ -375,7 +375,7 @@ def pick_gallery(
 ) -> pd.DataFrame:  # the first live frame of each person as 'gallery'; other frames of its recording are left out
     "A gallery for a dataset that brings no enrolment photos; raises ValueError where a person has no live frame."
     samples = samples.reset_index(drop=True)
-    person = samples['dataset'] + '/' + samples['subject']
+    person = person_key(samples)
     video = person + '/' + samples['video'].astype(str)
     live = samples[samples['label'] == 'live'].sort_values(['video', 'frame'], kind='stable')
     first = live.groupby(['dataset', 'subject'], sort=False).head(1).index

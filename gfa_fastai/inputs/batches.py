@@ -11,13 +11,14 @@ import torch
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from .images import read_image, resize_square
+from ..samples import person_key
 from itertools import islice
 from pathlib import Path
 from torch import Tensor
 from tqdm import tqdm
 
 # %% auto #0
-__all__ = ['PictureBatches', 'picture_batches', 'person_names']
+__all__ = ['PictureBatches', 'picture_batches']
 
 # %% ../../nbs/engine/batches.ipynb #0c0e6179
 def _one_size(shapes):
@@ -97,8 +98,8 @@ def picture_batches(
     if isinstance(images, pd.DataFrame):
         if column not in images:
             raise ValueError(f'samples: column {column} missing. Run extract_frames on the table first.')
-        if 'subject' in images:
-            subjects = person_names(images)
+        if {'dataset', 'subject'} <= set(images):
+            subjects = person_key(images).tolist()
         images = images[column]
     if isinstance(images, (str, Path)):
         raise ValueError(f'images: expected several, got {str(images)!r}: pass a list of files, a table or arrays')
@@ -110,12 +111,6 @@ def picture_batches(
     return PictureBatches(images, subjects, bs, size, progress)
 
 # %% ../../nbs/engine/batches.ipynb #cae1df8b
-def person_names(table):
-    "Who is on each row of a samples table: 'dataset/subject'."
-    subject = table['subject'].astype(str)
-    return list(subject if 'dataset' not in table else table['dataset'].astype(str) + '/' + subject)
-
-
 def _checked(x):
     "A tensor of images, or ValueError."
     if x.ndim != 4 or x.shape[1] != 3:

@@ -12,67 +12,80 @@ from .files import file_hash
 from .images import resize_square
 
 # %% auto #0
-__all__ = ['BORDERS', 'open_cascade', 'detect_face', 'yunet_face', 'open_yunet', 'find_on_small', 'face_finder', 'crop_face',
-           'box_fits', 'check_box', 'central_box', 'locate_face']
+__all__ = ['SURE', 'BORDERS', 'open_cascade', 'open_yunet', 'all_faces', 'detect_face', 'find_on_small', 'face_finder',
+           'find_faces', 'crop_face', 'box_fits', 'check_box', 'central_box', 'locate_face']
 
-# %% ../../nbs/engine/faces.ipynb #87975884
-_local = threading.local()
-
-
+# %% ../../nbs/engine/faces.ipynb #92e27855
 def open_cascade():
     "OpenCV's bundled detector of frontal faces."
     try:
         return cv2.CascadeClassifier(cv2.data.haarcascades + 'haarcascade_frontalface_default.xml')
     except AttributeError:
         raise ImportError(
-            f'OpenCV {cv2.__version__} has no face cascades: pip uninstall opencv-python-headless, then pip install "opencv-python<5"; or bring boxes in the table'
+            f'OpenCV {cv2.__version__} has no face cascades: pip uninstall opencv-python-headless, '
+            'then pip install "opencv-python<5"; or bring boxes in the table'
         ) from None
 
 
-def detect_face(
-    image,  # (H, W, 3) uint8 RGB
-) -> tuple | None:  # (x, y, w, h) in pixels, or None
-    "The largest frontal face that OpenCV's bundled cascade finds."
-    if not hasattr(_local, 'cascade'):
-        _local.cascade = open_cascade()
-    grey = cv2.equalizeHist(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
-    least = max(24, min(image.shape[:2]) // 8)
-    found = _local.cascade.detectMultiScale(grey, scaleFactor=1.1, minNeighbors=5, minSize=(least, least))
-    return tuple(float(v) for v in max(found.tolist(), key=lambda b: (b[2] * b[3], b))) if len(found) else None
-
-# %% ../../nbs/engine/faces.ipynb #f185d138
-def yunet_face(
-    image,  # (H, W, 3) uint8 RGB
+def open_yunet(
     model,  # path of a YuNet model file (.onnx)
-    score: float = 0.7,  # least confidence, 0 to 1
-) -> (
-    tuple | None
-):  # (x, y, w, h) in pixels, or None; raises FileNotFoundError, or ValueError where the file is no such model
-    "The largest face that YuNet finds."
-    if getattr(_local, 'yunet', (None,))[0] != (str(model), score):
-        _local.yunet = (str(model), score), open_yunet(model, score)
-    net = _local.yunet[1]
-    net.setInputSize(image.shape[1::-1])
-    found = net.detect(np.ascontiguousarray(image[..., ::-1]))[1]
-    if found is None or not len(found):
-        return None
-    return tuple(float(v) for v in max(found[:, :4].tolist(), key=lambda b: (b[2] * b[3], b)))
-
-# %% ../../nbs/engine/faces.ipynb #92e27855
-def open_yunet(model, score=0.7):
+):  # raises FileNotFoundError, or ValueError where the file is no such model
     "OpenCV's detector with a model file."
     if not Path(model).is_file():
         raise FileNotFoundError(
-            f'no YuNet model at {model}. Download face_detection_yunet_2023mar.onnx from the OpenCV model zoo, or leave detector out.'
+            f'no YuNet model at {model}. Download face_detection_yunet_2023mar.onnx from the OpenCV model zoo, '
+            'or leave detector out.'
         )
     try:
-        return cv2.FaceDetectorYN.create(str(model), '', (320, 320), score_threshold=score)
+        return cv2.FaceDetectorYN.create(str(model), '', (320, 320), score_threshold=0.6)
     except cv2.error as e:
         raise ValueError(
-            f'{model} is no YuNet model that OpenCV {cv2.__version__} can read ({str(e).strip().splitlines()[0]}). Download it again, or leave detector out.'
+            f'{model} is no YuNet model that OpenCV {cv2.__version__} can read '
+            f'({str(e).strip().splitlines()[0]}). Download it again, or leave detector out.'
         ) from None
 
 
+_local = threading.local()
+
+
+def _detector(model):
+    "The detector of this thread: the cascade where `model` is None, else YuNet."
+    if not hasattr(_local, 'detectors'):
+        _local.detectors = {}
+    key = None if model is None else str(model)
+    if key not in _local.detectors:
+        _local.detectors[key] = open_cascade() if model is None else open_yunet(model)
+    return _local.detectors[key]
+
+
+def all_faces(
+    image,  # (H, W, 3) uint8 RGB
+    detector=None,  # path of a YuNet model (.onnx); None: OpenCV's bundled cascade
+    least: int = 24,  # pixels of the smallest face that the cascade looks for
+) -> tuple:  # boxes (N, 4) as x, y, w, h in pixels, and how sure the detector is of each (N,)
+    "Every hit of a detector."
+    found = _detector(detector)
+    if detector is None:
+        grey = cv2.equalizeHist(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
+        boxes, _, sure = found.detectMultiScale3(grey, 1.1, 5, minSize=(least, least), outputRejectLevels=True)
+        return np.asarray(boxes, float).reshape(-1, 4), np.ravel(sure)
+    found.setInputSize(image.shape[1::-1])
+    hits = found.detect(np.ascontiguousarray(image[..., ::-1]))[1]
+    hits = np.zeros((0, 15)) if hits is None else np.asarray(hits, float)
+    return hits[:, :4], hits[:, -1]
+
+# %% ../../nbs/engine/faces.ipynb #87975884
+def detect_face(
+    image,  # (H, W, 3) uint8 RGB
+    detector=None,  # path of a YuNet model (.onnx); None: OpenCV's bundled cascade
+) -> tuple | None:  # (x, y, w, h) in pixels, or None
+    "The largest face that a detector finds."
+    boxes, sure = all_faces(image, detector, max(24, min(image.shape[:2]) // 8))
+    if detector is not None:
+        boxes = boxes[sure >= 0.7]
+    return max(map(tuple, boxes.tolist()), key=lambda b: (b[2] * b[3], b), default=None)
+
+# %% ../../nbs/engine/faces.ipynb #dbf6914d
 def find_on_small(image, find, side=360):
     "What a detector finds on a picture whose shorter side is at most `side` pixels, in pixels of the large one."
     scale = side / min(image.shape[:2])
@@ -82,14 +95,41 @@ def find_on_small(image, find, side=360):
     return box and tuple(v / scale for v in box)
 
 
-def face_finder(detector):
-    "A detector's name in cache keys, and a function image -> box: None is the cascade, a path a YuNet model; FileNotFoundError, ValueError."
+def face_finder(
+    detector=None,  # None: the cascade; the path of a YuNet model; or what this function has made
+) -> tuple:  # its name, for keys of caches, and a function image -> box or None; raises FileNotFoundError, ValueError
+    "A detector, checked once for many pictures."
     if detector is None:
         return 'cascade', detect_face
     if isinstance(detector, tuple):
-        return detector  # made before
+        return detector
     open_yunet(detector)
-    return f'yunet {file_hash(detector)}', lambda image: find_on_small(image, lambda small: yunet_face(small, detector))
+    return f'yunet {file_hash(detector)}', lambda im: find_on_small(im, lambda small: detect_face(small, detector))
+
+# %% ../../nbs/engine/faces.ipynb #e1a5c5a3
+SURE = dict(cascade=4.5, yunet=0.8)  # of a second face, in the detector's own measure
+
+
+def find_faces(
+    image,  # (H, W, 3) uint8 RGB
+    detector=None,  # path of a YuNet model (.onnx); None: OpenCV's bundled cascade
+    side: int = 360,  # pixels of the shorter side that are enough to look for faces
+) -> list:  # of (x, y, w, h) in pixels: the face first, then others that count as faces of somebody else
+    "The faces in a picture."
+    k = min(1, side / min(image.shape[:2]))
+    small = image if k == 1 else cv2.resize(image, None, fx=k, fy=k, interpolation=cv2.INTER_AREA)
+    boxes, sure = all_faces(small, detector, least=30)
+    if not len(boxes):
+        return []
+    boxes = boxes / k
+    strong = np.flatnonzero(sure >= sure.max() / 2) if sure.max() > 0 else np.array([sure.argmax()])
+    first = max(strong, key=lambda i: boxes[i, 2] * boxes[i, 3])
+    x, y, w, h = boxes[first]
+    middle = boxes[:, :2] + boxes[:, 2:] / 2
+    apart = (np.abs(middle - [x + w / 2, y + h / 2]) > np.array([w, h]) * 0.65).any(1)
+    certain = sure >= SURE['cascade' if detector is None else 'yunet']
+    second = apart & (boxes[:, 2] >= w / 2) & certain
+    return [tuple(map(float, b)) for b in (boxes[first], *boxes[second])]
 
 # %% ../../nbs/engine/faces.ipynb #44c69402
 BORDERS = dict(replicate=cv2.BORDER_REPLICATE, reflect=cv2.BORDER_REFLECT_101)
@@ -113,30 +153,46 @@ def crop_face(
     return resize_square(image[top + pad : top + pad + side, left + pad : left + pad + side], size)
 
 # %% ../../nbs/engine/faces.ipynb #6943f7fd
-def box_fits(image, box):
+def box_fits(
+    image,  # (H, W, 3)
+    box,  # (x, y, w, h) in pixels
+) -> bool:
     "Whether a box can be one of this image: its middle lies on it, and it is not huge."
     (H, W), (x, y, w, h) = image.shape[:2], box
     return 0 <= x + w / 2 <= W and 0 <= y + h / 2 <= H and max(w, h) <= 2 * max(H, W)
 
 
-def check_box(image, box):
-    "The box as a tuple; ValueError for one that does not fit."
+def check_box(
+    image,  # (H, W, 3)
+    box,  # (x, y, w, h) in pixels
+) -> tuple:  # the box; raises ValueError
+    "A box that fits."
     if box_fits(image, box):
         return tuple(box)
+    h, w = image.shape[:2]
     raise ValueError(
-        f'its box {tuple(round(v, 1) for v in box)} is not on the image of {image.shape[1]}x{image.shape[0]} pixels; it should be x, y, width, height in the upright image'
+        f'its box {tuple(round(v, 1) for v in box)} is not on the image of {w}x{h} pixels; '
+        'it should be x, y, width, height in the upright image'
     )
 
 
-def central_box(image, margin):
+def central_box(
+    image,  # (H, W, 3)
+    margin: float,  # of the crop
+) -> tuple:  # (x, y, w, h) in pixels
     "A box whose crop is the central square."
     H, W = image.shape[:2]
     side = min(H, W) / (1 + margin)
     return (W - side) / 2, (H - side) / 2, side, side
 
 
-def locate_face(image, box, margin, find=detect_face):
-    "The face's box and where it came from; ValueError for a box that does not fit."
+def locate_face(
+    image,  # (H, W, 3) uint8 RGB
+    box,  # (x, y, w, h) in pixels, or None to look for the face
+    margin: float,  # of the crop
+    find=detect_face,  # image -> box or None
+) -> tuple:  # the box, and where it came from: 'box', 'detected' or 'fallback'; raises ValueError
+    "The face's box."
     if box is not None:
         return check_box(image, box), 'box'
     if (found := find(image)) is not None:

@@ -254,7 +254,7 @@ def _make_video(path, folder, given, annotated, rotate, only, choose, size, marg
         raise ValueError(f'it has no frame {min(gone)}' + (f'; the last one is {total - 1}' if total else ''))
     if not made:
         raise ValueError('no frame of it can be decoded; copy it again, or convert it')
-    for p in folder.glob('*-*.png'):
+    for p in folder.glob('[0-9]*-*.png'):
         if int(p.name[:6]) not in made:
             p.unlink()  # of a choice by a wrong header
     return dict(

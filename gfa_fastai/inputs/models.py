@@ -4,183 +4,233 @@
 
 # %% ../../nbs/engine/models.ipynb #53a28973
 from __future__ import annotations
+import hashlib
 import json
 import math
-import os
-import tempfile
 import torch
 from pathlib import Path
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load as load_tensors, save as save_tensors, save_file
 from torch import Tensor
 from .. import __version__
+from .files import file_size, whole_file
 from ..model import GFACNN
 from ..samples import CLASSES
 
 # %% auto #0
-__all__ = ['MODEL_FORMAT', 'CONFIG', 'ADAPTER', 'save_model', 'model_header', 'load_model_adapter', 'load_model', 'check_batch']
+__all__ = ['MODEL_FORMAT', 'ADAPTER', 'ADAPTER_BYTES', 'CONFIG', 'content_digest', 'one_threshold', 'save_model',
+           'model_adapter_bytes', 'model_header', 'load_model', 'check_batch']
 
 # %% ../../nbs/engine/models.ipynb #48d04645
-MODEL_FORMAT = 1  # of the files that save_model writes
+MODEL_FORMAT = 2  # of the files that save_model writes; 1 had no digest, and an adapter as one tensor of bytes
+
+
+def content_digest(
+    header: dict,  # str -> str
+    tensors: dict,  # name -> tensor
+) -> str:  # 64 hexadecimal digits
+    "SHA-256 of a header and of tensors with their names, types and shapes."
+    digest = hashlib.sha256()
+    for key in sorted(header):
+        digest.update(f'{key}={header[key]}\n'.encode())
+    for name in sorted(tensors):
+        t = tensors[name]
+        digest.update(f'{name} {t.dtype} {tuple(t.shape)}\n'.encode())
+        digest.update(t.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def one_threshold(
+    meta: dict,  # of a model
+) -> dict:  # a copy
+    "Thresholds in one form, `thresholds`; version 1 also wrote that of live against attack as a number, `threshold`."
+    meta = dict(meta)
+    number = meta.pop('threshold', None)
+    if 'thresholds' not in meta and isinstance(number, float) and math.isfinite(number):
+        on = f'the development people of {meta.get("train", "its training set")}'
+        point = dict(point='EER', points=dict(EER=dict(threshold=number)), measured_on=on)
+        meta['thresholds'] = dict(live=point)
+    return meta
 
 
 def save_model(
     model: GFACNN,  # weights and configuration are written
     path: str | Path,  # of the .safetensors file
     half: bool = False,  # store 16-bit floats, in half the space; a loaded model computes in 32 bits all the same
-    with_adapter=None,  # a fitted Adapter (`adapt.adapter`, `fda`, `adapt.methods`) that frames went through in training
-    **meta,  # what JSON can hold: seed, dataset, threshold, names of the subjects
-) -> Path:  # of the file
+    with_adapter=None,  # a fitted adapter (`adapt.adapter`) that frames went through in training
+    **meta,  # what JSON can hold: seed, dataset, thresholds, names of the subjects
+) -> Path:  # of the file; raises ValueError, OSError
     "Write a model into one safetensors file, with its configuration and `meta` in the header."
-    from safetensors.torch import save_file
-
     path = Path(path)
     try:
-        header = dict(
-            format_version=str(MODEL_FORMAT),
-            version=__version__,
-            classes=json.dumps(CLASSES),
-            config=json.dumps(model.config),
-            meta=json.dumps(meta),
-        )
-    except TypeError as e:
+        meta = json.dumps(one_threshold(meta))
+    except (TypeError, ValueError) as e:
         raise ValueError(
             f'{path}: meta cannot be written as JSON ({e}): pass numbers, strings, lists and dicts'
         ) from None
-    state = {
-        k: (v.half() if half and v.is_floating_point() else v).detach().cpu().contiguous()
-        for k, v in model.state_dict().items()
-    }
+    header = dict(
+        format_version=str(MODEL_FORMAT),
+        version=__version__,
+        classes=json.dumps(CLASSES),
+        config=json.dumps(model.config),
+        meta=meta,
+    )
+    tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    if half:
+        tensors = {k: v if k in ('mean', 'std') else v.half() for k, v in tensors.items()}
     if with_adapter is not None:
-        state[ADAPTER] = _packed(with_adapter)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
-    try:
-        part.touch()
-        mode = part.stat().st_mode  # what the user's umask gives; safetensors itself writes for the owner only
-        save_file(state, part, metadata=header)
-        part.chmod(mode)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+        header['adapter'], own = _split_file(with_adapter.to_bytes())
+        tensors |= {ADAPTER + k: v for k, v in own.items()}
+    header['sha256'] = content_digest(header, tensors)
+    with whole_file(path, sum(t.nbytes for t in tensors.values())) as part:
+        mode = part.stat().st_mode
+        save_file(tensors, part, metadata=header)
+        part.chmod(mode)  # (safetensors writes for the owner only)
     return path
 
+# %% ../../nbs/engine/models.ipynb #f3d4e5a6
+ADAPTER = 'adapter.'  # names of an adapter's tensors in a model file begin so
+ADAPTER_BYTES = 'adapter.file'  # version 1: a whole adapter file as one tensor of bytes
+
+
+def _split_file(data: bytes):
+    "Header, as JSON, and tensors of a safetensors file."
+    length = int.from_bytes(data[:8], 'little')
+    header = json.loads(data[8 : 8 + length]).get('__metadata__') or {}
+    return json.dumps(header), load_tensors(data)
+
+
+def model_adapter_bytes(
+    path: str | Path,  # of a file that `save_model` wrote
+) -> bytes | None:  # what `to_bytes` of the adapter gave; None where there is none; raises as load_model
+    "The content of an adapter's own file, out of a model file (`adapt.by_name.load_model_adapter` makes an adapter of it)."
+    header, tensors = _read_model(path)
+    if not header['adapter']:
+        return None
+    if ADAPTER_BYTES in tensors:
+        return tensors[ADAPTER_BYTES].to(torch.uint8).numpy().tobytes()
+    own = {k.removeprefix(ADAPTER): v for k, v in tensors.items() if k.startswith(ADAPTER)}
+    return save_tensors(own, header['adapter_header'])
+
 # %% ../../nbs/engine/models.ipynb #d1b2c3e4
-CONFIG = (
-    'n_subjects',
-    'width',
-    'fc_dim',
-    'dropout',
-    'pool',
-)  # what `model.config` has; version 1 wrote mean and std there too
+CONFIG = ('n_subjects', 'width', 'fc_dim', 'dropout', 'pool')  # what `model.config` has
 
 
-ADAPTER = 'adapter.file'  # the tensor that holds a saved adapter, byte by byte
+def _no_fit(path, why):
+    return ValueError(f'{path}: tensors and configuration do not fit ({why}): save the model again')
+
+
+def _open_model(path):
+    "The header of a model file as it is written, and its tensors: a function that reads them."
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f'no model at {path}: check the path')
+    try:
+        file_size(path)
+    except ValueError as e:
+        raise ValueError(f'{path}: {e}') from None
+    try:
+        with safe_open(path, framework='pt') as f:
+            raw, names = f.metadata() or {}, list(f.keys())
+    except SafetensorError as e:
+        raise ValueError(f'{path} is not a whole safetensors file ({e}): copy or save it again') from None
+    version = raw.get('format_version')
+    if version not in ('1', '2'):
+        raise ValueError(
+            f'{path}: format version {version}, this release reads 1 and {MODEL_FORMAT}: '
+            'write it with save_model, or install the release that wrote it'
+        )
+    return raw, names
+
+
+def _parse_header(path, raw, names):
+    try:
+        config = json.loads(raw.get('config', '[]'))
+        meta = json.loads(raw.get('meta', '{}'))
+        classes = json.loads(raw.get('classes', json.dumps(CLASSES)))
+        adapter = json.loads(raw.get('adapter', '{}'))
+    except (ValueError, RecursionError) as e:
+        raise _no_fit(path, f'the header is no JSON: {e}') from None
+    strings = isinstance(adapter, dict) and all(isinstance(v, str) for v in adapter.values())
+    if not (strings and isinstance(config, dict) and isinstance(meta, dict)):
+        raise _no_fit(path, 'the header has no configuration')
+    if classes != list(CLASSES):
+        raise ValueError(
+            f'{path}: its classes are {classes}, those of this library {list(CLASSES)}, in this order: '
+            'it is another kind of model'
+        )
+    has_adapter = any(name.startswith(ADAPTER) for name in names)
+    header = dict(version=raw.get('version'), classes=classes, config=config, meta=one_threshold(meta))
+    return header | dict(adapter=has_adapter), adapter
 
 
 def model_header(
     path: str | Path,  # of a file that `save_model` wrote
 ) -> dict:  # version (of the library that wrote it), classes, config, meta, adapter (whether it holds one)
     "What a model file says of itself, without its tensors; FileNotFoundError or ValueError says what is wrong."
-    from safetensors import SafetensorError, safe_open
-
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f'no model at {path}: check the path')
-    try:
-        with safe_open(path, framework='pt') as f:
-            header, names = f.metadata() or {}, set(f.keys())
-    except SafetensorError as e:
-        raise ValueError(f'{path} is not a whole safetensors file ({e}): copy or save it again') from None
-    if (version := header.get('format_version')) != str(MODEL_FORMAT):
-        raise ValueError(
-            f'{path}: format version {version}, this release reads {MODEL_FORMAT}: write it with save_model, or install the release that wrote it'
-        )
-    try:
-        config, meta, classes = (
-            json.loads(header.get(k, default))
-            for k, default in (('config', '[]'), ('meta', '{}'), ('classes', json.dumps(CLASSES)))
-        )
-    except (ValueError, RecursionError) as e:
-        raise ValueError(
-            f'{path}: tensors and configuration do not fit (the header is no JSON: {e}): save the model again'
-        ) from None
-    if not (isinstance(config, dict) and isinstance(meta, dict)):
-        raise ValueError(
-            f'{path}: tensors and configuration do not fit (the header has no configuration): save the model again'
-        )
-    if classes != list(CLASSES):
-        raise ValueError(
-            f'{path}: its classes are {classes}, those of this library {list(CLASSES)}, in this order: it is another kind of model'
-        )
-    return dict(version=header.get('version'), classes=classes, config=config, meta=meta, adapter=ADAPTER in names)
+    return _parse_header(path, *_open_model(path))[0]
 
 
 def _read_model(path):
-    "Header and tensors of a model file."
-    from safetensors import safe_open
-
-    header = model_header(path)
+    "Header and tensors of a model file; the digest is checked."
+    raw, names = _open_model(path)
+    header, header['adapter_header'] = _parse_header(path, raw, names)
     with safe_open(path, framework='pt') as f:
-        return header, {k: f.get_tensor(k) for k in f.keys()}
-
-
-class _NoDraw(torch.overrides.TorchFunctionMode):
-    "Initialisations draw nothing: on the meta device that would import the compiler, two seconds, to fill tensors that have no content."
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if getattr(func, '__name__', '') not in ('normal_', 'uniform_'):
-            return func(*args, **(kwargs or {}))
-        return args[0] if args else kwargs['tensor']
-
-# %% ../../nbs/engine/models.ipynb #f3d4e5a6
-def _packed(adapter):
-    "The file of an adapter as a tensor of bytes."
-    with tempfile.TemporaryDirectory() as d:
-        return torch.frombuffer(
-            bytearray(adapter.save(Path(d) / 'adapter.safetensors').read_bytes()), dtype=torch.uint8
+        tensors = {k: f.get_tensor(k) for k in names}
+    said = raw.pop('sha256', None)
+    if (said or raw['format_version'] != '1') and said != content_digest(raw, tensors):
+        raise ValueError(
+            f'{path}: the file was damaged after it was written (its SHA-256 digest differs): copy or save it again'
         )
-
-
-def load_model_adapter(
-    path: str | Path,  # of a file that `save_model` wrote
-):  # an Adapter, or None where the model was trained without
-    "Read the adapter that a model file holds; ValueError where it is damaged."
-    header, state = _read_model(path)
-    if not header['adapter']:
-        return None
-    from gfa_fastai.adapt.by_name import load_adapter
-
-    with tempfile.TemporaryDirectory() as d:
-        file = Path(d) / 'adapter.safetensors'
-        file.write_bytes(state[ADAPTER].numpy().tobytes())
-        try:
-            return load_adapter(file)
-        except ValueError as e:
-            raise ValueError(f'{path}: its adapter cannot be read ({str(e).replace(str(file), "adapter")})') from None
+    return header, tensors
 
 # %% ../../nbs/engine/models.ipynb #402c1b55
+def _check_sizes(config, tensors):
+    "ValueError where the configuration does not describe the tensors; no network is built for this."
+    unknown = sorted(set(config) - {*CONFIG, 'mean', 'std'})  # (version 1 wrote the scale here, too)
+    if unknown:
+        raise ValueError(f'its configuration has {unknown[0]!r}, which no model has')
+    n_subjects, fc_dim, pool = (config[k] for k in ('n_subjects', 'fc_dim', 'pool'))
+    if not all(type(n) is int and n > 0 for n in (n_subjects, fc_dim, pool)):
+        raise ValueError('its sizes are no whole numbers above 0')
+    if not 0 <= config['dropout'] <= 1:
+        raise ValueError(f'its dropout is {config["dropout"]}')
+    channels = max(1, round(512 * config['width']))
+    wanted = {
+        'trunk.28.weight': (channels, channels, 3, 3),
+        'spoof_head.0.weight': (fc_dim, channels * pool**2),
+        'spoof_head.3.weight': (fc_dim, fc_dim),
+        'id_head.6.weight': (n_subjects, fc_dim),
+    }
+    for name, shape in wanted.items():
+        if name not in tensors:
+            raise ValueError(f'there is no tensor {name!r}')
+        if tuple(tensors[name].shape) != shape:
+            raise ValueError(f'{name!r} has shape {tuple(tensors[name].shape)}, its configuration says {shape}')
+
+
 def load_model(
     path: str | Path,  # of a file that `save_model` wrote
 ) -> tuple:  # the GFACNN, in eval mode on the CPU, and its meta
     "Read a model and what was saved with it; FileNotFoundError or ValueError says what is wrong with the file."
-    header, state = _read_model(path)
-    state.pop(ADAPTER, None)
+    header, tensors = _read_model(path)
+    tensors = {k: v.float() for k, v in tensors.items() if not k.startswith(ADAPTER)}
+    config = header['config']
     try:
-        if unknown := set(header['config']) - {*CONFIG, 'mean', 'std'}:
-            raise ValueError(f'its configuration has {sorted(unknown)[0]!r}, which no model has')
-        with torch.device('meta'), _NoDraw():
-            model = GFACNN(**{k: v for k, v in header['config'].items() if k in CONFIG})
-        model.load_state_dict({k: v.float() for k, v in state.items()}, assign=True)
-        if bad := [k for k, v in state.items() if not math.isfinite(v.float().sum())]:
-            raise ValueError(f'{bad[0]} is not finite')
+        _check_sizes(config, tensors)
+        with torch.random.fork_rng(devices=[]):  # reading a file changes no random numbers of its caller
+            model = GFACNN(**{k: config[k] for k in CONFIG})
+        model.load_state_dict(tensors)
+        infinite = [k for k, v in tensors.items() if not v.isfinite().all()]
+        if infinite:
+            raise ValueError(f'{infinite[0]} is not finite')
         if not (model.std > 0).all():
             raise ValueError('std is not above 0')
-        return model.eval(), header['meta']
     except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as e:
-        raise ValueError(
-            f'{path}: tensors and configuration do not fit ({str(e).splitlines()[0]}): save the model again'
-        ) from None
+        raise _no_fit(path, str(e).splitlines()[0]) from None
+    return model.eval(), header['meta']
 
-# %% ../../nbs/engine/models.ipynb #107293da
+# %% ../../nbs/engine/models.ipynb #558c13a4
 def check_batch(
     x,  # what somebody calls a batch of images
     name: str = 'images',  # what error messages call it
@@ -199,9 +249,10 @@ def check_batch(
         raise ValueError(f'{name}: images of {x.shape[2]}x{x.shape[3]} px, but five poolings need 32 px: resize them')
     if not x.is_floating_point():
         raise ValueError(f'{name}: images of {x.dtype}, expected floats in 0..1: pass x.float()/255')
-    low, high = (x.min().item(), x.max().item()) if len(x) else (0, 0)
-    if not (math.isfinite(low) and math.isfinite(high)):
+    if not x.isfinite().all():
         raise ValueError(f'{name}: images with NaN or infinite values: look at how they were read')
-    if low < -0.01 or high > 1.01:
-        raise ValueError(f'{name}: values from {low:.3g} to {high:.3g}, expected 0..1: divide images of 0..255 by 255')
+    if x.numel() and (x.min() < -0.01 or x.max() > 1.01):
+        raise ValueError(
+            f'{name}: values from {x.min():.3g} to {x.max():.3g}, expected 0..1: divide images of 0..255 by 255'
+        )
     return x.as_subclass(Tensor)

@@ -662,6 +662,7 @@ def arm_divergence(
 ) -> dict:  # (train, test, 'as they are' or 'after FDA') -> table of feature_divergence
     "Divergence of all test sets from that of the training set, in the network without TPC and FDA, first seed."
     from gfa_fastai.divergence import feature_divergence
+    from gfa_fastai.inputs.batches import picture_batches
     from gfa_fastai.inputs.models import load_model
 
     plain = next(a for a in arms if (a['train'], a['tpc'], a['fda'], a['seed']) == (train, False, False, 0))
@@ -680,10 +681,9 @@ def arm_divergence(
     def measure(rows, test):
         a, b = (rows[rows['dataset'] == d] for d in (train, test))
         n = min(len(a), len(b), 2000)  # as many of the one as of the other, or the floors do not hold
-        a, b = (d.sample(n, random_state=0).sort_index() for d in (a, b))
-        return feature_divergence(
-            load_model(out / 'arms' / plain['name'] / 'model.safetensors')[0], a, b, column='frame_path'
-        ).reset_index()
+        a, b = (picture_batches(d.sample(n, random_state=0).sort_index(), column='frame_path') for d in (a, b))
+        model, _ = load_model(out / 'arms' / plain['name'] / 'model.safetensors')
+        return feature_divergence(model, a, b).reset_index()
 
     tests = sorted(set(frames['dataset']) - {train})
     return {

@@ -12,7 +12,8 @@ from tqdm import tqdm
 from ..evaluation import score_samples, validate_scores
 from ..inputs.files import bytes_hash, file_hash
 from ..inputs.frames import extract_frames
-from ..inputs.models import load_model, load_model_adapter
+from ..adapt.by_name import load_model_adapter
+from ..inputs.models import load_model
 from ..inputs.tables import load_scores, save_scores
 from .reproduce import code_hash, read_data
 from ..samples import known_names

@@ -22,7 +22,7 @@ from numpy import float32 as F
 from pathlib import Path
 from tqdm import tqdm
 from ..inputs.faces import detect_face
-from ..inputs.files import write_bytes, write_text
+from ..inputs.files import write_bytes, write_json
 from ..inputs.images import read_image
 from ..inputs.tables import load_samples, save_samples
 from ..samples import validate_samples
@@ -626,7 +626,7 @@ def _job(c, domain, number, split, photos):
     if rows is None:
         with _one_thread():
             rows = _person(c, domain, number, split, photos)
-        write_text(part, json.dumps(rows))
+        write_json(part, rows, indent=None)
     return domain, number, rows
 
 
@@ -676,7 +676,7 @@ def _claim(root, config):
             f'synthpad: {str(root)!r} holds other things ({len(there)}, the first is {there[0]!r}) '
             f'and no manifest.json of a dataset. {another}'
         )
-    write_text(manifest, json.dumps(dict(config=config, complete=False), indent=1))
+    write_json(manifest, dict(config=config, complete=False))
 
 # %% ../../nbs/synthpad/benchmark.ipynb #d3966cce
 def _start_worker(main):
@@ -767,7 +767,7 @@ def make_synthpad(
     df = df.drop(columns=['bytes', 'sha']).assign(box=[tuple(b) for b in df['box']])
     save_samples(df, root / 'samples.csv')
     manifest = dict(config=c, complete=True, images=len(df), sha256=total)
-    write_text(root / 'manifest.json', json.dumps(manifest, indent=1))
+    write_json(root / 'manifest.json', manifest)
     return _rooted(df, root)
 
 # %% ../../nbs/synthpad/benchmark.ipynb #de7481dd

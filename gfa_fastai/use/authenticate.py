@@ -18,14 +18,15 @@ from fastcore.basics import patch
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
-from ..inputs.faces import crop_face, open_yunet
+from ..inputs.faces import crop_face, find_faces, open_yunet
 from ..inputs.images import read_image, resize_square
-from ..inputs.models import load_model, load_model_adapter, model_header
+from ..adapt.by_name import load_model_adapter
+from ..inputs.models import load_model, model_header
 from ..inputs.videos import clip_frames, is_video, video_frames
 from ..model import run_head
 from ..samples import CLASSES
 from .gallery import Gallery, check_name, model_hash
-from .quality import Gates, check_faces, find_faces
+from .quality import Gates, check_faces
 
 # %% auto #0
 __all__ = ['CODES', 'RISKS', 'both_answers', 'dev_thresholds', 'stated_thresholds', 'AuthResult', 'FaceAuthenticator',

@@ -5,62 +5,10 @@
 # %% ../../nbs/engine/quality.ipynb #f34778f7
 from __future__ import annotations
 import cv2
-import numpy as np
-import threading
 from dataclasses import dataclass
-from ..inputs.faces import open_cascade, open_yunet
 
 # %% auto #0
-__all__ = ['SURE', 'find_faces', 'Gates', 'face_quality', 'check_faces']
-
-# %% ../../nbs/engine/quality.ipynb #b37a98a5
-_local = threading.local()
-
-
-SURE = dict(cascade=4.5, yunet=0.8)  # of a second face, in the detector's own measure
-
-
-def _cascade(image):
-    "Boxes and confidences by OpenCV's bundled cascade."
-    if not hasattr(_local, 'cascade'):
-        _local.cascade = open_cascade()
-    grey = cv2.equalizeHist(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
-    boxes, _, sure = _local.cascade.detectMultiScale3(grey, 1.1, 5, minSize=(30, 30), outputRejectLevels=True)
-    return np.asarray(boxes, float).reshape(-1, 4), np.ravel(sure)
-
-
-def _yunet(image, model):
-    "The same by a YuNet model."
-    if getattr(_local, 'yunet', (None,))[0] != str(model):
-        _local.yunet = str(model), open_yunet(model, 0.6)
-    _local.yunet[1].setInputSize(image.shape[1::-1])
-    found = _local.yunet[1].detect(np.ascontiguousarray(image[..., ::-1]))[1]
-    return (
-        (np.zeros((0, 4)), np.zeros(0))
-        if found is None
-        else (np.asarray(found[:, :4], float), np.asarray(found[:, -1], float))
-    )
-
-# %% ../../nbs/engine/quality.ipynb #d89f8ecc
-def find_faces(
-    image,  # (H, W, 3) uint8 RGB
-    detector=None,  # path of a YuNet model (.onnx); None: OpenCV's bundled cascade
-    side: int = 360,  # pixels of the shorter side that are enough to look for faces
-) -> list:  # of (x, y, w, h) in pixels: the face first, then others that count as faces of somebody else
-    "The faces in a picture."
-    k = min(1, side / min(image.shape[:2]))
-    small = image if k == 1 else cv2.resize(image, None, fx=k, fy=k, interpolation=cv2.INTER_AREA)
-    boxes, sure = _cascade(small) if detector is None else _yunet(small, detector)
-    if not len(boxes):
-        return []
-    boxes = boxes / k
-    strong = np.flatnonzero(sure >= sure.max() / 2) if sure.max() > 0 else np.array([sure.argmax()])
-    first = max(strong, key=lambda i: boxes[i, 2] * boxes[i, 3])
-    x, y, w, h = boxes[first]
-    middle = boxes[:, :2] + boxes[:, 2:] / 2
-    apart = (np.abs(middle - [x + w / 2, y + h / 2]) > np.array([w, h]) * 0.65).any(1)
-    second = apart & (boxes[:, 2] >= w / 2) & (sure >= SURE['cascade' if detector is None else 'yunet'])
-    return [tuple(map(float, b)) for b in (boxes[first], *boxes[second])]
+__all__ = ['Gates', 'face_quality', 'check_faces']
 
 # %% ../../nbs/engine/quality.ipynb #a13696d5
 @dataclass
