@@ -1,6 +1,12 @@
 "The interface of all methods: any image in, a cache that can be trusted, files that say what is wrong with them."
 
-import errno, json, os, signal, subprocess, sys, time
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -9,9 +15,14 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 
-from gfa_fastai.adapt.methods import adapter
-from gfa_fastai.adapt.adapter import Adapter, load_adapter, read_result, write_result
+from gfa_fastai.adapt.adapter import Adapter, read_result, write_result
+from gfa_fastai.adapt.by_name import METHODS, load_adapter
+from gfa_fastai.adapt.fda import FDA
+from gfa_fastai.adapt.light import LightFDA
+from gfa_fastai.adapt.methods import ColourMatch, FourierSwap, Identity, Recompress
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -94,7 +105,7 @@ def test_table(samples, tmp_path, codec):
         assert abs(np.asarray(Image.open(new)).astype(float) - np.asarray(Image.open(old)) / 2).mean() < (
             1 if codec == 'png' else 25
         )
-    assert not list((tmp_path / 'cache').rglob('*.tmp'))
+    assert all(p.suffix in ('.png', '.jpg') for p in (tmp_path / 'cache').rglob('*') if p.is_file())
 
 
 def test_frames_are_transferred_and_faces_are_not(samples, tmp_path):
@@ -179,7 +190,7 @@ def test_bad_arguments(samples, tmp_path):
         Halve().transform(str(tmp_path))
     with pytest.raises(ValueError, match='no images'):
         Halve().transform([])
-    with pytest.raises(ValueError, match=r'expected RGB images \(H, W, 3\) of uint8'):
+    with pytest.raises(ValueError, match='an array of float64'):
         Halve().transform([np.zeros((9, 9))])
     (tmp_path / 'file').write_text('')
     with pytest.raises(OSError, match='cannot write to the folder'):
@@ -194,13 +205,10 @@ def test_full_disk(samples, tmp_path, monkeypatch, codec):
         raise OSError(errno.ENOSPC, 'No space left on device')
 
     with monkeypatch.context() as m:
-        if codec == 'png':
-            m.setattr(Image.Image, 'save', full)
-        else:
-            m.setattr(Path, 'write_bytes', full)
-        with pytest.raises(OSError, match='No space left on device.*Make room on the disk'):
+        m.setattr(Path, 'write_bytes', full)
+        with pytest.raises(OSError, match='no space left on the disk.*Free some'):
             Halve().transform(samples, tmp_path / 'cache', codec=codec, progress=False)
-    assert not list((tmp_path / 'cache').rglob('*.png')) and not list((tmp_path / 'cache').rglob('*.jpg'))
+    assert not [p for p in (tmp_path / 'cache').rglob('*') if p.is_file()]
     assert len(Halve().transform(samples, tmp_path / 'cache', codec=codec, progress=False)) == 12
 
 
@@ -237,23 +245,121 @@ def test_killed_and_started_again(samples, tmp_path):
     assert done == {f.name: f.read_bytes() for f in (tmp_path / 'b').rglob('*.png')}
 
 
+# -- files
+
+
 def test_save_and_load(tmp_path):
     path = Halve(0.3).save(tmp_path / 'sub' / 'h.safetensors')
-    assert load_adapter(path).factor == 0.3 and not list(path.parent.glob('.*'))
-    from safetensors.torch import save_file
-
+    assert Halve.load(path).factor == 0.3 and [p.name for p in path.parent.iterdir()] == ['h.safetensors']
     header = dict(adapt_format='1', method='Halve', config='{"factor": 0.3}')
     for change, words in (
         (dict(adapt_format='7'), 'adaptation format 7, this release reads 1'),
-        (dict(method='Nobody'), "method 'Nobody' is not known"),
+        (dict(method='Nobody'), "holds the method 'Nobody', not one of Halve"),
         (dict(config='{"speed": 1}'), 'tensors and configuration do not fit'),
         (dict(config='{'), 'tensors and configuration do not fit'),
+        (dict(config='[1]'), 'its configuration is no dictionary'),
+        (dict(config='[' * 100_000), 'tensors and configuration do not fit'),
     ):
         save_file({'none': torch.zeros(1)}, tmp_path / 'x.safetensors', metadata=header | change)
         with pytest.raises(ValueError, match=words):
-            load_adapter(tmp_path / 'x.safetensors')
-    (tmp_path / 'y.safetensors').write_bytes(path.read_bytes()[:-2])
-    with pytest.raises(ValueError, match='is not a whole safetensors file'):
-        load_adapter(tmp_path / 'y.safetensors')
+            Halve.load(tmp_path / 'x.safetensors')
+    for data in (path.read_bytes()[:-2], b'', b'x' * 7, b'\xff' * 300):
+        (tmp_path / 'y.safetensors').write_bytes(data)
+        with pytest.raises(ValueError, match='y.safetensors is not a whole safetensors file'):
+            Halve.load(tmp_path / 'y.safetensors')
     with pytest.raises(FileNotFoundError, match='no saved adaptation'):
-        load_adapter(tmp_path / 'z.safetensors')
+        Halve.load(tmp_path / 'z.safetensors')
+    with pytest.raises(ValueError, match='it is a folder'):
+        Halve.load(tmp_path)
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='POSIX pipes')
+def test_a_pipe_is_refused(tmp_path):
+    os.mkfifo(tmp_path / 'p.safetensors')
+    with pytest.raises(ValueError, match='no regular file'):
+        load_adapter(tmp_path / 'p.safetensors')
+
+
+def saved(adapter, path, tensors=None, **config):
+    "The file of an adapter with other settings or tensors."
+    adapter.save(path)
+    with safe_open(path, framework='pt') as f:
+        header, state = f.metadata(), {k: f.get_tensor(k) for k in f.keys()}
+    header['config'] = json.dumps(json.loads(header['config']) | config)
+    save_file(state | (tensors or {}), path, metadata=header)
+    return path
+
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+
+
+def every_method():
+    "One of each, fitted as far as it has to be."
+    return dict(
+        Identity=Identity(),
+        Recompress=Recompress(),
+        ColourMatch=ColourMatch(IMAGE),
+        FourierSwap=FourierSwap(IMAGE),
+        FDA=FDA(IMAGE, width=0.125, size=16, info=dict(steps=1)),
+        LightFDA=LightFDA(IMAGE, size=16, info=dict(steps=1)),
+    )
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_a_file_chooses_nothing(method, tmp_path, monkeypatch):
+    "A target or weights that a header names are never opened: state comes from the file's own numbers."
+    adapter = every_method()[method]
+    bait = tmp_path / 'bait.png'
+    Image.fromarray(IMAGE).save(bait)
+    loss_network = dict(loss_network=dict(weights=str(bait))) if method in ('FDA', 'LightFDA') else {}
+    path = saved(adapter, tmp_path / 'm.safetensors', target=str(bait), **loss_network)
+    bait.unlink()  # whoever opens it says that it is not there
+    if method == 'ColourMatch':
+        with pytest.raises(ValueError, match='tensors and configuration do not fit') as e:
+            load_adapter(path)
+        assert 'bait' not in str(e.value)
+        return
+    made = load_adapter(path)
+    assert made.fingerprint() and len(made.run([IMAGE])) == 1
+    if loss_network:
+        with pytest.raises(ValueError, match='is named by the file that this FDA was loaded from'):
+            made.fit([IMAGE], steps=1, progress=False)
+
+
+BAD = [
+    ('ColourMatch', {}, dict(target=[[0, 0, 0]])),
+    ('ColourMatch', {}, dict(target=[[0, 0, 0], [1, 1, float('nan')]])),
+    ('ColourMatch', {}, dict(target=None)),
+    ('ColourMatch', {}, dict(space='hsv')),
+    ('FourierSwap', dict(target=torch.zeros(3)), {}),
+    ('FourierSwap', dict(target=torch.full((1, 3, 4, 4), float('nan'))), {}),
+    ('FourierSwap', dict(target=torch.zeros(1, 3, 4, 4, dtype=torch.int32)), {}),
+    ('FourierSwap', {}, dict(beta='much')),
+    ('Recompress', {}, dict(quality=1000)),
+    ('FDA', {'net.layers.0.weight': torch.zeros(1)}, {}),
+    ('FDA', {'net.layers.0.bias': torch.full((4,), float('inf'))}, {}),
+    ('FDA', dict(target=torch.zeros(4, 4, 3)), {}),
+    ('FDA', {}, dict(width=1e9)),
+    ('FDA', {}, dict(size='a')),
+    ('FDA', {}, dict(weights=[1, 2])),
+    ('FDA', {}, dict(info=7)),
+    ('LightFDA', {'net.last.weight': torch.zeros(48, 32, 1, 1, dtype=torch.complex64)}, {}),
+    ('Identity', {}, dict(colour='red')),
+]
+
+
+@pytest.mark.parametrize('method,tensors,config', BAD)
+def test_malformed_files(method, tensors, config, tmp_path):
+    path = saved(every_method()[method], tmp_path / 'm.safetensors', tensors, **config)
+    with pytest.raises(ValueError, match='m.safetensors: tensors and configuration do not fit'):
+        load_adapter(path)
+
+
+def test_a_file_that_lacks_a_tensor(tmp_path):
+    for adapter in (FourierSwap(IMAGE), FDA(IMAGE, width=0.125, size=16)):
+        path = adapter.save(tmp_path / 'm.safetensors')
+        with safe_open(path, framework='pt') as f:
+            header = f.metadata()
+        save_file({'none': torch.zeros(1)}, path, metadata=header)
+        with pytest.raises(ValueError, match='tensors and configuration do not fit'):
+            load_adapter(path)

@@ -319,9 +319,9 @@ def adapter_from_bytes(
         config = json.loads(header['config'])
         if not isinstance(config, dict):
             raise TypeError('its configuration is no dictionary')
-        infinite = [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]
-        if infinite:
-            raise ValueError(f'{infinite[0]} is not finite')
+        for k, v in state.items():
+            if v.is_complex() or not v.isfinite().all():
+                raise ValueError(f'{k} is not finite, or complex')
         return classes[name].from_file(config, state)
     except (AttributeError, IndexError, KeyError, RecursionError, RuntimeError, TypeError, ValueError) as e:
         reason = (str(e) or type(e).__name__).splitlines()[0]
