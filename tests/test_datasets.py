@@ -78,6 +78,73 @@ def test_layouts(tmp_path):
     assert placed(tree(tmp_path, *want, 'live/anna/notes.txt', 'thumbs.db')) == want
 
 
+@pytest.mark.parametrize('clip', ['clip{}', 'video_{}', 'Session {}', 'take{}'])
+@pytest.mark.parametrize('split', ['', 'train/'])
+def test_a_folder_for_each_recording(tmp_path, clip, split):
+    "PERSON/CLIP/frame, as programs that cut videos into frames leave it."
+    paths = [
+        f'{split}{c}/{s}/{clip.format(v)}/{i}.png'
+        for c in ('live', 'attack/print')
+        for s in ('anna', 'ben', '07')
+        for v in (1, 2)
+        for i in (1, 2, 10)
+    ]
+    df = read_folder(tree(tmp_path, *paths))
+    assert sorted(df.subject.unique()) == ['07', 'anna', 'ben'] and set(df.pai) == {'', 'print'}
+    assert df.video.nunique() == 12 and (df.groupby('video').size() == 3).all()
+    assert df.groupby('video').frame.apply(list).map(lambda f: f == [0, 1, 2]).all()
+    assert [int(Path(p).stem) for p in df.path[:3]] == [1, 2, 10]
+    assert placed(tmp_path) == placed(tmp_path, clips=True)
+
+
+def test_recordings_whose_names_do_not_tell(tmp_path):
+    own = [f'{c}/{s}/{s}-{v}/1.png' for c in ('live', 'attack/print') for s in ('anna', 'ben') for v in (c[0], 'x')]
+    own = [p.replace('-x/', f'-{p[0]}2/') for p in own]  # no recording has a name twice: the people have
+    assert sorted(read_folder(tree(tmp_path / 'a', *own)).subject.unique()) == ['anna', 'ben']
+    days = [
+        f'{c}/{d}/{s}/1.png' for c in ('live', 'attack/print') for d in ('monday', 'friday') for s in ('anna', 'ben')
+    ]
+    with pytest.raises(ValueError, match="is 'friday' a person and 'anna' a recording .clips=True"):
+        read_folder(tree(tmp_path / 'b', *days))
+    assert sorted(read_folder(tmp_path / 'b', clips=False).subject.unique()) == ['anna', 'ben']
+    assert sorted(read_folder(tmp_path / 'b', clips=True).subject.unique()) == ['friday', 'monday']
+    numbers = [f'{c}/{s}/{v:04d}/1.png' for c in ('live', 'attack') for s in ('01', '02') for v in (1, 2)]
+    with pytest.raises(ValueError, match='clips=True'):
+        read_folder(tree(tmp_path / 'c', *numbers))
+
+
+def test_folders_that_contradict_each_other(tmp_path):
+    with pytest.raises(ValueError, match="'anna' is a person below live"):
+        read_folder(tree(tmp_path / 'a', 'live/anna/1.png', 'attack/anna/c1/1.png'))
+    with pytest.raises(ValueError, match="these lie in 'ben' alone"):
+        read_folder(tree(tmp_path / 'b', 'live/anna/clip1/1.png', 'live/ben/1.png', 'attack/x/anna/clip1/1.png'))
+
+
+def test_videos_in_folders_of_recordings(tmp_path):
+    df = read_folder(tree(tmp_path, *(f'{c}/{s}/clip1/{i}.mp4' for c in ('live', 'spoof') for s in 'ab' for i in '12')))
+    assert sorted(df.subject.unique()) == ['a', 'b'] and df.video.nunique() == 8
+
+
+def test_numbers_in_names_are_ordered_by_size(tmp_path):
+    tree(tmp_path, *(f'live/anna/clip7_{i}.png' for i in range(1, 13)))
+    df = read_folder(tmp_path, video_pattern=r'^(clip\d+)_').sort_values('frame')
+    assert [int(Path(p).stem.split('_')[1]) for p in df.path] == list(range(1, 13))
+
+
+def test_endings_that_are_not_read_are_counted(tmp_path):
+    live = ('1.jpg', '2.xcf', '3.XCF', '4.jfif', '5.cr2', 'notes.txt', 'README', '.hidden.cr2')
+    attack = ('1.jpg', '2.3gp', '3.mpg', '4.mts', '5.gif', '6.cr2')
+    tree(tmp_path, *(f'live/{s}/{n}' for s in ('a', 'b') for n in live), 'other.raw')
+    tree(tmp_path, *(f'attack/{s}/{n}' for s in ('a', 'b') for n in attack))
+    df, said = heard(read_folder, tmp_path)
+    assert len(df) == 14 and len(said) == 1
+    assert df.attrs['left_out'] == 'attack: 2 .cr2; live: 2 .cr2, 4 .xcf; no class: 1 .raw'
+    assert df.attrs['left_out'] in said[0] and 'pillow-heif' in said[0]
+    (tmp_path / 'c').mkdir()
+    with pytest.raises(ValueError, match='no images and no videos.*There are others .live: 1 .xcf'):
+        read_folder(tree(tmp_path / 'c', 'live/a/1.xcf'))
+
+
 def test_splits(tmp_path):
     want = {
         'train/live/a/1.jpg': 'train',
@@ -990,6 +1057,23 @@ def test_lfw_bad_list(tmp_path, change, says):
     (root / 'pairs.txt').write_text(change((root / 'pairs.txt').read_text()))
     with pytest.raises(ValueError, match=says):
         read_lfw_pairs(root)
+
+
+@pytest.mark.parametrize('pattern', ['in turn', 'sorted', 'blocks'])
+def test_lists_of_pairs_without_folds(tmp_path, pattern):
+    "Own lists, and those of CALFW: 40 pairs in turn are no 20 folds."
+    tree(tmp_path, *(f'lfw/{n}{k}/{n}{k}_{i:04d}.jpg' for k in range(20) for n in 'PQ' for i in (1, 2)))
+    same, different = [[f'P{k} 1 2' for k in range(20)], [f'P{k} 1 Q{k} 1' for k in range(20)]]
+    lines = {
+        'in turn': [l for pair in zip(same, different) for l in pair],
+        'sorted': same + different,
+        'blocks': [l for k in range(0, 20, 5) for l in same[k : k + 5] + different[k : k + 5]],
+    }[pattern]
+    (tmp_path / 'pairs.txt').write_text('\n'.join(lines))
+    df, said = heard(read_lfw_pairs, tmp_path)
+    assert len(df) == 40 and df.same.sum() == 20
+    assert df.fold.nunique() == (4 if pattern == 'blocks' else 1)
+    assert len(said) == (pattern == 'in turn') and all('taken as one fold' in s for s in said)
 
 
 def test_lfw_pairs_listed_twice(tmp_path):

@@ -56,8 +56,8 @@ def _plain(name):
 
 def _parse(
     parts,  # the folders between the root and the file
-) -> dict:  # split (or None), label, pai, subject; raises ValueError
-    "Read split, class, species and person off a path."
+) -> dict:  # split (or None), label, and the folders below the class; raises ValueError
+    "Read split and class off a path."
     rest, split, label, used = [], None, None, ''
     for p in parts:
         name = _plain(p)
@@ -71,7 +71,61 @@ def _parse(
         raise ValueError('no folder on the way to it says live or attack')
     if not rest:
         raise ValueError(f'no folder below {label!r} says whose face it is{used}')
-    return dict(split=split, label=label, pai='/'.join(rest[:-1]) if label == 'attack' else '', subject=rest[-1])
+    return dict(split=split, label=label, below=rest)
+
+
+_RECORDING = re.compile(
+    r'(clip|video|vid|recording|rec|session|scene|take|sequence|seq|frames?|day|trial|round|part|camera|cam)[\W_]*\d*',
+    re.I,
+)
+
+
+def _recordings(names):
+    "Whether all names are those of recordings, such as 'clip 1'."
+    return bool(names) and all(_RECORDING.fullmatch(n) for n in names)
+
+
+def _last_is_clip(parsed):
+    "Whether the last folder is a recording, and the person above it; raises ValueError where the names do not tell."
+    below = {label: [p['below'] for p in parsed if p['label'] == label] for label in LABELS}
+    deep = [b for b in below['live'] if len(b) > 1]
+    if not deep:
+        return False
+    upper, last = {b[-2] for b in deep}, {b[-1] for b in deep}
+    if _recordings(last) or _recordings(upper):
+        return _recordings(last)
+    alone = {b[0] for b in below['live'] if len(b) == 1}
+    if alone and not alone & upper:  # people without a further folder
+        return False
+    attacks = [b for b in below['attack'] if len(b) > 1]
+    same_upper, same_last = upper & {b[-2] for b in attacks}, last & {b[-1] for b in attacks}
+    if bool(same_upper) != bool(same_last):
+        return bool(same_upper)  # (people are there in both classes)
+    raise ValueError(
+        f'two folders below live, as in {"/".join(deep[0])}: is {deep[0][-2]!r} a person and {deep[0][-1]!r} a recording '
+        f'(clips=True), or is {deep[0][-1]!r} the person (clips=False)?'
+    )
+
+
+def _place_people(parsed, clips):
+    "Fill in person and species, and the recording where `clips`; raises ValueError."
+    for p in parsed:
+        below = p.pop('below')
+        if clips and len(below) < 2:
+            raise ValueError(
+                f'the other files lie in a folder for each recording, in one for the person; these lie in {below[0]!r} alone'
+            )
+        *species, p['subject'] = below[:-1] if clips else below
+        p['pai'] = '/'.join(species) if p['label'] == 'attack' else ''
+        if clips:
+            p['clip'] = below[-1]
+    live = {p['subject'] for p in parsed if p['label'] == 'live'}
+    both = sorted(live & {s for p in parsed for s in p['pai'].split('/') if s})
+    if both:
+        raise ValueError(
+            f'{both[0]!r} is a person below live, and above another folder below attack, as species are. '
+            'Give each recording of an attack the same folders as the live ones.'
+        )
 
 # %% ../../nbs/engine/datasets.ipynb #594651ba
 def _group(pattern, name, what):
@@ -97,6 +151,38 @@ def _row(path, root, dataset, video_pattern, subject_pattern):
     return dict(_parse(parts), dataset=dataset, video='/'.join([*parts, video]), path=str(path))
 
 
+def _frames_of_clips(rows, video_pattern):
+    "Where the last folder is a recording, its images are frames of it."
+    for r in rows:
+        clip = r.pop('clip', None)
+        if clip is not None and not video_pattern and Path(r['path']).suffix.lower() in IMAGES:
+            r['video'] = r['video'].rpartition('/')[0]
+
+
+_NO_MEDIA = frozenset(
+    '.txt .csv .tsv .json .xml .yml .yaml .md .html .pdf .db .ini .log .py .ipynb .npy .mat .face'.split()
+)
+
+
+def _left_out(files, root):
+    "How many files have endings that are not read, as text by class; '' where there are none."
+    counts = {}
+    for path in files:
+        ending = path.suffix.lower()
+        if not ending or ending in _NO_MEDIA or not path.is_file():
+            continue
+        try:
+            label = _parse([*path.relative_to(root).parts[:-1], 'somebody'])['label']
+        except ValueError:
+            label = 'no class'
+        by_ending = counts.setdefault(label, {})
+        by_ending[ending] = by_ending.get(ending, 0) + 1
+    return '; '.join(
+        f'{label}: ' + ', '.join(f'{n} {ending}' for ending, n in sorted(by_ending.items()))
+        for label, by_ending in sorted(counts.items())
+    )
+
+
 def _same_splits(rows):
     "Fill in 'train' where no folder at all says a split; raises ValueError where some do and some do not."
     without = [r for r in rows if r['split'] is None]
@@ -110,7 +196,7 @@ def _same_splits(rows):
     return rows
 
 # %% ../../nbs/engine/datasets.ipynb #5f896e83
-_FOLDER = 'Expected ROOT/[SPLIT/](live|attack)/[SPECIES/]SUBJECT/FILE.'
+_FOLDER = 'Expected ROOT/[SPLIT/](live|attack)/[SPECIES/]SUBJECT/[CLIP/]FILE.'
 
 
 def read_folder(
@@ -118,14 +204,18 @@ def read_folder(
     dataset: str = 'folder',  # name of the dataset in the table
     video_pattern: str = None,  # regular expression whose group names the recording of an image; None: each image is its own
     subject_pattern: str = None,  # regular expression whose group names the person; None: the last folder does
-) -> pd.DataFrame:  # samples table; raises FileNotFoundError or ValueError
-    "Read any folder of images and videos, `ROOT/[SPLIT/](live|attack)/[SPECIES/]SUBJECT/FILE`; without split folders all is 'train'."
+    clips: bool | None = None,  # whether the last folder is a recording and the person above it; None: by the names
+) -> pd.DataFrame:  # samples table; `attrs['left_out']` says what was not read; raises FileNotFoundError or ValueError
+    "Read any folder, `ROOT/[SPLIT/](live|attack)/[SPECIES/]SUBJECT/[CLIP/]FILE`; without split folders all is 'train'."
     root = Path(root)
     if not root.is_dir():
         raise FileNotFoundError(f'no folder at {root}. {_FOLDER}')
-    files = list(walk_files(root, IMAGES | VIDEOS))
+    there = list(walk_files(root))
+    files = [p for p in there if p.suffix.lower() in IMAGES | VIDEOS]
+    left_out = _left_out([p for p in there if p.suffix.lower() not in IMAGES | VIDEOS], root)
     if not files:
-        raise ValueError(f'{root} has no images and no videos ({", ".join(sorted(IMAGES | VIDEOS))}). {_FOLDER}')
+        also = f' There are others ({left_out}).' if left_out else ''
+        raise ValueError(f'{root} has no images and no videos ({", ".join(sorted(IMAGES | VIDEOS))}).{also} {_FOLDER}')
     rows, errors = [], []
     for path in files:
         try:
@@ -136,9 +226,22 @@ def read_folder(
         raise ValueError(
             f'{len(errors)} of {len(files)} files in {root} cannot be placed; the first is {errors[0][0]}: {errors[0][1]}. {_FOLDER}'
         )
+    try:
+        _place_people(rows, _last_is_clip(rows) if clips is None and not subject_pattern else bool(clips))
+    except ValueError as e:
+        raise ValueError(f'{root}: {e} {_FOLDER}') from None
+    _frames_of_clips(rows, video_pattern)
+    if left_out:
+        warnings.warn(
+            f'{root}: files with endings that are not read are left out ({left_out}). '
+            'Convert them, or install pillow-heif for .heic.',
+            stacklevel=2,
+        )
     df = pd.DataFrame(_same_splits(rows))
     df['frame'] = df.groupby('video').cumcount()
-    return validate_samples(df)
+    df = validate_samples(df)
+    df.attrs['left_out'] = left_out
+    return df
 
 # %% ../../nbs/engine/datasets.ipynb #12df2738
 _EXTRAS = dict(
@@ -638,6 +741,14 @@ def _lfw_lists(path):
         pair = (t[0], int(t[1])), (t[0] if same else t[2], int(t[-1])), f'{path.name}, line {number}'
         folds[-1][0 if same else 1].append(pair)
     sizes = [(len(a), len(b)) for a, b in folds]
+    regular = len(folds) <= 10 and min(map(min, sizes), default=0) > 1
+    if not header and len(folds) > 1 and not regular:  # pairs of one and of two people in turn are no folds
+        warnings.warn(
+            f'{path}: its first line does not say how many folds there are, and its lines do not show it; '
+            'all pairs are taken as one fold.',
+            stacklevel=3,
+        )
+        return [tuple(sum((list(f[k]) for f in folds), []) for k in (0, 1))]
     if header and sizes != [(header[1], header[1])] * header[0]:
         raise ValueError(
             f'{path}: its first line says {header[0]} fold(s) of {header[1]} and {header[1]} pairs, but it holds {len(folds)}, '

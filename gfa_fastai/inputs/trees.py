@@ -11,31 +11,39 @@ from pathlib import Path
 from .videos import VIDEOS
 
 # %% auto #0
-__all__ = ['walk_files', 'sub_folder', 'find_root', 'match_name', 'scan_videos', 'read_lines', 'read_list', 'find_list',
-           'note_line', 'choose_listed']
+__all__ = ['natural_order', 'walk_files', 'sub_folder', 'find_root', 'match_name', 'scan_videos', 'read_lines', 'read_list',
+           'find_list', 'note_line', 'choose_listed']
 
 # %% ../../nbs/engine/trees.ipynb #75bba879
 def _is_junk(path):
     return path.name.startswith('.') or path.name in ('__MACOSX', '@eaDir')
 
 
+def natural_order(
+    path: Path,
+) -> tuple:  # a key for `sorted`
+    "Names with numbers in them by the size of the numbers."
+    pieces = re.split(r'(\d+)', path.name)
+    return [int(p) if k % 2 else p for k, p in enumerate(pieces)], path.name
+
+
 def walk_files(
     folder: Path,  # where to begin
-    suffixes,  # such as IMAGES, in lower case
+    suffixes=None,  # such as IMAGES, in lower case; None: all files
     above=None,  # (the folders that we are in)
 ):
-    "Files with one of the suffixes below `folder`, sorted."
+    "Files with one of the suffixes below `folder`, in natural order."
     real = os.path.realpath(folder)
     if above is None:
         above = {str(p) for p in Path(real).parents}
     if real in above:
         return
-    for p in sorted(folder.iterdir()):
+    for p in sorted(folder.iterdir(), key=natural_order):
         if _is_junk(p):
             continue
         if p.is_dir():
             yield from walk_files(p, suffixes, above | {real})
-        elif p.suffix.lower() in suffixes and (p.is_file() or p.is_symlink()):
+        elif (suffixes is None or p.suffix.lower() in suffixes) and (p.is_file() or p.is_symlink()):
             yield p
 
 # %% ../../nbs/engine/trees.ipynb #c07da77b
@@ -56,7 +64,7 @@ def sub_folder(
 
 # %% ../../nbs/engine/trees.ipynb #f5f9e34f
 def _folders(folder):
-    return [p for p in sorted(folder.iterdir()) if p.is_dir() and not _is_junk(p)]
+    return [p for p in sorted(folder.iterdir(), key=natural_order) if p.is_dir() and not _is_junk(p)]
 
 
 def find_root(
