@@ -30,9 +30,9 @@ from gfa_fastai.samples import (
 
 # %% auto #0
 __all__ = ['SCORE_COLUMNS', 'HOW', 'EDGE', 'CONVENTIONS', 'NAMES', 'refuse_scores', 'validate_scores', 'by_class', 'video_scores',
-           'log_odds', 'find_threshold', 'threshold_rows', 'Report', 'evaluate_scores', 'percent', 'plain_text',
-           'report_markdown', 'compare_thresholds', 'thresholds_table', 'compare_systems', 'difference_markdown',
-           'score_samples']
+           'log_odds', 'find_threshold', 'threshold_rows', 'Report', 'evaluate_scores', 'with_interval', 'percent',
+           'plain_text', 'report_markdown', 'compare_thresholds', 'thresholds_table', 'compare_systems',
+           'difference_markdown', 'score_samples']
 
 # %% ../nbs/10_evaluation.ipynb #129aeb0a
 SCORE_COLUMNS = ['dataset', 'split', 'subject', 'video', 'frame', 'label', 'pai']
@@ -155,8 +155,8 @@ def log_odds(
     bad = ~((p >= 0) & (p <= 1))
     if bad.any():
         raise ValueError(
-            f'log odds: {bad.sum()} of {p.size} scores are not between 0 and 1, so they '
-            'are no probabilities. Take their mean or median instead.'
+            f'log odds: {bad.sum()} of {p.size} scores are not between 0 and 1, so '
+            'they are no probabilities. Take their mean or median instead.'
         )
     p = np.clip(p, EDGE, 1 - EDGE)
     return np.log(p) - np.log1p(-p)
@@ -253,7 +253,7 @@ class Report:
 
 # %% ../nbs/10_evaluation.ipynb #d8551e71
 def evaluate_scores(
-    scores: pd.DataFrame,  # of the target: rates of 'test' rows, threshold from 'dev' rows
+    scores: pd.DataFrame,  # of the target: 'test' rows, and 'dev' rows for 'dev'
     threshold_from='dev',  # 'dev', 'source', 'test' or a number: see find_threshold
     source: pd.DataFrame = None,  # scores of the training dataset, for 'source'
     how: str = 'mean',  # frames to videos, one of HOW; 'frame': no videos
@@ -383,8 +383,9 @@ def _grouped(tables, species):
 def _notes(test, counts, how, chosen_on, species):
     "Sentences that must stand beside the numbers."
     special = dict(
+        logodds='Scores of videos are the mean log odds of their frames, '
+        'as a probability.',
         frame='The unit is the frame, not the video: long videos count more.',
-        logodds='Scores of videos are the mean log odds of their frames, as a probability.',
     )
     notes = [special.get(how, f'Scores of videos are the {how} of their frames.')]
     person, live = person_key(test), test['label'] == 'live'
@@ -398,8 +399,8 @@ def _notes(test, counts, how, chosen_on, species):
     known = test.get('in_training', pd.Series(False, index=test.index)).astype(bool)
     if known.any():
         notes.append(
-            f'{person[known].nunique()} of {counts["subjects"]} test subjects have names '
-            'that people of the training set have. If they are the same people, these '
+            f'{person[known].nunique()} of {counts["subjects"]} test subjects have '
+            'names that people of the training set have. If they are the same people, these '
             'rates are too good.'
         )
     datasets = sorted(test['dataset'].unique())
@@ -422,23 +423,29 @@ def _notes(test, counts, how, chosen_on, species):
     return notes
 
 # %% ../nbs/10_evaluation.ipynb #5fdef68d
-def percent(
-    value,  # a rate, 0 to 1
+def with_interval(
+    value,  # a number
     low=np.nan,  # lower end of its interval
     high=np.nan,  # upper end
-    signed: bool = False,  # with a + where it is above 0: for differences
+    form: str = '.1f',  # as Python formats a number; '+.1f' for differences
 ) -> str:  # as '12.3 [10.1, 15.0]'; '-' where there is no value
-    "A rate in percent, with its interval where it has one."
+    "A number, with its interval where it has one."
 
-    def in_percent(x):
-        x = round(100 * x, 1) + 0  # no -0.0
-        return f'{x:+.1f}' if signed and x else f'{x:.1f}'
+    def number(x):
+        text = format(x, form)
+        is_zero = float(text) == 0 and '+' not in form
+        return text.lstrip('-') if is_zero else text
 
     if pd.isna(value):
         return '-'
     if pd.isna(low):
-        return in_percent(value)
-    return f'{in_percent(value)} [{in_percent(low)}, {in_percent(high)}]'
+        return number(value)
+    return f'{number(value)} [{number(low)}, {number(high)}]'
+
+
+def percent(value, low=np.nan, high=np.nan, form='.1f') -> str:
+    "A rate (0 to 1) in percent, with its interval where it has one."
+    return with_interval(100 * value, 100 * low, 100 * high, form)
 
 
 def plain_text(
@@ -458,7 +465,7 @@ def report_markdown(
     rates = pd.DataFrame(
         {
             'rate (%)': [NAMES[k] for k in report.rates.index],
-            'videos': _with_interval(report.rates, 'value'),
+            'videos': _column(report.rates, 'value'),
             'frames': report.rates['frames'].map(percent).to_list(),
         }
     )
@@ -467,7 +474,7 @@ def report_markdown(
             'species': [plain_text(name) for name in s.index],
             'people': s['subjects'].to_list(),
             'videos': s['videos'].to_list(),
-            'APCER (%)': _with_interval(s, 'apcer'),
+            'APCER (%)': _column(s, 'apcer'),
             'frames': s['frames'].map(percent).to_list(),
             'AUC (%)': s['auc'].map(percent).to_list(),
         }
@@ -485,7 +492,7 @@ def report_markdown(
     return '\n\n'.join([head, *tables, notes])
 
 
-def _with_interval(table, column):
+def _column(table, column):
     "The values of a column in percent, with the intervals of the table."
     return [percent(*row) for row in table[[column, 'low', 'high']].to_numpy(float)]
 
@@ -590,7 +597,7 @@ def difference_markdown(
     table = pd.DataFrame(
         {
             'first minus second (points)': [NAMES[k] for k in difference.index],
-            'videos': _with_interval(difference, 'value'),
+            'videos': _column(difference, 'value'),
             'is': verdicts,
         }
     )

@@ -23,7 +23,7 @@ def far_frr(
     live,  # (M,) scores of live samples
     threshold: float,  # accepted when score >= threshold
 ) -> tuple[float, float]:  # FAR and FRR, 0 to 1
-    "False acceptance rate (attacks, all species pooled) and false rejection rate (live)."
+    "False acceptance rate (attacks, all species pooled), false rejection rate (live)."
     attack, live = as_scores(attack, 'attack'), as_scores(live, 'live')
     threshold = as_threshold(threshold)
     far = np.mean(attack >= threshold)
@@ -52,8 +52,8 @@ def as_scores(x, what) -> np.ndarray:  # raises ValueError: class, count, first 
     bad = np.flatnonzero(~np.isfinite(scores))
     if len(bad):
         raise ValueError(
-            f'{what} scores: {len(bad)} of {len(scores)} are NaN, infinite or no numbers, '
-            f'the first is row {bad[0]} ({given[bad[0]]}). '
+            f'{what} scores: {len(bad)} of {len(scores)} are NaN, infinite or no '
+            f'numbers, the first is row {bad[0]} ({given[bad[0]]}). '
             'Find out why, or drop these rows.'
         )
     return scores
@@ -149,7 +149,7 @@ def eer_threshold(
     attack,  # (N,) scores
     live,  # (M,) scores
 ) -> float:  # accept when score >= this
-    "The threshold at which FAR and FRR differ least; of ties the highest, not reject-all."
+    "The threshold at which FAR and FRR differ least; of ties the highest."
     a, l = np.sort(as_scores(attack, 'attack')), np.sort(as_scores(live, 'live'))
     u = np.unique(np.concatenate([a, l]))
 
@@ -236,8 +236,8 @@ def as_species(pai, n) -> tuple[list, np.ndarray]:  # raises ValueError
     bad = np.flatnonzero(pai.isna() | (pai.astype(str) == ''))
     if len(bad):
         raise ValueError(
-            f'pai: {len(bad)} of {n} attacks have no species, the first is row {bad[0]}. '
-            "Name it (as 'unspecified'), or pass pai=None to pool all attacks."
+            f'pai: {len(bad)} of {n} attacks have no species, the first is row '
+            f"{bad[0]}. Name it (as 'unspecified'), or pass pai=None to pool all attacks."
         )
     species, names = pd.factorize(pai.map(str), sort=True)
     return list(names), species
@@ -302,7 +302,7 @@ def _curves(systems):
     "Name, scores and line style of each system; raises ValueError where there is none."
     if not systems:
         raise ValueError(
-            'systems: none to draw. Pass a dict of name -> (attack scores, live scores).'
+            'systems: none to draw. Pass a dict of name -> (attack, live scores).'
         )
     for i, (name, (attack, live)) in enumerate(systems.items()):
         style = dict(color=PALETTE[i % len(PALETTE)], ls=LINES[i % len(LINES)])
@@ -429,7 +429,7 @@ def bootstrap_subjects(
     seed: int = 0,  # the same seed, the same intervals
     level: float = 0.95,  # share of the resamples inside the interval
 ) -> pd.DataFrame:  # index far, frr, hter, apcer, bpcer, acer, auc; value, low, high
-    "Error rates with intervals over subjects; NaN where there are fewer than MIN_SUBJECTS."
+    "Error rates with intervals over subjects; none for fewer than MIN_SUBJECTS."
     columns = _columns(score, live, subject, pai)
     counts = count_per_subject(*columns, as_threshold(threshold))
     subjects = len(counts['lives'])
@@ -442,7 +442,7 @@ def _intervals(value, resampled, counts, level) -> pd.DataFrame:
     "Value and interval of each rate; none where too few people bear on it."
     if not 0 < level < 1:
         raise ValueError(
-            f'level: {level} is no share between 0 and 1. Pass 0.95 for a 95 % interval.'
+            f'level: {level} is no share between 0 and 1. Pass 0.95 for 95 %.'
         )
     ends = [(1 - level) / 2, (1 + level) / 2]
     table = pd.concat([value.iloc[0], resampled.quantile(ends).T], axis=1)

@@ -34,7 +34,7 @@ def person_key(
 
 # %% ../nbs/02_samples.ipynb #fefebc58
 def as_text(value) -> str:
-    "A value as text; a missing one is empty, a whole number that became a float is whole."
+    "A value as text; a missing one is empty, the float 12.0 is '12'."
     if pd.api.types.is_scalar(value) and pd.isna(value):
         return ''
     if isinstance(value, float) and value.is_integer():
@@ -43,7 +43,7 @@ def as_text(value) -> str:
 
 
 def clean_name(value) -> str:
-    "A name in one spelling: composed characters, no blanks around it; missing is empty."
+    "A name in one spelling: composed characters, no blanks around it."
     return unicodedata.normalize('NFC', as_text(value)).strip()
 
 
@@ -55,7 +55,7 @@ def clean_names(column, clean=clean_name) -> pd.Series:
 
 
 def as_box(value):
-    "A box as four floats, or None if it is missing; text has blanks between the numbers."
+    "A box as four floats, or None; text has blanks between the numbers."
     if isinstance(value, str):
         value = value.split() or None
     if value is None or (pd.api.types.is_scalar(value) and pd.isna(value)):
@@ -72,7 +72,7 @@ def as_box(value):
 
 # %% ../nbs/02_samples.ipynb #99e93e80
 def _refuse(df, bad, what, remedy):
-    "Raise ValueError if any of the rows is `bad`: what it is, how many there are, where."
+    "Raise ValueError if a row is `bad`: what it is, how many there are, where."
     rows = np.flatnonzero(bad)
     if len(rows):
         first = f'the first is row {rows[0]} ({df["path"].iloc[rows[0]]})'
@@ -252,8 +252,8 @@ def split_by_subject(
     nobody = [s for s in SPLITS if not (df['split'] == s).any()]
     if nobody:
         raise ValueError(
-            f'split: nobody is left for {" and ".join(nobody)}: of {len(people)} people, '
-            f'{len(in_test)} are for test and {len(in_dev)} for dev. '
+            f'split: nobody is left for {" and ".join(nobody)}: of {len(people)} '
+            f'people, {len(in_test)} are for test and {len(in_dev)} for dev. '
             'Name fewer people, or lower the shares.'
         )
     return check_classes(df)
@@ -306,10 +306,10 @@ def check_classes(
                 people = person_key(part).nunique()
                 everywhere = (df['label'] == label).sum()
                 raise ValueError(
-                    f'samples: split {split!r} has no {label} rows ({len(part)} rows of '
-                    f'{people} subject(s) in it, {everywhere} {label} rows in the whole '
-                    'table). Training and error rates need both classes: '
-                    f'add {label} images, or split otherwise (another seed, or by name).'
+                    f'samples: split {split!r} has no {label} rows ({len(part)} rows '
+                    f'of {people} subject(s) in it, {everywhere} {label} rows in the '
+                    'whole table). Training and error rates need both classes: add '
+                    f'{label} images, or split otherwise (another seed, or by name).'
                 )
     return df
 

@@ -23,6 +23,7 @@ from gfa_fastai.evaluation import (
     thresholds_table,
     validate_scores,
     video_scores,
+    with_interval,
 )
 from gfa_fastai.run.webpage import page_html, report_figure
 from gfa_fastai.inputs.tables import load_scores, save_four_column, save_scores
@@ -392,6 +393,46 @@ def test_page():
     )
     assert '>a|b</td>' in page
     assert '<img' not in page_html('none', 'text')
+
+
+HOSTILE = [
+    '![x](http://example.com/x.png)',
+    '<img src=//example.com/x.png>',
+    'a | b |\n| forged | 1 | 2 |',
+    'red \x1b[31m text',
+    '[click](javascript:alert(1))',
+    '`code` **bold**',
+    'caf\udce9',
+    '&lt;b&gt;',
+]
+
+
+@pytest.mark.parametrize('name', HOSTILE)
+def test_names_are_text_in_reports(name):
+    "As a species, a dataset, a video: no markup, no row of a table, no control character, no remote picture."
+    df = table(pais=('print', name)).assign(dataset=name)
+    seen = df[(df.split == 'test') | (df.pai != name)]  # so that a note names the species
+    r = evaluate_scores(seen, n=20)
+    text = report_markdown(r)
+    plain = report_markdown(
+        evaluate_scores(seen.assign(pai=seen.pai.replace(name, 'replay')).assign(dataset='d'), n=20)
+    )
+    assert len(text.splitlines()) == len(plain.splitlines()) and '\x1b' not in text
+    page = page_html(name, text)
+    assert '<img' not in page and '<a ' not in page and page.count('<tr>') == page_html('d', plain).count('<tr>')
+    page.encode()
+    json.dumps(r.to_dict()).encode()
+    pd.DataFrame({'x': [name]}).to_markdown()
+
+
+@pytest.mark.parametrize('link', ['http://a.b/x.png', 'https://a.b/x.png', '//a.b/x.png', 'file:///x.png', 'ftp://a/x'])
+def test_no_remote_pictures(link):
+    assert '<img' not in page_html('t', f'![x]({link})') and '<img' in page_html('t', '![x](figures/x.png)')
+
+
+def test_with_interval():
+    assert with_interval(1.26, -0.04, 3) == '1.3 [0.0, 3.0]' and with_interval(np.nan) == '-'
+    assert with_interval(1.26, -0.04, 3, '+.2f') == '+1.26 [-0.04, +3.00]' and with_interval(0.5) == '0.5'
 
 
 def test_the_score_side_does_without_torch(tmp_path):

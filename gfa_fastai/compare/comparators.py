@@ -136,7 +136,8 @@ def table_tensors(
     "Pictures of a table and what can be learned from them; raises ValueError."
     if depth and 'depth' not in df:
         raise ValueError(
-            'samples: column depth missing: paths of 32x32 maps of the live faces. SynthPAD has it; for photographs it must be estimated, as Liu et al. did by fitting a face model.'
+            'samples: column depth missing: paths of 32x32 maps of the live faces. SynthPAD has it; '
+            'for photographs it must be estimated, as Liu et al. did by fitting a face model.'
         )
     rows = table_rows(df)
     maps = torch.zeros(len(rows), 32, 32)
@@ -243,11 +244,13 @@ def _check_training(c, loss, data):
     "ValueError where a comparator cannot learn from these rows."
     if not 1 <= c.bs <= len(data):
         raise ValueError(
-            f'{c.name}: bs is {c.bs} and there are {len(data)} training rows (flipped copies among them). Use a smaller bs, or more images.'
+            f'{c.name}: bs is {c.bs} and there are {len(data)} training rows (flipped copies among them). '
+            'Use a smaller bs, or more images.'
         )
     if loss is mmd_cnn_loss and len(data.tensors[2].unique()) < 2:
         raise ValueError(
-            f'{c.name}: all training rows are of one group. It keeps cameras alike: give a column camera with two or more, or several datasets.'
+            f'{c.name}: all training rows are of one group. It keeps cameras alike: '
+            'give a column camera with two or more, or several datasets.'
         )
 
 

@@ -39,6 +39,12 @@ FORMULA = (
 )
 
 
+def _looks_numeric(column):
+    "Whether `read_table` would take a column of text for numbers."
+    text = ['' if _guarded(v) == '' else v for v in column]
+    return all(isinstance(v, str) for v in text) and _typed(text) is not text
+
+
 def _guarded(cell):
     "Text as it stands in the file; what is no text is left alone, a missing value is empty."
     if not isinstance(cell, str):
@@ -59,15 +65,10 @@ def write_table(
     body, header = {}, []
     for i, name in enumerate(df.columns):
         column, name = df.iloc[:, i], _guarded(str(name))
-        if not pd.api.types.is_numeric_dtype(column):  # truth values count as numbers here
-            column = [_guarded(v) for v in column]
-            text = [v for v in column if isinstance(v, str)]
-            looks_numeric = len(text) == len(column) and _typed(text) is not text
-        else:
-            looks_numeric = False
-        body[i] = column
-        quoted = '"' + name.replace('"', '""') + '"'
-        header.append(quoted if looks_numeric or re.search('[",\r\n]', name) else name)
+        is_text = not pd.api.types.is_numeric_dtype(column)  # truth values count as numbers here
+        body[i] = [_guarded(v) for v in column] if is_text else column
+        quote = (is_text and _looks_numeric(column)) or re.search('[",\r\n]', name)
+        header.append('"' + name.replace('"', '""') + '"' if quote else name)
     body = pd.DataFrame(body, index=df.index)
     returns = any(isinstance(v, str) and '\r' in v for column in body for v in body[column])
     text = body.to_csv(
@@ -250,7 +251,7 @@ def save_four_column(
     scores: pd.DataFrame,  # scores table of one dataset and one split
     path,  # text file; its folder is made
 ):
-    "Write scores as `claimed_id real_id label score`, a line for each frame; ValueError where four columns do not hold them."
+    "Write scores as `claimed_id real_id label score`, a line for each frame; raises ValueError."
     df = validate_scores(scores)
     for c in ('dataset', 'split'):
         if df[c].nunique() > 1:
