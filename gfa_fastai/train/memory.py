@@ -12,22 +12,22 @@ from ..model import GFACNN
 # %% auto #0
 __all__ = ['trunk_blocks', 'RecomputedTrunk', 'recompute_trunk', 'training_memory']
 
-# %% ../../nbs/engine/memory.ipynb #522764b7
+# %% ../../nbs/engine/memory.ipynb #0d0c0001
 def trunk_blocks(
     trunk: nn.Sequential,  # a VGG's convolutions
 ) -> list:  # of nn.Sequential; they share the layers with the trunk
     "The blocks of a trunk, each up to its pooling."
     ends = [i + 1 for i, layer in enumerate(trunk) if isinstance(layer, nn.MaxPool2d)]
-    return [trunk[a:b] for a, b in zip([0, *ends], ends)]
+    return [nn.Sequential(*list(trunk)[a:b]) for a, b in zip([0, *ends], ends)]
 
 
 class RecomputedTrunk(nn.Sequential):
-    "A trunk that keeps only what goes into each block, and computes the rest again in the backward pass."
+    "A trunk that keeps what goes into each block, and computes the rest again in the backward pass."
 
     def forward(self, x):
         if not torch.is_grad_enabled():
             return super().forward(x)
-        for block in trunk_blocks(nn.Sequential(*self)):
+        for block in trunk_blocks(self):
             x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False)
         return x
 
@@ -35,7 +35,7 @@ class RecomputedTrunk(nn.Sequential):
 def recompute_trunk(
     model: GFACNN,  # changed in place; weights and their names stay
 ) -> GFACNN:  # the same
-    "Gradient checkpointing: less memory in training for more time, and the same gradients."
+    "Gradient checkpointing of the trunk."
     old = model.trunk
     if not isinstance(old, RecomputedTrunk):
         model.trunk = RecomputedTrunk(*old).train(old.training)
@@ -49,7 +49,8 @@ def _kept(f, x):
     kept, own = {}, {p.untyped_storage()._cdata for p in f.parameters()}
 
     def pack(t):
-        if (storage := t.untyped_storage())._cdata not in own:
+        storage = t.untyped_storage()
+        if storage._cdata not in own:
             kept[storage._cdata] = t
         return t
 
@@ -66,24 +67,21 @@ def training_memory(
     number_bytes: int = 4,  # of an activation: 4 for fp32, 2 for bf16 and fp16
     recompute: bool = False,  # gradient checkpointing of the trunk
 ) -> dict:  # GB: weights (with gradients and Adam's moments), activations, total
-    "What a training step needs, counted on the meta device: an estimate."
+    "What a training step needs: an estimate."
     with torch.device('meta'):
-        model, x, kept = GFACNN(15, width=width, pool=pool).eval(), torch.empty(2 * bs, 3, size, size), []
-        weights = sum(p.numel() for p in model.parameters()) * 16
+        model = GFACNN(15, width=width, pool=pool).eval()
+        x = torch.empty(2 * bs, 3, size, size)
+        weights = sum(p.numel() for p in model.parameters()) * 16  # four numbers of 4 bytes each
         if number_bytes == 2:
             model, x = model.bfloat16(), x.bfloat16()
-        wide = (
-            2 * x[:, :1].numel() * model.trunk[0].out_channels * number_bytes
-        )  # a gradient before and behind the first ReLU
+        first_map = x[:, :1].numel() * model.trunk[0].out_channels * number_bytes
+        entering, inside = [], []
         for block in trunk_blocks(model.trunk):
-            inside, y = _kept(block, x)
-            kept.append((x.numel() * number_bytes, inside))
-            x = y
-        heads = sum(
-            _kept(head, part)[0]
-            for head, part in zip((model.spoof_head, model.id_head), model.avgpool(x).flatten(1).chunk(2))
-        )
-    trunk = sum(a for a, _ in kept) + max(b for _, b in kept) if recompute else sum(b for _, b in kept)
-    return dict(
-        weights=weights / 1e9, activations=(trunk + heads + wide) / 1e9, total=(weights + trunk + heads + wide) / 1e9
-    )
+            entering.append(x.numel() * number_bytes)
+            kept, x = _kept(block, x)
+            inside.append(kept)
+        features = model.avgpool(x).flatten(1).chunk(2)
+        heads = sum(_kept(head, part)[0] for head, part in zip((model.spoof_head, model.id_head), features))
+    trunk = sum(entering) + max(inside) if recompute else sum(inside)
+    activations = trunk + heads + 2 * first_map  # (the widest gradient, before and behind the first ReLU)
+    return dict(weights=weights / 1e9, activations=activations / 1e9, total=(weights + activations) / 1e9)
