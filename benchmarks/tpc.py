@@ -1,6 +1,7 @@
 """Row `tpc`: what Eq. 2 over all pairs of a batch costs, forward and backward, and how exact it is.
 
-The error is that of float32 against float64 for features of mean 100 and standard deviation 0.1, the worst of five draws."""
+The error is that of float32 against float64 for features of mean 100 and standard deviation 0.1,
+the worst of five draws."""
 
 import torch
 
@@ -47,7 +48,7 @@ GOALS = {
 
 
 def worst_error(form, n, dim):
-    "Relative error in float32, the worst of five draws of mean 100 and standard deviation 0.1, the same for every form."
+    "Relative error in float32, the worst of five draws, the same for every form."
     gen = torch.Generator().manual_seed(1)
     xs = [100 + 0.1 * torch.randn(n, dim, generator=gen) for _ in range(5)]
     with torch.no_grad():

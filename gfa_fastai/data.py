@@ -32,7 +32,7 @@ class Row(SimpleNamespace):
 
 
 def table_rows(
-    df: pd.DataFrame,  # samples table with frame_path and face_path, as extract_frames makes it
+    df: pd.DataFrame,  # samples table with frame_path and face_path
 ) -> list:  # of Row, with `person`; raises ValueError
     "A table as items for fastai."
     missing = [c for c in ('frame_path', 'face_path') if c not in df]
@@ -79,7 +79,7 @@ class LiveAttack(Transform):
 
 
 class PersonId(Transform):
-    "Person of a row as an index into `vocab`; UNKNOWN for others and for flipped copies."
+    "Person of a row as an index into `vocab`; UNKNOWN for others and flipped copies."
 
     def __init__(self, vocab: list):
         self.index = {person: i for i, person in enumerate(vocab)}
@@ -131,7 +131,7 @@ def check_sizes(images, name):
 
 
 class PairDL(TfmdDL):
-    "DataLoader of (frame, face, label, subject) that shows pairs, and samples by `weights`."
+    "DataLoader of (frame, face, label, subject) that draws pairs of pictures."
 
     weights = None  # of the rows; None: each row once
     vocab = None  # training people

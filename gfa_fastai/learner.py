@@ -22,7 +22,7 @@ __all__ = ['TERMS', 'spoof_accuracy', 'id_accuracy', 'GFALoss', 'HalveLR', 'Trac
 
 # %% ../nbs/08_learner.ipynb #57fa8f65
 class GFALoss(nn.Module):
-    "Eq. 1; `anti`, `ident` and `tpc` are its terms for the last batch, without weights."
+    "Eq. 1; its terms for the last batch are in `anti`, `ident` and `tpc`."
 
     reduction = 'mean'  # over rows; fastai sets it to 'none' where it wants the rows
     bs = None  # rows of a training batch; gfa_learner sets it
@@ -67,7 +67,8 @@ class GFALoss(nn.Module):
         return dict(anti=1.0, ident=self.lambda_id, tpc=self.lambda_tpc * self.use_tpc)
 
     def extra_repr(self):
-        return f'tpc={self.use_tpc}, lambda_id={self.lambda_id}, lambda_tpc={self.lambda_tpc}'
+        weights = f'lambda_id={self.lambda_id}, lambda_tpc={self.lambda_tpc}'
+        return f'tpc={self.use_tpc}, {weights}'
 
 # %% ../nbs/08_learner.ipynb #2850e829
 @patch
@@ -85,7 +86,7 @@ def decodes(self: GFALoss, pred):
 
 # %% ../nbs/08_learner.ipynb #2878027d
 class HalveLR(ParamScheduler):
-    "Halve the learning rate every `every` optimiser steps, counted over all fits (Sec. 4.1)."
+    "Halve the learning rate every `every` steps, counted over all fits (Sec. 4.1)."
 
     def __init__(self, every: int = 2000):
         self.every = every
@@ -115,7 +116,7 @@ TERMS = ('anti', 'ident', 'tpc', 'fc2_std', 'id_accuracy', 'lr')
 
 
 class TrackTerms(Callback):
-    "Log the terms of every training step in `learn.terms`; FloatingPointError where one is not finite."
+    "Log the terms of every step in `learn.terms`; stop where one is not finite."
 
     order = 12  # after mixed precision
 
@@ -228,7 +229,7 @@ id_accuracy = on_head(accuracy, 1)
 
 
 class SpoofEER(Metric):
-    "EER of the anti-spoofing head on the development frames; None where it is not defined."
+    "EER of the anti-spoofing head; None where it is not defined."
 
     name = 'spoof_eer'
 

@@ -150,7 +150,7 @@ def test_a_table_that_is_flipped_already(frames):
 
 
 def test_augmentation_is_the_same_for_frame_and_face(frames):
-    "Given one picture twice, a transform returns one picture twice, and changes it; the validation rows stay as they are."
+    "Of one picture twice a transform makes one picture twice, and another one; validation rows stay as they are."
     twice = frames.assign(face_path=frames.frame_path)
     for tfms in (
         aug_transforms(flip_vert=True, max_warp=0.3, p_affine=1.0, p_lighting=1.0),

@@ -1,4 +1,4 @@
-"Training in two processes on the CPU (gloo): the same as in one with the doubled batch; shares, metrics, checkpoints, errors."
+"Training in two processes on the CPU (gloo): the same as in one with the doubled batch; checkpoints, errors."
 
 import os, subprocess, sys
 from pathlib import Path
@@ -57,7 +57,7 @@ several = start_processes()
 rank = torch.distributed.get_rank() if several else 0
 out = dict(several=several)
 
-# the gradient of TPC through a linear map, each process with its part of the rows; averaged as DistributedDataParallel does
+# the gradient of TPC through a linear map, a part of the rows in each process; averaged as DDP does
 g = torch.Generator().manual_seed(0)
 x, w = torch.randn(8, 6, generator=g), torch.randn(6, 5, generator=g, requires_grad=True)
 def gradient(gather):
@@ -86,8 +86,10 @@ def fitted(gather_tpc=True, resumable=None, epochs=2, stop=None, dropout=0.):
             except KeyboardInterrupt: return None
         else: learn.fit(epochs); rows = list(learn.recorder.values)
         preds, targets = learn.get_preds()
-    assert learn.processes == 1 and learn.rank == 0 and not hasattr(learn.model, 'module') and type(learn.dls.train).__name__ == 'PairDL'
-    return dict(terms=terms_table(learn), epochs=rows, scores=preds[0], labels=targets[0], weights=learn.model.state_dict(), steps=learn.halve_lr.steps)
+    assert learn.processes == 1 and learn.rank == 0 and not hasattr(learn.model, 'module')
+    assert type(learn.dls.train).__name__ == 'PairDL'
+    out = dict(terms=terms_table(learn), epochs=rows, scores=preds[0], labels=targets[0])
+    return dict(out, weights=learn.model.state_dict(), steps=learn.halve_lr.steps)
 
 out['plain'] = fitted()
 out['own'] = fitted(gather_tpc=False)
@@ -246,7 +248,8 @@ def python(code, **env):
 def test_without_accelerate():
     "The module imports; several processes without the package are an error that says what to install."
     code = (
-        "import sys; sys.modules['accelerate'] = None\nfrom gfa_fastai.train.distributed import start_processes\nassert not start_processes()\n"
+        "import sys; sys.modules['accelerate'] = None\n"
+        'from gfa_fastai.train.distributed import start_processes\nassert not start_processes()\n'
         "import os; os.environ.update(WORLD_SIZE='2', RANK='0')\nstart_processes()"
     )
     done = python(code)

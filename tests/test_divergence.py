@@ -1,4 +1,4 @@
-"Eq. 6-8 against numerical integration and kept features; one pass, halves, people; other distances against other code; bad input."
+"Eq. 6-8 against numerical integration and kept features; one pass, halves, people; other distances; bad input."
 
 import itertools, os, subprocess, sys
 from pathlib import Path

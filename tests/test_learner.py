@@ -407,7 +407,7 @@ def huge_features(cb):
         (
             'before_batch',
             nan_weight,
-            r'L_anti and L_tpc not finite at step 2 .*Weights are no longer finite \(spoof_head.0.weight\).*lower learning rate',
+            r'L_anti and L_tpc not finite at step 2 .*Weights are no longer finite \(spoof_head.0.weight\).*lower',
         ),
         (
             'before_step',

@@ -269,7 +269,9 @@ def test_beat_of_a_monochrome_sensor(pitch):
     ],
 )
 def test_moire_follows_pitch_and_scale_through_the_camera(pattern, q, scale):
-    "Red pixels are two apart: |f - round(2f)/2| in cycles per sensor pixel. The pitch is what the sensor sees: a larger screen with as many pixels per sensor pixel beats alike."
+    """Red pixels are two apart: |f - round(2f)/2| in cycles per sensor pixel.
+
+    The pitch is what the sensor sees: a larger screen with as many pixels per sensor pixel beats alike."""
     n, g = 128, dict(FLAT, scale=scale)
     dev = dict(SCREENS['phone'], pitch=(q, q))
     light = show_screen(

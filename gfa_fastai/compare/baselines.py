@@ -55,13 +55,15 @@ def check_image(
         )
     if min(x.shape[:2]) < least:
         raise ValueError(
-            f'{who}: the image has {x.shape[1]}x{x.shape[0]} pixels and its window needs {least}. Use a larger size in extract_frames.'
+            f'{who}: the image has {x.shape[1]}x{x.shape[0]} pixels and its window needs {least}. '
+            'Use a larger size in extract_frames.'
         )
     if (x == x[0, 0]).all():
         raise ValueError(f'{who}: the image is the same everywhere ({x[0, 0].tolist()}). Leave it out.')
     if colour and (x.ndim == 2 or (x == x[..., :1]).all()):
         raise ValueError(
-            f'{who}: the image is grey, and this feature looks at colour. Leave it out, or use one that does not, such as multiscale_lbp.'
+            f'{who}: the image is grey, and this feature looks at colour. Leave it out, or use one that does not, '
+            'such as multiscale_lbp.'
         )
     return x
 
@@ -166,7 +168,8 @@ def lpq_codes(
         raise ValueError(f'LPQ: window is {window}; it is an odd number of pixels, 3 or more.')
     if min(band.shape) < window:
         raise ValueError(
-            f'LPQ: the image has {band.shape[1]}x{band.shape[0]} pixels and its window needs {window}. Use a larger image, or a smaller window.'
+            f'LPQ: the image has {band.shape[1]}x{band.shape[0]} pixels and its window needs {window}. '
+            'Use a larger image, or a smaller window.'
         )
     p = np.arange(window) - window // 2
     flat = np.ones(window)
@@ -368,12 +371,14 @@ def check_frames(
     "A video as a block of grey values."
     if len(frames) < least:
         raise ValueError(
-            f'{who}: the video has {len(frames)} frame(s) and {least} are needed. Extract more (every, spread in extract_frames), or take a baseline for single images.'
+            f'{who}: the video has {len(frames)} frame(s) and {least} are needed. '
+            'Extract more (every, spread in extract_frames), or take a baseline for single images.'
         )
     shapes = sorted({np.shape(f)[:2] for f in frames})
     if len(shapes) > 1:
         raise ValueError(
-            f'{who}: the frames of the video are of {len(shapes)} sizes ({shapes[0]}, {shapes[1]}). extract_frames brings them to one.'
+            f'{who}: the frames of the video are of {len(shapes)} sizes ({shapes[0]}, {shapes[1]}). '
+            'extract_frames brings them to one.'
         )
     block = np.stack([to_grey(check_image(f, who)) for f in frames])
     if (block == block[0]).all():
@@ -494,7 +499,8 @@ def score_units(
     df = df[used].reset_index(drop=True)
     if not len(df):
         raise ValueError(
-            f'samples: none of {len(samples)} rows is a probe that is no flipped copy. Check the filter that the table came from.'
+            f'samples: none of {len(samples)} rows is a probe that is no flipped copy. '
+            'Check the filter that the table came from.'
         )
     if not videos:
         return df, [(p,) for p in df[column]]
@@ -512,8 +518,8 @@ def extract_features(
     workers: int = -1,  # threads; -1: one for each core
     max_bad: float = 0.01,  # share of images (videos) that may be unusable
     progress: bool = True,  # show a bar
-) -> tuple:  # features (N, ...), and the N rows of the table; their attrs['skipped'] lists (path, reason); raises ValueError, OSError
-    "Features of all probes of a table, in parallel."
+) -> tuple:  # features (N, ...), and the N rows of the table; their attrs['skipped'] lists (path, reason)
+    "Features of all probes of a table, in parallel; raises ValueError, OSError."
     _check_settings(workers, max_bad)
     df, units = score_units(samples, reads)
     what = bytes_hash(repr((FEATURES_FORMAT, reads, *_source(features))).encode())
@@ -541,7 +547,8 @@ def extract_features(
     sizes = sorted({np.shape(done[k]) for k in good})
     if len(sizes) > 1:
         raise ValueError(
-            f'baselines: features of {len(sizes)} sizes ({sizes[0]}, {sizes[1]}): the images are of several sizes. extract_frames brings them to one.'
+            f'baselines: features of {len(sizes)} sizes ({sizes[0]}, {sizes[1]}): the images are of several sizes. '
+            'extract_frames brings them to one.'
         )
     rows = df.iloc[good].reset_index(drop=True)
     rows.attrs['skipped'] = skipped

@@ -16,7 +16,7 @@ __all__ = ['OULU_FOLDS', 'list_protocols', 'protocol_samples', 'evaluate_protoco
 # %% ../../nbs/engine/protocols.ipynb #128c794c
 def list_protocols(
     samples: pd.DataFrame,  # samples table of one or more datasets, with splits
-) -> pd.DataFrame:  # a row per pair: train, test, kind ('intra' or 'cross'), people in train, dev and test, live and attack videos of the test
+) -> pd.DataFrame:  # a row per pair: train, test, kind ('intra' or 'cross'), people in each split, videos of the test
     "Every intra-test and cross-test that a samples table allows."
     df = _probes(samples)
     people = df.drop_duplicates(['dataset', 'split', 'subject'])
@@ -54,8 +54,10 @@ def protocol_samples(
     samples: pd.DataFrame,  # samples table
     train,  # a dataset to train on, or several
     test: str,  # the dataset to test on
-) -> dict:  # 'train' to learn from, 'source' for the threshold, 'dev' for the target-dev convention (may be empty), 'test'; raises ValueError
-    "The rows of one intra-test or cross-test."
+) -> (
+    dict
+):  # 'train' to learn from, 'source' for the threshold, 'dev' for the target-dev convention (may be empty), 'test'
+    "The rows of one intra-test or cross-test; raises ValueError."
     df = _probes(samples)
     train = [train] if isinstance(train, str) else list(train)
     missing = sorted({*train, test} - set(df['dataset']))
@@ -81,7 +83,7 @@ def protocol_samples(
 
 # %% ../../nbs/engine/protocols.ipynb #bcebcfa2
 def evaluate_protocols(
-    scores: dict,  # training dataset (or a tuple of them) -> scores of that network on the dev and test rows of every dataset
+    scores: dict,  # training dataset (or a tuple of them) -> scores of that network on dev and test rows of all
     threshold_from='source',  # the same convention for all
     **kwargs,  # for evaluate_scores
 ) -> pd.DataFrame:  # a row per pair: train, test, kind, report
@@ -99,7 +101,8 @@ def evaluate_protocols(
         missing = sorted(set(names) - set(table['dataset']))
         if missing:
             raise ValueError(
-                f'scores of the network trained on {network}: no rows of {", ".join(missing)}, which the threshold needs'
+                f'scores of the network trained on {network}: no rows of {", ".join(missing)}, which the threshold '
+                'needs'
             )
         source = table[table['dataset'].isin(names)]
         tests = sorted(table.loc[table['split'] == 'test', 'dataset'].unique())
@@ -158,7 +161,8 @@ def oulu_table(
             raise ValueError(f'OULU-NPU has the protocols 1 to 4, not {p!r}')
         if len(folds) != OULU_FOLDS[p]:
             raise ValueError(
-                f'OULU-NPU protocol {p} has {OULU_FOLDS[p]} fold(s), got {len(folds)}. Its number is the mean over all of them.'
+                f'OULU-NPU protocol {p} has {OULU_FOLDS[p]} fold(s), got {len(folds)}. '
+                'Its number is the mean over all of them.'
             )
         rates = 100 * evaluate_folds(folds, **kwargs)[['apcer', 'bpcer', 'acer']]
         row = {}

@@ -35,7 +35,8 @@ def _embedder(model, layer):
     if not isinstance(model, GFACNN):
         if layer is not None:
             raise ValueError(
-                f'embed: layer={layer!r} is for a GFACNN; of other networks the output is taken: wrap yours in a function that returns what you want'
+                f'embed: layer={layer!r} is for a GFACNN; of other networks the output is taken: '
+                'wrap yours in a function that returns what you want'
             )
         return model
     layer = layer or 'fc2'
@@ -92,7 +93,8 @@ def embed(
     bad = ~np.isfinite(out).all(1)
     if bad.any():
         raise ValueError(
-            f'embed: {bad.sum()} of {len(out)} embeddings are NaN or infinite, the first is of image {bad.argmax()}: the weights or these images are damaged'
+            f'embed: {bad.sum()} of {len(out)} embeddings are NaN or infinite, the first is of image {bad.argmax()}: '
+            'the weights or these images are damaged'
         )
     return out
 
@@ -289,7 +291,8 @@ def _check_pairs(pairs, need):
         )
     if (kinds < 2).any():
         raise ValueError(
-            f'pairs: fold {kinds.index[kinds < 2][0]} has pairs of one kind only; an accuracy needs pairs of the same person and of two.'
+            f'pairs: fold {kinds.index[kinds < 2][0]} has pairs of one kind only; '
+            'an accuracy needs pairs of the same person and of two.'
         )
     return pairs
 
@@ -302,7 +305,7 @@ def _rates(impostor, genuine, fars=FARS):
 # %% ../../nbs/engine/recognition.ipynb #cf9a998a
 def verify_pairs(
     model,  # as for embed; None where the table has a column `similarity`
-    pairs: pd.DataFrame,  # path_a, path_b, same, fold; with subject_a and subject_b (dataset/subject) there are intervals
+    pairs: pd.DataFrame,  # path_a, path_b, same, fold; with subject_a and subject_b there are intervals
     metric: str = 'cosine',  # or 'l2'
     fars: tuple = FARS,  # where to give the TAR
     n: int = 1000,  # resamples of people
@@ -351,8 +354,10 @@ def crop_pairs(
     cache,  # folder for the crops
     size: int = 224,  # side of the crops in pixels
     margin: float = 0.3,  # around the face that the detector finds; where it finds none, the central square is taken
-) -> pd.DataFrame:  # the table with path_a and path_b of crops, the originals as photo_a and photo_b; `attrs['fallback']` counts faces not found
-    "Face crops for a table of pairs, each photo once, in parallel; raises ValueError that names a photo that cannot be read."
+) -> (
+    pd.DataFrame
+):  # path_a and path_b of crops, photo_a and photo_b of the originals; `attrs['fallback']`: faces not found
+    "Face crops for a table of pairs, each photo once, in parallel; ValueError names a photo that cannot be read."
 
     def one(path):
         try:
@@ -382,7 +387,8 @@ def pick_gallery(
     nobody = sorted(set(person) - set(person[first]))
     if nobody:
         raise ValueError(
-            f'pick_gallery: {len(nobody)} people have no live frame to enrol, the first is {nobody[0]!r}: leave them out'
+            f'pick_gallery: {len(nobody)} people have no live frame to enrol, the first is {nobody[0]!r}: '
+            'leave them out'
         )
     enrolled = samples.index.isin(first)
     used = enrolled | ~video.isin(video[first])
@@ -457,7 +463,8 @@ def check_gallery(df):
         lost = sorted(set(probes['subject']) - enrolled)
         if lost:
             raise ValueError(
-                f'dataset {name!r}: {len(lost)} people have probes but no gallery photo, the first is {lost[0]!r}: enrol them (pick_gallery), or leave them out'
+                f'dataset {name!r}: {len(lost)} people have probes but no gallery photo, the first is {lost[0]!r}: '
+                'enrol them (pick_gallery), or leave them out'
             )
 
 # %% ../../nbs/engine/recognition.ipynb #44838544

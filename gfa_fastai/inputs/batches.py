@@ -27,7 +27,8 @@ def _one_size(shapes):
     if len(shapes) > 1:
         (h, w), (h2, w2) = shapes[0], shapes[-1]
         raise ValueError(
-            f'images of different sizes, as {h}x{w} and {h2}x{w2} pixels: give size=, the side in pixels to bring them to'
+            f'images of different sizes, as {h}x{w} and {h2}x{w2} pixels: '
+            'give size=, the side in pixels to bring them to'
         )
 
 

@@ -807,7 +807,8 @@ def _deal(faces, c):
     each = min(wanted, len(people) // domains)
     if each < 3:
         raise ValueError(
-            f'synthpad: {len(people)} of {seen} people in {str(faces)!r} have a photograph with a face that the detector '
+            f'synthpad: {len(people)} of {seen} people in {str(faces)!r} have a photograph with a face that the '
+            'detector '
             f'finds; {3 * domains} are needed, three for each of {domains} domain(s). '
             'Give more photographs, or choose fewer domains.'
         )

@@ -29,7 +29,8 @@ class GatherRows(torch.autograd.Function):
     def forward(ctx, x):
         parts = [torch.empty_like(x) for _ in range(torch.distributed.get_world_size())]
         torch.distributed.all_gather(parts, x.contiguous())
-        ctx.rows = slice(len(x) * (r := torch.distributed.get_rank()), len(x) * (r + 1))
+        first = len(x) * torch.distributed.get_rank()
+        ctx.rows = slice(first, first + len(x))
         return torch.cat(parts)
 
     @staticmethod
@@ -65,7 +66,7 @@ def share_rows(
     bs: int,  # rows in a batch of one process
     processes: int,  # how many there are
     rank: int,  # which one this is, from 0
-    drop_last: bool = True,  # drop the last batch where it is short; False: fill it up by its last row, so that all have as many
+    drop_last: bool = True,  # drop a short last batch; False: fill it up by its last row, so that all have as many
 ) -> list:  # the rows of this process
     "The rows of one process: its part of every common batch of `processes*bs` rows."
     own = []
@@ -111,7 +112,8 @@ def share_dl(
     new.source, new.rng, new.processes, new.rank = dl, dl.rng, processes, rank
     if not len(new):
         raise ValueError(
-            f'bs is {dl.bs} on each of {processes} processes, {dl.bs * processes} rows for a step, but there are {dl.n} rows. Use a smaller bs, or fewer processes.'
+            f'bs is {dl.bs} on each of {processes} processes, {dl.bs * processes} rows for a step, '
+            f'but there are {dl.n} rows. Use a smaller bs, or fewer processes.'
         )
     return new
 
@@ -137,7 +139,9 @@ def _check_launch():
     if 'WORLD_SIZE' in os.environ or 'MASTER_ADDR' not in os.environ or 'ACCELERATE_USE_CPU' not in os.environ:
         return
     raise ValueError(
-        'accelerate launch --cpu starts one process, whatever --num_processes says (the others it expects from mpirun). Use --multi_gpu in place of --cpu: without a GPU its processes take the CPU.'
+        'accelerate launch --cpu starts one process, whatever --num_processes says '
+        '(the others it expects from mpirun). '
+        'Use --multi_gpu in place of --cpu: without a GPU its processes take the CPU.'
     )
 
 
@@ -146,12 +150,14 @@ def _check_precision():
     cast = os.environ.get('ACCELERATE_MIXED_PRECISION', 'no')
     if cast not in ('no', ''):
         raise ValueError(
-            f'accelerate is told to use {cast}, and fastai would not know of it: run accelerate launch --mixed_precision no, and give the precision to guarded(learn, precision={cast!r}) or gfa_train (--precision {cast}).'
+            f'accelerate is told to use {cast}, and fastai would not know of it: '
+            f'run accelerate launch --mixed_precision no, and give the precision to '
+            f'guarded(learn, precision={cast!r}) or gfa_train (--precision {cast}).'
         )
 
 # %% ../../nbs/engine/distributed.ipynb #357a9245
 def start_processes() -> bool:  # whether there are several; raises ImportError without accelerate, ValueError
-    "Join the processes that `accelerate launch` or torchrun has started, each with its own device. Call it before data and network are made."
+    "Join the processes that `accelerate launch` or torchrun has started; before data and network are made."
     _check_launch()
     if num_distrib() < 2:
         return False
