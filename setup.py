@@ -26,7 +26,7 @@ setup(
         'Development Status :: 3 - Alpha',
     ],
     packages=find_packages(include=[cfg['lib_name'], cfg['lib_name'] + '.*']),
-    package_data={cfg['lib_name']: ['weights/*.safetensors', 'results/*']},
+    package_data={cfg['lib_name']: ['weights/*.safetensors', 'results/*', 'run/*.json', 'use/*.md']},
     python_requires=f'>={cfg["min_python"]}',
     install_requires=shlex.split(cfg['requirements']),
     extras_require={k: shlex.split(cfg[f'{k}_requirements']) for k in ('dev', 'export', 'explain', 'distributed')},

@@ -848,7 +848,7 @@ def test_command(capsys, files):
         and rows[0]['candidates'][0][0] == 'Ann'
         and rows[0]['source'].endswith('ann.png')
     )
-    assert run(capsys, files, 'list')[1] == 'Ann: 1 pictures\n'
+    assert run(capsys, files, 'list')[1] == 'Ann: 1 picture\n'
     assert run(capsys, files, 'remove', 'Ann')[0] == 0 and run(capsys, files, 'list')[1] == ''
 
 
@@ -861,6 +861,12 @@ def test_command_says_what_is_wrong(capsys, files):
         ('no operating point', ('list', '--live-point', 'x')),
         ('control character', ('enroll', 'a\nb', files / 'ann.png')),
         ('no camera 93', ('webcam', '--camera', '93')),
+        ('the name is empty', ('verify', '--name', '', files / 'ann.png')),
+        ('the name is empty', ('webcam', '--name', '')),
+        ('the name is empty', ('video', '--name', ' ', files / 'ann.png')),
+        ('live_threshold is 55', ('verify', '--live-threshold', '55', files / 'ann.png')),
+        ('live_threshold is -1e-05', ('verify', '--live-threshold', '-1e-05', files / 'ann.png')),
+        ('similarity_threshold is 3', ('verify', '--similarity-threshold', '3', files / 'ann.png')),
     ):
         status, out, err = run(capsys, files, *args)
         assert status == 2 and words in err and err.startswith('gfa_authenticate: ') and len(err.splitlines()) == 1, (
@@ -886,7 +892,11 @@ def test_command_on_videos(capsys, files, clip):
         and rows[-1]['frames'] == 6
         and all(r['decision'] == 'accept' for r in rows)
     )
-    assert cv2.VideoCapture(str(files / 'seen' / 'clip.mp4')).get(cv2.CAP_PROP_FRAME_COUNT) == 2
+    copy = cv2.VideoCapture(str(files / 'seen' / 'clip.mp4'))
+    assert copy.get(cv2.CAP_PROP_FRAME_COUNT) == 2 and abs(copy.get(cv2.CAP_PROP_FPS) - 5 / 3) < 0.01
+    assert run(capsys, files, 'verify', clip, '--out', files / 'whole')[0] == 0
+    copy = cv2.VideoCapture(str(files / 'whole' / 'clip.mp4'))
+    assert copy.get(cv2.CAP_PROP_FRAME_COUNT) == 6 and copy.get(cv2.CAP_PROP_FPS) == 5
     status, _, err = run(capsys, files, 'video', clip, '--name', 'Bo')
     assert status == 2 and 'nobody is enrolled' in err
 
@@ -897,6 +907,8 @@ def test_help(capsys, job):
         cli.gfa_authenticate([job, '--help'])
     out = capsys.readouterr().out
     assert e.value.code == 0 and '--gallery' in out and 'APCER 5%' in out
+    examples = out.partition('examples:\n')[2].splitlines()
+    assert len(examples) == 2 and all(e.startswith(f'  gfa_authenticate {job}') for e in examples)
 
 
 def test_other_commands_still_end_with_0(capsys):
@@ -936,7 +948,7 @@ def test_photographs():
 def test_an_adapter_that_claims_to_be_huge(tmp_path):
     "No memory is taken for what a header says."
     from safetensors import safe_open
-    from gfa_fastai.adapt.adapter import load_adapter
+    from gfa_fastai.adapt.by_name import load_adapter
     from gfa_fastai.adapt.fda import FDA
 
     path = FDA(noise(), width=0.25, size=64, info=dict(steps=1)).save(tmp_path / 'a.safetensors')

@@ -110,7 +110,7 @@ def test_main_job(whole):
         and 'figures/' not in html
     )
     assert sorted(p.stem for p in (out / 'figures').iterdir()) == ['det', 'divergence', 'fda', 'roc', 'scores', 'terms']
-    assert not list(out.rglob('*.part')) and not list(out.rglob('checkpoint*'))
+    assert not list(out.rglob('.part*')) and not list(out.rglob('.writer*')) and not list(out.rglob('checkpoint*'))
 
 
 def test_run_folder_without_out(folder, tmp_path, monkeypatch, capsys):
@@ -273,7 +273,7 @@ def test_a_damaged_model_or_score_file_says_so(whole, tmp_path, capsys):
 
 def test_other_settings_are_refused(whole, capsys):
     status, said = run(capsys, 'gfa_reproduce', '--preset', 'tiny', '--steps', 5, '--out', whole[0])
-    assert status == 2 and 'steps was 4, is 5' in said and '--out' in said
+    assert status == 2 and 'training: steps was 4, is 5' in said and '--out' in said
 
 
 # -- folders of one's own
@@ -822,7 +822,7 @@ def test_evaluate_anybodys_scores(tmp_path):
         evaluate_scores(df.assign(dataset='scores')).to_dict(),
     )
     assert got == json.loads(json.dumps(want)) | dict(difference=None)
-    assert not [p for p in tmp_path.rglob('*.part')]
+    assert not list(tmp_path.rglob('.part*'))
 
 
 def test_evaluate_options(tmp_path, capsys):
@@ -898,7 +898,7 @@ def target(tmp_path):
 QUICK = ['--steps', 4, '--size', 32, '--width', 0.125]
 
 
-@pytest.mark.parametrize('method', ['fda', 'light', 'adain', 'colour', 'fourier', 'recompress', 'identity'])
+@pytest.mark.parametrize('method', ['fda', 'light', 'colour', 'fourier', 'recompress', 'identity'])
 def test_transfer_of_a_folder(method, folder, tmp_path, capsys):
     args = ['gfa_transfer', folder, '--target', target(tmp_path), '--method', method, '--out', tmp_path / 'out', *QUICK]
     status, said = run(capsys, *args)
@@ -909,7 +909,7 @@ def test_transfer_of_a_folder(method, folder, tmp_path, capsys):
     assert run(capsys, *args)[0] == 0 and before == {
         p: p.stat().st_mtime_ns for p in (tmp_path / 'out').rglob('*.png')
     }  # nothing is made twice
-    if method in ('fda', 'light', 'adain'):
+    if method in ('fda', 'light'):
         status, said = run(
             capsys,
             'gfa_transfer',
@@ -1025,7 +1025,7 @@ def test_transfer_killed_in_the_middle_of_a_folder(folder, tmp_path):
 
 def test_transfer_refuses(folder, tmp_path, capsys):
     for args, words in (
-        ([folder, '--target', folder], 'is a folder, and one image is needed'),
+        ([folder, '--target', folder], 'it is a folder, and one file is needed'),
         ([folder, '--target', tmp_path / 'none.png'], 'none.png: the file does not exist'),
         ([folder, '--method', 'colour'], 'method colour needs a target image'),
         ([tmp_path / 'none'], 'no image and no video'),
@@ -1076,6 +1076,143 @@ def test_bad_arguments(args, capsys):
     with pytest.raises(SystemExit) as e:
         cli.gfa_reproduce(args)
     assert e.value.code == 2 and 'usage' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('command', COMMANDS)
+def test_version_and_examples(command, capsys):
+    from gfa_fastai import __version__
+
+    with pytest.raises(SystemExit) as e:
+        getattr(cli, command)(['--version'])
+    assert e.value.code == 0 and capsys.readouterr().out.strip() == f'{command} {__version__}'
+    with pytest.raises(SystemExit):
+        getattr(cli, command)(['--help'])
+    examples = capsys.readouterr().out.partition('examples:\n')[2].splitlines()
+    assert len(examples) == 2 and all(e.startswith(f'  {command} ') for e in examples)
+
+
+@pytest.mark.parametrize('encoding', ['cp1252', 'ascii', 'utf-8'])
+def test_a_console_without_all_letters_gets_the_numbers(encoding, tmp_path):
+    "Redirected output on Windows: names in other scripts are escaped, and the status is 0."
+    df = scores_of(0).replace(dict(pai=dict(print1='\u6253\u5370', print2='impr\u00e9', video='a\x1b[2J')))
+    df.to_csv(tmp_path / 's.csv', index=False)
+    code = 'import sys; from gfa_fastai.run.cli import gfa_evaluate; sys.exit(gfa_evaluate(sys.argv[1:]))'
+    done = subprocess.run(
+        [sys.executable, '-c', code, str(tmp_path / 's.csv'), '--resamples', '20', '--json', str(tmp_path / 'r.json')],
+        env={**os.environ, 'PYTHONPATH': str(ROOT), 'PYTHONIOENCODING': encoding},
+        capture_output=True,
+    )
+    assert done.returncode == 0 and (tmp_path / 'r.json').exists(), done.stderr
+    said = done.stdout.decode(encoding)
+    assert 'HTER' in said and '\x1b' not in said and ('\u6253' if encoding == 'utf-8' else '\\u6253') in said
+
+
+@pytest.mark.parametrize('number', ['-1e-05', '-1E+3', '-.5', '-2.', '-3', '1e-3'])
+def test_negative_thresholds(number, tmp_path, capsys):
+    scores_of(0).to_csv(tmp_path / 's.csv', index=False)
+    status, said = run(capsys, 'gfa_evaluate', tmp_path / 's.csv', '--resamples', 20, '--threshold', number)
+    assert status == 0 and 'given: ' in said, said
+
+
+def test_people_of_the_training_are_said(tmp_path, capsys):
+    df = scores_of(0)
+    df.assign(in_training=(df['split'] == 'test') & (df['subject'] == '013')).to_csv(tmp_path / 's.csv', index=False)
+    status, said = run(capsys, 'gfa_evaluate', tmp_path / 's.csv', '--resamples', 20)
+    assert status == 0 and '1 of the test people bear names of people that the model was trained on' in said, said
+
+
+def test_one_writer_a_run_folder(tmp_path, capsys):
+    "A second process is told who works there; when the first one has gone, however it went, the folder is free."
+    from gfa_fastai.run.reproduce import hold_run
+
+    code = 'import sys, time; from pathlib import Path; from gfa_fastai.run.reproduce import hold_run\n'
+    code += 'with hold_run(Path(sys.argv[1])): print("holds", flush=True); time.sleep(600)'
+    out = tmp_path / 'run'
+    out.mkdir()
+    holder = subprocess.Popen(
+        [sys.executable, '-W', 'ignore', '-c', code, str(out)],
+        env={**os.environ, 'PYTHONPATH': str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert holder.stdout.readline() == 'holds\n'
+        status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--out', out)
+        assert status == 2 and f'another process works there (process {holder.pid} on ' in said, said
+    finally:
+        holder.kill()
+        holder.wait()
+    with hold_run(out):
+        pass
+    assert [p.name for p in out.iterdir()] in ([], ['.run.lock'])
+
+
+@pytest.mark.parametrize('damage', ['', '{"preset": "ti', '[]', 'null', None])
+def test_a_damaged_run_json(damage, tmp_path):
+    "Empty, cut, of another kind, or gone: restored from its copy; with both damaged it is named."
+    import warnings
+    from gfa_fastai.run.reproduce import open_run, run_settings
+
+    settings = run_settings('tiny')
+    out = open_run(tmp_path / 'run', settings)
+    (out / 'arms' / 'a').mkdir(parents=True)
+    (out / 'arms' / 'a' / 'checkpoint.pt').touch()
+
+    def spoil(path):
+        path.unlink() if damage is None else path.write_text(damage)
+
+    spoil(out / 'run.json')
+    with pytest.warns(UserWarning, match='run.json was missing or damaged and is restored'):
+        open_run(out, settings)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        open_run(out, settings)
+    spoil(out / 'run.json')
+    spoil(out / '.run.json.copy')
+    with pytest.raises(ValueError, match='run.json is missing, empty or cut off, and so is its copy'):
+        open_run(out, settings)
+
+
+@pytest.mark.parametrize(
+    'groups, words',
+    [
+        (dict(preset='huge'), "preset 'huge' is not known"),
+        (dict(training=dict(step=3)), 'training has no setting step: it has width, bs, steps'),
+        (dict(training=dict(steps=0)), 'steps is 0: give a whole number'),
+        (dict(training=dict(bs=2.5)), 'bs is 2.5: give a whole number'),
+        (dict(training=dict(seeds=True)), 'seeds is True: give a whole number'),
+        (dict(training=dict(pairs='some')), "pairs 'some' is not known"),
+        (dict(training=dict(precision='int8')), "precision 'int8' is not known"),
+        (dict(training=dict(weights='none.pth')), 'no weights at none.pth'),
+        (dict(data=dict(spread=0)), 'spread is 0: give a whole number'),
+        (dict(data=dict(max_bad=2)), 'max_bad is 2: give a share'),
+        (dict(data=[]), 'the list is empty'),
+        (dict(data='nowhere'), 'no folder at nowhere'),
+        (dict(data=dict(dataset='siw')), 'dataset siw is given, and no folder of data'),
+        (dict(data=dict(test_subjects=['a'])), 'for your own data only'),
+        (dict(adaptation=dict(depth=3)), 'adaptation has no setting depth'),
+        (dict(measures=dict(sharpness=True)), 'measures has no setting sharpness'),
+    ],
+)
+def test_settings_that_make_no_sense(groups, words):
+    from gfa_fastai.run.reproduce import run_settings
+
+    with pytest.raises((ValueError, FileNotFoundError), match=re.escape(words)):
+        run_settings(**groups)
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='POSIX signals')
+def test_sigterm(tmp_path):
+    "A scheduler's signal: a message, status 143, no child left behind."
+    psutil = pytest.importorskip("psutil")
+
+    p = shell('gfa_synth', '--preset', 'quick', '--workers', 2, '--out', tmp_path / 'pad')
+    when(lambda: len(list((tmp_path / 'pad').rglob('*.png'))) > 2, p)
+    children = psutil.Process(p.pid).children(recursive=True)
+    p.send_signal(signal.SIGTERM)
+    err = p.communicate(timeout=60)[1]
+    assert p.returncode == 143 and 'the same command goes on from there' in err and 'Traceback' not in err
+    assert not psutil.wait_procs(children, timeout=15)[1]
 
 
 # -- real photographs

@@ -41,8 +41,8 @@ OTHER = {  # page: (what its cell becomes, files that it makes)
         ['my_roc.csv', 'my_table.csv'],
     ),
     'table_1_ablation': (
-        "from gfa_fastai.run.reproduce import read_data, with_splits\nROOTS = dict(data=['hall', 'door'])\nSOURCE, RUN, PULL = dict(ROOTS, preset='tiny', steps=2, seeds=2), WORK/'mine', (240, 512)\n"
-        "def samples(): return with_splits(read_data(**ROOTS))\nDATA, VERSION, PREFIX, TRAIN, SIZE, STEPS, SEEDS_MORE = 'two doors', '1', 'my_table_1', 'hall', 48, 2, 1\n"
+        "from gfa_fastai.run.reproduce import read_data, with_splits\nROOTS = ['hall', 'door']\nSOURCE, RUN, PULL = dict(data=ROOTS, preset='tiny', training=dict(steps=2, seeds=2)), WORK/'mine', (240, 512)\n"
+        "def samples(): return with_splits(read_data(ROOTS))\nDATA, VERSION, PREFIX, TRAIN, SIZE, STEPS, SEEDS_MORE = 'two doors', '1', 'my_table_1', 'hall', 48, 2, 1\n"
         "SCORES, TERMS, OTHERS, CONTROLS, FLIPS = (Path(f'{PREFIX}_{n}.csv') for n in ('scores', 'terms', 'classical', 'controls', 'flips'))",
         [f'my_table_1_{n}.csv' for n in ('scores', 'terms', 'classical', 'controls', 'flips')],
     ),

@@ -109,7 +109,8 @@ def test_an_arm_leaves_nothing_in_memory(tmp_path):
     from gfa_fastai.learner import GFALearner
     from pictures import picture_table
 
-    settings = reproduce.run_settings('tiny', steps=2, fda=False) | dict(bs=4, size=32, train=['d'], domains=['d'])
+    settings = reproduce.run_settings('tiny', training=dict(steps=2, bs=4), adaptation=False)
+    settings['data'] |= dict(size=32, train=['d'], domains=['d'])
     frames = picture_table(tmp_path)
     for arm in reproduce.list_arms(frames, settings):
         reproduce.run_arm(arm, frames, tmp_path, settings)

@@ -7,31 +7,67 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
+import signal
 import sys
+import time
+import unicodedata
 from functools import wraps
 from pathlib import Path
+import gfa_fastai
 
 # %% auto #0
-__all__ = ['command', 'Help', 'new_parser', 'gfa_reproduce', 'gfa_synth', 'gfa_train', 'gfa_score', 'gfa_evaluate',
+__all__ = ['Stopped', 'say', 'command', 'Help', 'Parser', 'gfa_reproduce', 'gfa_synth', 'gfa_train', 'gfa_score', 'gfa_evaluate',
            'gfa_transfer', 'gfa_authenticate']
 
 # %% ../../nbs/engine/cli.ipynb #4bb2e048
+class Stopped(KeyboardInterrupt):
+    "SIGTERM arrived."
+
+
+def _stop(number, frame):
+    raise Stopped
+
+
+def say(
+    text,  # one line or several
+    file=None,  # None: standard output
+):
+    "Print a text; control characters in it are shown as escapes."
+    hidden = {'Cc', 'Cs'}
+    controls = '\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069'  # of the direction of writing
+
+    def shown(c):
+        if c == '\n' or (unicodedata.category(c) not in hidden and c not in controls):
+            return c
+        return c.encode('unicode_escape').decode()
+
+    print(''.join(map(shown, str(text))), file=file or sys.stdout, flush=True)
+
+
 def command(f):
-    "Make a command of `f(argv)`: what a user can mend becomes one line, and the return value is the exit status: that of `f`, or 0."
+    "Make a command of `f(argv)`. What a user can mend becomes one line; the exit status is what `f` returns, or 0."
 
     @wraps(f)
     def run(argv=None) -> int:
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, 'reconfigure'):
+                stream.reconfigure(errors='backslashreplace')
+        try:
+            before = signal.signal(signal.SIGTERM, _stop)
+        except ValueError:  # not in the main thread
+            before = None
         try:
             return f(argv) or 0
         except (ValueError, OSError, FloatingPointError) as e:
-            print(f'{f.__name__}: {e}', file=sys.stderr)
+            say(f'{f.__name__}: {e}', sys.stderr)
             return 2
-        except KeyboardInterrupt:
-            print(
-                f'\n{f.__name__}: stopped. What is finished is kept: the same command goes on from there.',
-                file=sys.stderr,
-            )
-            return 130
+        except KeyboardInterrupt as e:
+            say(f'\n{f.__name__}: stopped. What is finished is kept: the same command goes on from there.', sys.stderr)
+            return 143 if isinstance(e, Stopped) else 130
+        finally:
+            if before is not None:
+                signal.signal(signal.SIGTERM, before)
 
     return run
 
@@ -40,15 +76,24 @@ _ = os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
 
 # %% ../../nbs/engine/cli.ipynb #7f7a9ba7
 class Help(argparse.ArgumentDefaultsHelpFormatter):
-    "Help that shows defaults where there are any."
+    "Help that shows defaults where there are any, and examples as they are."
 
     def _get_help_string(self, action):
         return action.help if action.default in (None, True) else super()._get_help_string(action)
 
+    def _fill_text(self, text, width, indent):
+        return text if text.startswith('examples:') else super()._fill_text(text, width, indent)
 
-def new_parser(prog, description) -> argparse.ArgumentParser:
-    "The parser of a command."
-    return argparse.ArgumentParser(prog=prog, description=description, formatter_class=Help)
+
+class Parser(argparse.ArgumentParser):
+    "The parser of a command or of a job of it; its help ends with examples."
+
+    def __init__(self, prog, description, examples, **kwargs):
+        epilog = 'examples:\n' + '\n'.join(f'  {e}' for e in examples)
+        super().__init__(prog=prog, description=description, epilog=epilog, formatter_class=Help, **kwargs)
+        self._negative_number_matcher = re.compile(r'-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$', re.I)  # -1e-05 is a number, too
+        version = f'{prog.split()[0]} {gfa_fastai.__version__}'
+        self.add_argument('--version', action='version', version=version, help='show the version and end')
 
 # %% ../../nbs/engine/cli.ipynb #40fea8be
 def _names(text):
@@ -73,16 +118,18 @@ def _data_arguments(p, several=False):
     "The arguments that say how a folder is read, or several of them."
     from gfa_fastai.inputs.datasets import READERS
 
+    layout = 'ROOT/[train|dev|test/](live|attack)/[SPECIES/]PERSON/FILE'
     p.add_argument(
         '--dataset',
         choices=READERS,
         **(dict(nargs='+', action='extend') if several else dict(default='folder')),
-        help='how the data is read: as a published dataset, or as folder: ROOT/[train|dev|test/](live|attack)/[SPECIES/]PERSON/FILE'
-        + '; one for each ROOT, or one for all' * several,
+        help=f'how the data is read: as a published dataset, or as folder: {layout}'
+        + ('; one for each ROOT, or one for all' if several else ''),
     )
     p.add_argument(
         '--protocol',
-        help='of replay_attack, oulu_npu or siw, and of every one of several that takes it: a name, a number, or all (default: grandtest, 1, 1)',
+        help='of replay_attack, oulu_npu or siw, and of every one of several that takes it: '
+        'a name, a number, or all (default: grandtest, 1, 1)',
     )
     p.add_argument('--fold', type=_positive, help='of a protocol of oulu_npu or siw that has several')
     p.add_argument(
@@ -135,42 +182,47 @@ def _training_arguments(p):
     p.add_argument(
         '--pairs',
         choices=('all', 'halves'),
-        help="reading of TPC: all ordered pairs of a batch, or those of its two halves, a far weaker pull (default: the preset's)",
+        help='reading of TPC: all ordered pairs of a batch, or those of its two halves, a far weaker pull '
+        "(default: the preset's)",
     )
+
+
+_READER = ('video_pattern', 'subject_pattern', 'protocol', 'fold', 'allow_missing')
 
 
 def _data_settings(a):
-    "The same arguments for run_settings."
-    reader = {
-        k: v for k in ('video_pattern', 'subject_pattern', 'protocol', 'fold', 'allow_missing') if (v := getattr(a, k))
-    }
+    "The same arguments for the library: dataset, people, frames, and what is for the readers."
+    reader = {k: getattr(a, k) for k in _READER if getattr(a, k)}
     if p := reader.get('protocol'):
         reader['protocol'] = None if p == 'all' else int(p) if p.isdecimal() else p
-    return dict(
-        dataset=a.dataset or 'folder',
-        test_subjects=a.test_subjects,
-        dev_subjects=a.dev_subjects,
-        max_bad=a.max_bad,
-        spread=a.spread,
-        **reader,
-    )
+    known = {k: getattr(a, k) for k in ('test_subjects', 'dev_subjects', 'max_bad', 'spread')}
+    return dict(dataset=a.dataset or 'folder', **known, **reader)
+
+
+def _training_settings(a, *more):
+    "The arguments of the training for run_settings."
+    return {k: getattr(a, k) for k in ('steps', 'bs', 'precision', 'weights', 'pairs', *more)}
 
 # %% ../../nbs/engine/cli.ipynb #c3ea8f59
 @command
 def gfa_reproduce(argv=None):
     "The main job: from images to a report, with and without TPC and FDA."
-    from gfa_fastai.run.report import difference_table, headline_table, learning_words
     from gfa_fastai.run.reproduce import PRESETS, reproduce
 
-    p = new_parser(
+    p = Parser(
         'gfa_reproduce',
-        'The main job: from images to a report, with and without TPC and FDA. Stopped and started again with the same --out, it goes on where it was.',
+        'The main job: from images to a report, with and without TPC and FDA. '
+        'Stopped and started again with the same --out, it goes on where it was.',
+        [
+            'gfa_reproduce --preset quick',
+            'gfa_reproduce --data MSU-MFSD replay-attack --dataset msu_mfsd replay_attack --out runs/cross',
+        ],
     )
     p.add_argument(
         '--preset',
         default='quick',
         choices=PRESETS,
-        help='how large everything is; quick takes a quarter of an hour on two cores, full wants a GPU',
+        help='how large everything is; quick takes a quarter of an hour on two quiet cores, full wants a GPU',
     )
     p.add_argument('--out', help='run folder (default: runs/PRESET, or runs/PRESET-NAME for your data)')
     p.add_argument(
@@ -178,7 +230,8 @@ def gfa_reproduce(argv=None):
         nargs='+',
         action='extend',
         metavar='ROOT',
-        help='root of a dataset, or of several, for tests of each network on all of them (default: SynthPAD, made on the spot)',
+        help='root of a dataset, or of several, for tests of each network on all of them '
+        '(default: SynthPAD, made on the spot)',
     )
     _data_arguments(p, several=True)
     _training_arguments(p)
@@ -191,30 +244,19 @@ def gfa_reproduce(argv=None):
     )
     a = p.parse_args(argv)
     out = a.out or f'runs/{a.preset}' + ''.join(f'-{Path(root).resolve().name}' for root in a.data or ())
-    done = reproduce(
-        a.preset,
-        out,
-        data=a.data,
-        steps=a.steps,
-        bs=a.bs,
-        seeds=a.seeds,
-        precision=a.precision,
-        fda=a.fda,
-        weights=a.weights,
-        pairs=a.pairs,
-        **_data_settings(a),
-    )
-    print(
-        '\nHTER (%) at the source-dev threshold\n' + headline_table(done['judged']).to_markdown(disable_numparse=True)
-    )
-    for what in ('TPC', 'FDA')[: 1 + a.fda]:
-        print(
-            f'\n{what} on minus {what} off\n'
-            + difference_table(done['paired'], what).to_markdown(disable_numparse=True)
-        )
-    if words := learning_words(done['learned']):
-        print('\n' + words)
-    print(f'\nreport: {done["report"]}')
+    data, training = dict(roots=a.data, **_data_settings(a)), _training_settings(a, 'seeds')
+    say(_reproduced(reproduce(a.preset, out, data=data, training=training, adaptation=a.fda), a.fda))
+
+
+def _reproduced(done, fda):
+    "What gfa_reproduce prints: the headline tables, warnings, the report's path."
+    from gfa_fastai.run.report import difference_table, headline_table, markdown_table, untrained_warning
+
+    parts = ['HTER (%) at the source-dev threshold\n' + markdown_table(headline_table(done['rates']), True)]
+    for what in ('TPC', 'FDA') if fda else ('TPC',):
+        parts.append(f'{what} on minus {what} off\n' + markdown_table(difference_table(done['paired'], what), True))
+    parts += [*done['notes']['drawn'], untrained_warning(done['losses']), f'report: {done["report"]}']
+    return '\n' + '\n\n'.join(filter(None, parts))
 
 # %% ../../nbs/engine/cli.ipynb #ec8a1bb8
 @command
@@ -222,9 +264,14 @@ def gfa_synth(argv=None):
     "Make SynthPAD, the embedded benchmark of rendered faces, attacks and cameras."
     from gfa_fastai.synth.benchmark import SYNTHPAD_PRESETS, make_synthpad
 
-    p = new_parser(
+    p = Parser(
         'gfa_synth',
-        'Make SynthPAD, the embedded benchmark of rendered faces, attacks and cameras. Stopped and started again, it goes on where it was.',
+        'Make SynthPAD, the embedded benchmark of rendered faces, attacks and cameras. '
+        'Stopped and started again, it goes on where it was.',
+        [
+            'gfa_synth --preset tiny --out synthpad',
+            'gfa_synth --out moire --domains webcam,slr --patterns moire --seed 1',
+        ],
     )
     p.add_argument('--preset', default='quick', choices=SYNTHPAD_PRESETS, help='how large it is')
     p.add_argument('--out', required=True, help='folder for images, samples.csv and manifest.json')
@@ -243,9 +290,8 @@ def gfa_synth(argv=None):
     df = make_synthpad(
         a.out, a.preset, a.seed, a.domains, a.patterns, a.faces, a.pattern_gap, a.style_gap, workers=a.workers
     )
-    print(
-        f'{len(df)} images of {df["subject"].nunique()} people in {df["dataset"].nunique()} domains: {Path(a.out) / "samples.csv"}'
-    )
+    people, domains = df['subject'].nunique(), df['dataset'].nunique()
+    say(f'{len(df)} images of {people} people in {domains} domains: {Path(a.out) / "samples.csv"}')
 
 # %% ../../nbs/engine/cli.ipynb #97bda710
 @command
@@ -253,9 +299,14 @@ def gfa_train(argv=None):
     "Train the two-headed network on a folder of images."
     from gfa_fastai.run.reproduce import PRESETS, train_model
 
-    p = new_parser(
+    p = Parser(
         'gfa_train',
-        'Train the two-headed network on a folder of images. Stopped and started again with the same --out, it goes on where it was.',
+        'Train the two-headed network on a folder of images. '
+        'Stopped and started again with the same --out, it goes on where it was.',
+        [
+            'gfa_train photos --out model --weights small',
+            'gfa_train MSU-MFSD --dataset msu_mfsd --preset full --precision bf16 --out msu',
+        ],
     )
     p.add_argument('data', help='root of the dataset')
     p.add_argument('--out', required=True, help='run folder for model.safetensors, scores.csv and terms.csv')
@@ -270,24 +321,11 @@ def gfa_train(argv=None):
     p.add_argument('--no-tpc', dest='tpc', action='store_false', help='without the TPC loss')
     p.add_argument('--seed', type=int, default=0, help='of first weights and order of batches')
     a = p.parse_args(argv)
-    path = train_model(
-        a.out,
-        tpc=a.tpc,
-        seed=a.seed,
-        preset=a.preset,
-        data=a.data,
-        steps=a.steps,
-        bs=a.bs,
-        precision=a.precision,
-        weights=a.weights,
-        pairs=a.pairs,
-        **_data_settings(a),
-    )
-    if int(os.environ.get('RANK', 0)):
-        return  # of several processes the first one speaks
-    print(
-        f'model:  {path}\nscores: {path.with_name("scores.csv")} (development and test people; gfa_evaluate reads them)'
-    )
+    data, training = dict(roots=a.data, **_data_settings(a)), _training_settings(a)
+    path = train_model(a.out, a.tpc, a.seed, preset=a.preset, data=data, training=training)
+    if not int(os.environ.get('RANK', 0)):  # of several processes the first one prints
+        scores = path.with_name('scores.csv')
+        say(f'model:  {path}\nscores: {scores} (development and test people; gfa_evaluate reads them)')
 
 # %% ../../nbs/engine/cli.ipynb #dade01ff
 @command
@@ -295,8 +333,14 @@ def gfa_score(argv=None):
     "Score a folder of images with a trained model: probability of live, one row per image."
     from gfa_fastai.run.score import score_folder
 
-    p = new_parser(
-        'gfa_score', 'Score a folder of images with a trained model: probability of live, one row per image.'
+    p = Parser(
+        'gfa_score',
+        'Score a folder of images with a trained model: probability of live, one row per image. '
+        'Stopped and started again, it goes on where it was.',
+        [
+            'gfa_score model/model.safetensors photos --out scores.csv',
+            'gfa_score model/model.safetensors clips --out scores.csv --test-subjects 0012,0014',
+        ],
     )
     p.add_argument('model', help='model.safetensors, as gfa_train or gfa_reproduce writes it')
     p.add_argument('data', help='root of the dataset')
@@ -305,17 +349,33 @@ def gfa_score(argv=None):
     _data_arguments(p)
     a = p.parse_args(argv)
     scores = score_folder(a.model, a.data, a.out, a.cache, **_data_settings(a))
-    skipped = scores.attrs['skipped']
-    print(f'{len(scores)} images of {scores["subject"].nunique()} people scored: {a.out}')
-    if seen := sorted(scores.loc[scores['in_training'], 'subject'].unique()):
-        print(
-            f'{len(seen)} of them bear names of people that the model was trained on ({", ".join(seen[:5])}{", ..." if seen[5:] else ""}). '
-            'If they are the same people, their error rates are no test: name the test people with --test-subjects.'
-        )
+    say(f'{len(scores)} images of {scores["subject"].nunique()} people scored: {a.out}')
+    if seen := _seen_words(scores):
+        say(f'{seen} Name the test people with --test-subjects.')
+    _say_skipped(scores.attrs['skipped'])
+
+
+def _seen_words(scores):
+    "A warning about test people who bear names from the training of the model; '' where there are none."
+    if 'in_training' not in scores:
+        return ''
+    marked = scores['in_training'].astype(str) == 'True'
+    names = sorted(scores.loc[marked & (scores['split'] == 'test'), 'subject'].astype(str).unique())
+    shown = ', '.join(names[:5]) + (', ...' if names[5:] else '')
+    return (
+        f'{len(names)} of the test people bear names of people that the model was trained on ({shown}). '
+        'If they are the same people, their error rates are no test.'
+        if names
+        else ''
+    )
+
+
+def _say_skipped(skipped):
+    "The files that could not be used, the first ten by name."
     for path, why in skipped[:10]:
-        print(f'skipped: {path}: {why}')
+        say(f'skipped: {path}: {why}')
     if len(skipped) > 10:
-        print(f'and {len(skipped) - 10} more')
+        say(f'and {len(skipped) - 10} more')
 
 # %% ../../nbs/engine/cli.ipynb #efe37f72
 @command
@@ -323,25 +383,31 @@ def gfa_evaluate(argv=None):
     "Error rates of anybody's scores, from CSV or four-column text."
     from gfa_fastai.evaluation import HOW
     from gfa_fastai.inputs.tables import load_scores
-    from gfa_fastai.inputs.files import writable_folder
 
-    p = new_parser(
+    p = Parser(
         'gfa_evaluate',
-        'Error rates of anybody\'s scores. CSV with the header dataset, split, subject, video, frame, label, pai, score, or four columns '
-        '(claimed_id real_id label score). A higher score means more live; rows of split test are judged. A file without a column split is named for it, as scores_dev.txt.',
+        "Error rates of anybody's scores. "
+        'CSV with the header dataset, split, subject, video, frame, label, pai, score, or four columns (claimed_id real_id label score). A higher score means more live; rates are those of the rows '
+        'of split test. A file without a column split is named for it, as scores_dev.txt.',
+        [
+            'gfa_evaluate scores_dev.csv scores_test.csv --html report.html',
+            'gfa_evaluate b.csv --threshold source --source a.csv',
+        ],
     )
     p.add_argument('scores', nargs='+', help='score files, taken together')
     p.add_argument(
         '--threshold',
         default='dev',
-        help="'dev': EER of the dev rows; 'source': EER of the dev rows in --source; 'test': EER of the test rows, optimistic; or a number",
+        help="'dev': EER of the dev rows; 'source': EER of the dev rows in --source; "
+        "'test': EER of the test rows, optimistic; or a number",
     )
     p.add_argument('--source', nargs='+', help='score files on the training dataset')
     p.add_argument(
         '--video',
         default='mean',
         choices=(*HOW, 'frame'),
-        help="score of a video from those of its frames; 'logodds' takes the mean of their log odds, 'frame' judges frames",
+        help="score of a video from those of its frames; 'logodds' takes the mean of their log odds, "
+        "'frame' counts frames",
     )
     p.add_argument(
         '--species',
@@ -363,25 +429,28 @@ def gfa_evaluate(argv=None):
     p.add_argument('--json', help='write the numbers there, too')
     p.add_argument('--html', help='write the report with its figures there, too: one page that needs no other file')
     a = p.parse_args(argv)
-    a.threshold = a.threshold if a.threshold in ('dev', 'source', 'test') else _number(a.threshold)
-    for needs in ['source'] + ['against_source'] * bool(a.against):
-        if a.threshold == 'source' and not getattr(a, needs):
-            raise ValueError(
-                f'--threshold source needs --{needs.replace("_", "-")}, the scores on the training dataset'
-            )
-    for path in filter(None, (a.json, a.html)):
-        writable_folder(Path(path).parent)
+    _check_evaluation(a)
     tables = {
         k: load_scores(*v) if (v := getattr(a, k)) else None for k in ('scores', 'source', 'against', 'against_source')
     }
-    _judge(a, **tables)
+    say(_evaluate(a, **tables))
 
 # %% ../../nbs/engine/cli.ipynb #f38b6627
-def _number(text):
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(f"--threshold {text!r} is neither dev, source, test nor a number") from None
+def _check_evaluation(a):
+    "A threshold that is a number becomes one; ValueError or OSError for what cannot work, before any file is read."
+    from gfa_fastai.inputs.files import writable_folder
+
+    if a.threshold not in ('dev', 'source', 'test'):
+        try:
+            a.threshold = float(a.threshold)
+        except ValueError:
+            raise ValueError(f'--threshold {a.threshold!r} is neither dev, source, test nor a number') from None
+    if a.threshold == 'source' and not a.source:
+        raise ValueError('--threshold source needs --source, the scores on the training dataset')
+    if a.threshold == 'source' and a.against and not a.against_source:
+        raise ValueError('--threshold source needs --against-source, the scores on the training dataset')
+    for path in filter(None, (a.json, a.html)):
+        writable_folder(Path(path).parent)
 
 
 def _pairs(text):
@@ -391,87 +460,74 @@ def _pairs(text):
     return {k.strip(): v.strip() for k, v in pairs}
 
 
-def _judge(a, scores, source, against, against_source):
-    "Print the report that `gfa_evaluate` was asked for, and write it."
-    from gfa_fastai import __version__
-    from gfa_fastai.inputs.files import write_text
-    from gfa_fastai.evaluation import (
-        compare_systems,
-        compare_thresholds,
-        difference_markdown,
-        evaluate_scores,
-        report_markdown,
-        thresholds_table,
-    )
+def _evaluate(a, scores, source, against, against_source):
+    "The report that gfa_evaluate was asked for, as Markdown; its files are written first."
+    from gfa_fastai import evaluation as ev
+    from gfa_fastai.inputs.files import write_json, write_text
     from gfa_fastai.run.webpage import page_html, report_figure
 
     how = dict(how=a.video, n=a.resamples, seed=a.seed, species=a.species)
-    report = evaluate_scores(scores, a.threshold, source, **how)
-    difference = (
-        None if against is None else compare_systems(scores, against, a.threshold, source, against_source, **how)
-    )
-    every = thresholds_table(compare_thresholds(scores, source, **how)).to_markdown(disable_numparse=True)
+    report = ev.evaluate_scores(scores, a.threshold, source, **how)
+    every = ev.thresholds_table(ev.compare_thresholds(scores, source, **how)).to_markdown(disable_numparse=True)
+    files = ', '.join(Path(s).name for s in a.scores)
     parts = [
-        report_markdown(report),
+        ev.report_markdown(report),
+        ev.plain_text(_seen_words(scores)),
         '## Every threshold',
         'The same scores at every threshold that these tables can give:',
         every,
     ]
+    difference = None
     if against is not None:
-        parts += ['## Against the second system', difference_markdown(difference)]
-    parts += [
-        f'Intervals: 95 %, {a.resamples} resamples of the test people, seed {a.seed}. Made by gfa_fastai {__version__} from {", ".join(Path(s).name for s in a.scores)}.'
-    ]
-    print('\n\n'.join(parts))
-    content = dict(
-        report.to_dict(),
-        difference=None
-        if difference is None
-        else difference.astype(object).where(difference.notna(), None).to_dict('index'),
+        table = ev.compare_systems(scores, against, a.threshold, source, against_source, **how)
+        parts += ['## Against the second system', ev.difference_markdown(table)]
+        difference = table.astype(object).where(table.notna(), None).to_dict('index')
+    parts.append(
+        f'Intervals: 95 %, {a.resamples} resamples of the test people, seed {a.seed}. '
+        f'Made by gfa_fastai {gfa_fastai.__version__} from {ev.plain_text(files)}.'
     )
+    text = '\n\n'.join(filter(None, parts))
     if a.json:
-        write_text(a.json, json.dumps(content, indent=1))
+        write_json(a.json, dict(report.to_dict(), difference=difference))
     if a.html:
-        write_text(
-            a.html,
-            page_html(
-                f'Error rates of {", ".join(Path(s).name for s in a.scores)}',
-                '\n\n'.join(parts),
-                {'ROC, DET and scores': report_figure(report, scores)},
-            ),
-        )
-    for path in filter(None, (a.json, a.html)):
-        print(f'\nwritten: {path}')
+        figures = {'ROC, DET and scores': report_figure(report, scores)}
+        write_text(a.html, page_html(f'Error rates of {files}', text, figures))
+    return text + ''.join(f'\n\nwritten: {path}' for path in (a.json, a.html) if path)
 
 # %% ../../nbs/engine/cli.ipynb #de2d66e3
 @command
 def gfa_transfer(argv=None):
-    "Give images, folders and videos the look of a target image."
-    from gfa_fastai.adapt.by_name import FITTED, SIMPLE, load_adapter, make_adapter
-    from gfa_fastai.inputs.videos import clip_frames
+    "Give images, folders and videos the style of a target image."
     from gfa_fastai.adapt.adapter import CODECS
-    from gfa_fastai.adapt.media import find_media, transfer_media
+    from gfa_fastai.adapt.by_name import FITTED, SIMPLE
+    from gfa_fastai.adapt.media import transfer_media
 
-    p = new_parser(
+    p = Parser(
         'gfa_transfer',
-        'Give images, folders and videos the look of a target image. Stopped and started again with the same --out, it goes on where it was.',
+        'Give images, folders and videos the style of a target image. '
+        'Stopped and started again with the same --out, it goes on where it was.',
+        [
+            'gfa_transfer photos --target target.png --method colour --out transferred',
+            'gfa_transfer test --fit-on train --method fda --out transferred',
+        ],
     )
     p.add_argument('paths', nargs='+', help='images, videos, and folders that are searched through')
     p.add_argument('--out', required=True, help='folder for the results')
     p.add_argument(
         '--target',
-        help='image whose look they get (default: the most ordinary of the images that the method is fitted on)',
+        help='image whose style they get (default: the one that is most like all others that the method is fitted on)',
     )
     p.add_argument(
         '--method',
         default='light',
         choices=[*FITTED, *SIMPLE],
-        help="fda is the paper's; light has its losses and keeps edges; colour and fourier need no fit; recompress and identity are controls",
+        help="fda is the paper's; light has its losses and keeps edges; colour and fourier need no fit; "
+        'recompress and identity are controls',
     )
     p.add_argument('--model', help='a saved method, in place of --method and --target')
     p.add_argument(
         '--imitate',
-        help='a saved method that light learns to do like, in place of its losses: as good as that one, and many times as fast',
+        help='a saved method that light learns to imitate, in place of its losses: many times as fast',
     )
     p.add_argument(
         '--fit-on',
@@ -485,90 +541,65 @@ def gfa_transfer(argv=None):
     p.add_argument('--codec', default='png', choices=CODECS, help='of resulting images; videos become .mp4')
     p.add_argument('--quality', type=_positive, default=95, help='of jpeg, 1 to 100')
     a = p.parse_args(argv)
-    images, videos, wrong = find_media(a.fit_on or a.paths, a.out)
-    if not images and not videos:
-        raise ValueError(
-            'no image and no video: '
-            + ('; '.join(f'{f}: {why}' for f, why in wrong[:5]) or f'{", ".join(a.fit_on or a.paths)} has none')
-        )
-    adapter = load_adapter(a.model) if a.model else _adapter(a, images, videos, make_adapter, clip_frames)
+    adapter = _adapter(a)
     made, skipped = transfer_media(adapter, a.paths, a.out, a.codec, a.quality)
-    print(f'{len(made)} files by {type(adapter).__name__}: {a.out}')
-    for f, why in skipped[:10]:
-        print(f'skipped: {f}: {why}')
-    if len(skipped) > 10:
-        print(f'and {len(skipped) - 10} more')
+    say(f'{len(made)} files by {type(adapter).__name__}: {a.out}')
+    _say_skipped(skipped)
     if not made:
         raise ValueError('nothing could be transferred')
 
 # %% ../../nbs/engine/cli.ipynb #0308c188
-def _adapter(a, images, videos, make_adapter, clip_frames):
+def _adapter(a):
     "The method that gfa_transfer was asked for, fitted where it has to be."
-    from gfa_fastai.adapt.by_name import FITTED, load_adapter
+    from gfa_fastai.adapt.by_name import FITTED, load_adapter, make_adapter
+    from gfa_fastai.adapt.media import find_media
 
+    paths = a.fit_on or a.paths
+    images, videos, wrong = find_media(paths, a.out)
+    if not images and not videos:
+        why = '; '.join(f'{f}: {reason}' for f, reason in wrong[:5]) or f'{", ".join(paths)} has none'
+        raise ValueError(f'no image and no video: {why}')
+    if a.model:
+        return load_adapter(a.model)
     if a.imitate and a.method != 'light':
         raise ValueError(f'--imitate is for --method light, not {a.method}')
     if a.method not in FITTED:
         return make_adapter(a.method, a.target)
-
-    def frames(v):
-        try:
-            return list(clip_frames(v, 16))
-        except ValueError:
-            return []  # reported when it is to be transferred
-
-    fit_on = [f for f, _ in images] + [im for v, _ in videos for im in frames(v)]
-    kw = dict(width=a.width) if a.method == 'fda' else dict(teacher=load_adapter(a.imitate)) if a.imitate else {}
-    made = make_adapter(
-        a.method, a.target, fit_on, a.steps, Path(a.out) / 'method.safetensors', size=a.size, seed=a.seed, **kw
-    )
-    print(f'fitted on {len(fit_on)} images, target: {made.info.get("target", a.target)}')
+    fit_on = [f for f, _ in images] + [frame for v, _ in videos for frame in _some_frames(v)]
+    more = dict(width=a.width) if a.method == 'fda' else dict(teacher=load_adapter(a.imitate)) if a.imitate else {}
+    file = Path(a.out) / 'method.safetensors'
+    made = make_adapter(a.method, a.target, fit_on, a.steps, file, size=a.size, seed=a.seed, **more)
+    say(f'fitted on {len(fit_on)} images, target: {made.info.get("target", a.target)}')
     return made
+
+
+def _some_frames(video):
+    "Sixteen frames of a video; none where it cannot be read, which is said when it is to be transferred."
+    from gfa_fastai.inputs.videos import clip_frames
+
+    try:
+        return list(clip_frames(video, 16))
+    except ValueError:
+        return []
 
 # %% ../../nbs/engine/cli.ipynb #8b2c3d4e
 @command
 def gfa_authenticate(argv=None):
     "Live or attack, and who: enroll, verify, identify, video, webcam."
-    p = new_parser(
+    p = Parser(
         'gfa_authenticate',
         'Live or attack, and who, with a trained network. Exit status: 0 accepted or done, 1 rejected, 2 error.',
+        ['gfa_authenticate enroll Ann ann.jpg', 'gfa_authenticate verify --name Ann photo.jpg'],
     )
-    sub = p.add_subparsers(dest='job', required=True, metavar='JOB')
-
-    def job(name, text):
-        q = sub.add_parser(name, help=text, description=text, formatter_class=Help)
+    jobs = p.add_subparsers(dest='job', required=True, metavar='JOB')
+    for name, (text, examples, add_arguments, f) in _JOBS.items():
+        prog, examples = f'gfa_authenticate {name}', [f'gfa_authenticate {name} {e}' for e in examples]
+        q = jobs.add_parser(name, prog=prog, help=text, description=text, examples=examples)
         _auth_arguments(q)
-        return q
-
-    q = job('enroll', 'Remember a person by one or more photographs or videos. Attacks are refused.')
-    q.add_argument('name', help='of the person; who is enrolled already gets more pictures')
-    q.add_argument('images', nargs='+', help='photographs or videos, of this person alone')
-    q.add_argument('--force', action='store_true', help='take pictures that look like an attack, too')
-    job('remove', 'Forget a person.').add_argument('name', help='who was enrolled')
-    job('list', 'Say who is enrolled.')
-    q = job('verify', 'Is it live, and is it this person?')
-    q.add_argument('images', nargs='+', help='photographs or videos')
-    q.add_argument('--name', help='who it claims to be (default: whoever is most alike)')
-    q.add_argument('--live-only', action='store_true', help='live or attack, whoever it is')
-    q = job('identify', 'Is it live, and who of those enrolled is it?')
-    q.add_argument('images', nargs='+', help='photographs or videos')
-    q.add_argument('--top', type=_positive, default=5, help='candidates to name')
-    for name, text in (
-        ('video', 'An answer for each frame of a video, and one for the whole.'),
-        ('webcam', 'An answer for each frame of a camera. Ctrl-C ends it, or q in its window.'),
-    ):
-        q = job(name, text)
-        q.add_argument('source', help='a video file') if name == 'video' else q.add_argument(
-            '--camera', type=int, default=0, help='number of the camera'
-        )
-        q.add_argument('--name', help='who it claims to be (default: whoever is most alike)')
-        q.add_argument('--live-only', action='store_true', help='live or attack, whoever it is')
-        q.add_argument('--every', type=_positive, default=1, help='answer for every n-th frame')
-        if name == 'webcam':
-            q.add_argument('--seconds', type=float, help='stop after so many (default: when asked to)')
-            q.add_argument('--window', action='store_true', help='show what it sees')
-            q.add_argument('--until-accepted', action='store_true', help='stop when somebody is accepted')
-    return _authenticate(p.parse_args(argv))
+        add_arguments(q)
+        q.set_defaults(f=f)
+    a = p.parse_args(argv)
+    return a.f(a, _authenticator(a))
 
 # %% ../../nbs/engine/cli.ipynb #9c3d4e5f
 def _auth_arguments(p):
@@ -583,134 +614,201 @@ def _auth_arguments(p):
     p.add_argument('--similarity-threshold', type=float, help='in place of it, -1 to 1')
     p.add_argument('--detector', help="a YuNet model file (default: OpenCV's cascade)")
 
-# %% ../../nbs/engine/cli.ipynb #d0000001
-def _say(a, what, words, **facts):
-    "One line: words, or JSON."
-    print(json.dumps(facts | dict(source=what), ensure_ascii=False) if a.json else f'{what}: {words}', flush=True)
 
-# %% ../../nbs/engine/cli.ipynb #d0000002
-def _authenticate(a) -> int:
-    "Do what gfa_authenticate was asked for; the exit status."
+def _authenticator(a):
+    "The authenticator of a job."
     from gfa_fastai.use.authenticate import FaceAuthenticator
 
-    auth = FaceAuthenticator.load(
-        a.model,
-        a.gallery,
-        live_point=a.live_point,
-        similarity_point=a.similarity_point,
-        live_threshold=a.live_threshold,
-        similarity_threshold=a.similarity_threshold,
-        detector=a.detector,
-    )
-    if a.job == 'list':
-        for n in auth.gallery.names():
-            _say(a, n, f'{len(auth.gallery.people[n])} pictures', pictures=len(auth.gallery.people[n]))
-    elif a.job == 'remove':
-        auth.remove(a.name)
-        _say(a, a.name, 'forgotten', removed=True)
-    elif a.job == 'enroll':
-        n = auth.enroll(a.name, a.images, a.force)
-        _say(a, a.name, f'enrolled with {n} picture{"s" if n > 1 else ""}', enrolled=n)
-    else:
-        return (_auth_pictures if a.job in ('verify', 'identify') else _auth_stream)(a, auth)
+    names = ('live_point', 'similarity_point', 'live_threshold', 'similarity_threshold', 'detector')
+    return FaceAuthenticator.load(a.model, a.gallery, **{k: getattr(a, k) for k in names})
+
+
+def _claim_arguments(p):
+    p.add_argument('--name', help='who it claims to be (default: whoever is most alike)')
+    p.add_argument('--live-only', action='store_true', help='live or attack, whoever it is')
+
+
+def _enroll_arguments(p):
+    p.add_argument('name', help='of the person; who is enrolled already gets more pictures')
+    p.add_argument('images', nargs='+', help='photographs or videos, of this person alone')
+    p.add_argument('--force', action='store_true', help='take pictures that look like an attack, too')
+
+
+def _verify_arguments(p):
+    p.add_argument('images', nargs='+', help='photographs or videos')
+    _claim_arguments(p)
+
+
+def _identify_arguments(p):
+    p.add_argument('images', nargs='+', help='photographs or videos')
+    p.add_argument('--top', type=_positive, default=5, help='candidates to name')
+
+
+def _video_arguments(p):
+    p.add_argument('source', help='a video file')
+    _claim_arguments(p)
+    p.add_argument('--every', type=_positive, default=1, help='answer for every n-th frame')
+
+
+def _webcam_arguments(p):
+    p.add_argument('--camera', type=int, default=0, help='number of the camera')
+    _claim_arguments(p)
+    p.add_argument('--every', type=_positive, default=1, help='answer for every n-th frame')
+    p.add_argument('--seconds', type=float, help='stop after so many (default: when asked to)')
+    p.add_argument('--window', action='store_true', help='show what it sees')
+    p.add_argument('--until-accepted', action='store_true', help='stop when somebody is accepted')
+
+# %% ../../nbs/engine/cli.ipynb #d0000001
+def _say_answer(a, what, words, **facts):
+    "One line: words, or JSON."
+    say(json.dumps(dict(facts, source=str(what)), ensure_ascii=False) if a.json else f'{what}: {words}')
+
+
+def _enroll(a, auth):
+    n = auth.enroll(a.name, a.images, a.force)
+    _say_answer(a, a.name, f'enrolled with {n} picture{"s" if n > 1 else ""}', enrolled=n)
+
+
+def _remove(a, auth):
+    auth.remove(a.name)
+    _say_answer(a, a.name, 'removed', removed=True)
+
+
+def _list(a, auth):
+    for name in auth.gallery.names():
+        n = len(auth.gallery.people[name])
+        _say_answer(a, name, f'{n} picture{"s" if n > 1 else ""}', pictures=n)
 
 # %% ../../nbs/engine/cli.ipynb #ad4e5f60
-def _auth_pictures(a, auth) -> int:
-    "verify and identify: 0 if every picture is accepted."
-    from gfa_fastai.use.authenticate import annotate
-    from gfa_fastai.inputs.images import read_image
+def _verify(a, auth) -> int:
+    return max(_answer(a, auth, path, auth.verify(path, a.name, a.live_only)) for path in a.images)
+
+
+def _identify(a, auth) -> int:
+    return max(_answer(a, auth, path, auth.identify(path, a.top)) for path in a.images)
+
+
+def _answer(a, auth, path, result) -> int:
+    "Print an answer, and draw it where that was asked for; 1 where it is a rejection."
+    from gfa_fastai.inputs.images import read_image, write_png
     from gfa_fastai.inputs.videos import is_video
+    from gfa_fastai.use.authenticate import annotate
 
-    status = 0
-    for path in a.images:
-        r = auth.identify(path, a.top) if a.job == 'identify' else auth.verify(path, a.name, a.live_only)
-        more = ''.join(f'\n  {n} {s:.3f}' for n, s in r.candidates)
-        _say(a, path, f'{r.decision}, {r.reason}{more}', **r.to_dict())
-        if a.out and not is_video(path):
-            _save_picture(annotate(read_image(path), r), Path(a.out) / f'{Path(path).name}.png')
-        elif a.out:
-            _annotated(a, auth, path)
-        status = max(status, int(not r.accepted))
-    return status
-
-# %% ../../nbs/engine/cli.ipynb #d0000003
-def _save_picture(image, path):
-    "Write a PNG under another name first."
-    from PIL import Image
-    from gfa_fastai.inputs.files import writable_folder
-
-    writable_folder(path.parent)
-    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
-    try:
-        Image.fromarray(image).save(part, 'PNG')
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    candidates = ''.join(f'\n  {name} {similarity:.3f}' for name, similarity in result.candidates)
+    _say_answer(a, path, f'{result.decision}, {result.reason}{candidates}', **result.to_dict())
+    if a.out and is_video(path):
+        name, live_only = getattr(a, 'name', None), getattr(a, 'live_only', False)
+        _save_answers(a, path, 1, auth.watch(path, name=name, live_only=live_only))
+    elif a.out:
+        write_png(Path(a.out) / f'{Path(path).name}.png', annotate(read_image(path), result))
+    return int(not result.accepted)
 
 # %% ../../nbs/engine/cli.ipynb #d0000004
-def _annotated(a, auth, path, every=1, **kwargs):
-    "Write a video with the answers on it."
+def _save_answers(a, source, every, answers):
+    "Write a video with the answers on it, at the speed of the source."
     from gfa_fastai.inputs.videos import frame_rate, save_video
     from gfa_fastai.use.authenticate import annotate
 
-    frames = (annotate(f, r) for _, f, r in auth.watch(path, every, **kwargs))
-    save_video(Path(a.out) / f'{Path(path).stem}.mp4', frames, frame_rate(path) / every)
+    is_file = not isinstance(source, int)
+    path = Path(a.out) / (f'{Path(source).stem}.mp4' if is_file else 'webcam.mp4')
+    rate = (frame_rate(source) if is_file else 25.0) / every
+    save_video(path, (annotate(frame, result) for _, frame, result in answers), fps=rate)
 
 # %% ../../nbs/engine/cli.ipynb #be5f6071
-def _auth_stream(a, auth) -> int:
-    "video and webcam: 0 if the video as a whole, or anybody before the camera, is accepted."
-    import time
-    from gfa_fastai.inputs.videos import frame_rate, save_video
-    from gfa_fastai.use.authenticate import annotate
+def _video(a, auth) -> int:
+    "An answer for each frame; the status is that of the presentation as a whole."
+    answers = _said_answers(a, auth, a.source, f'{a.source}, frame')
+    if a.out:
+        _save_answers(a, a.source, a.every, answers)
+    for _ in answers:
+        pass
+    result = auth.verify(a.source, a.name, a.live_only)
+    _say_answer(a, a.source, f'{result.decision}, {result.reason}', **result.to_dict())
+    return int(not result.accepted)
 
-    source, start, accepted = a.source if a.job == 'video' else a.camera, time.monotonic(), [False]
 
-    def answers():
-        for i, frame, r in auth.watch(source, a.every, name=a.name, live_only=a.live_only):
-            _say(
-                a,
-                f'{source}, frame {i}' if a.job == 'video' else f'frame {i}',
-                f'{r.decision}, {r.reason}',
-                frame=i,
-                **r.to_dict(),
-            )
-            accepted[0] |= r.accepted
-            yield annotate(frame, r)
-            if a.job == 'webcam' and (_over(a, start, accepted[0]) or a.window and _shown(annotate(frame, r))):
-                return
-
-    if a.name and a.name not in auth.gallery:
-        raise ValueError(
-            f'nobody is enrolled as {a.name!r}; there are {", ".join(auth.gallery.names()[:10]) or "none"}'
-        )
+def _webcam(a, auth) -> int:
+    "An answer for each frame of a camera; 0 if anybody was accepted."
+    accepted = []
+    answers = _until_over(a, _said_answers(a, auth, a.camera, 'frame'), accepted)
     try:
         if a.out:
-            name, fps = 'webcam.mp4', 25
-            if a.job == 'video':
-                name, fps = f'{Path(source).stem}.mp4', frame_rate(source) / a.every
-            save_video(Path(a.out) / name, answers(), fps)
-        else:
-            for _ in answers():
-                pass
+            _save_answers(a, a.camera, a.every, answers)
+        for _ in answers:
+            pass
     except KeyboardInterrupt:
-        if a.job == 'video':
-            raise
-    if a.job == 'webcam':
-        return int(not accepted[0])
-    r = auth.verify(source, a.name, a.live_only)
-    _say(a, source, f'{r.decision}, {r.reason}', **r.to_dict())
-    return int(not r.accepted)
-
-# %% ../../nbs/engine/cli.ipynb #d0000005
-def _over(a, start, accepted):
-    import time
-
-    return bool(a.seconds and time.monotonic() - start > a.seconds or a.until_accepted and accepted)
+        pass
+    return int(not accepted)
 
 
-def _shown(image):
+def _said_answers(a, auth, source, what):
+    "The answers of a stream, each of them printed."
+    for i, frame, result in auth.watch(source, a.every, a.name, a.live_only):
+        _say_answer(a, f'{what} {i}', f'{result.decision}, {result.reason}', frame=i, **result.to_dict())
+        yield i, frame, result
+
+
+def _until_over(a, answers, accepted):
+    "The answers of a camera until the time is over, somebody is accepted or q is pressed; fills in `accepted`."
+    from gfa_fastai.use.authenticate import annotate
+
+    start = time.monotonic()
+    try:
+        for i, frame, result in answers:
+            if result.accepted:
+                accepted.append(result)
+            yield i, frame, result
+            over = a.seconds and time.monotonic() - start > a.seconds
+            if over or (a.until_accepted and accepted) or (a.window and _window_closed(annotate(frame, result))):
+                return
+    except KeyboardInterrupt:
+        return  # so that what was recorded is written
+
+
+def _window_closed(image):
     "Show a frame; whether somebody pressed q."
     import cv2
 
     cv2.imshow('gfa_authenticate', image[..., ::-1])
     return cv2.waitKey(1) & 255 == ord('q')
+
+
+_JOBS = dict(  # job -> (what it does, examples, its arguments, the function)
+    enroll=(
+        'Enrol a person by one or more photographs or videos. Attacks are refused.',
+        ['Ann ann.jpg', 'Ann clip.mp4 --gallery door.json'],
+        _enroll_arguments,
+        _enroll,
+    ),
+    remove=(
+        'Remove a person.',
+        ['Ann', 'Ann --gallery door.json'],
+        lambda p: p.add_argument('name', help='who was enrolled'),
+        _remove,
+    ),
+    list=('Say who is enrolled.', ['', '--gallery door.json --json'], lambda p: None, _list),
+    verify=(
+        'Is it live, and is it this person?',
+        ['--name Ann photo.jpg', '--live-only photo.jpg'],
+        _verify_arguments,
+        _verify,
+    ),
+    identify=(
+        'Is it live, and who of those enrolled is it?',
+        ['photo.jpg', '--top 3 --json photo.jpg clip.mp4'],
+        _identify_arguments,
+        _identify,
+    ),
+    video=(
+        'An answer for each frame of a video, and one for the whole.',
+        ['clip.mp4 --name Ann', 'clip.mp4 --every 5 --out annotated'],
+        _video_arguments,
+        _video,
+    ),
+    webcam=(
+        'An answer for each frame of a camera. Ctrl-C ends it, or q in its window.',
+        ['--name Ann --until-accepted --seconds 30', '--window'],
+        _webcam_arguments,
+        _webcam,
+    ),
+)

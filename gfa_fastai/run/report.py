@@ -13,34 +13,37 @@ import os
 import pandas as pd
 import platform
 import re
+from importlib.resources import files
 from pathlib import Path
 import gfa_fastai
-from ..evaluation import compare_systems, compare_thresholds, percent, video_scores
-from ..inputs.files import write_text
+from ..evaluation import compare_systems, compare_thresholds, percent, plain_text, video_scores
+from ..inputs.datasets import READERS
+from ..inputs.files import whole_file, write_text
+from ..inputs.models import model_header
 from ..inputs.tables import read_table
 from ..metrics import LINES, plot_det, plot_roc, plot_scores, student_interval
 from ..pages import PALETTE
 from .webpage import page_html
-from ..samples import sample_counts
+from ..samples import person_key, sample_counts
 from ..synth.benchmark import SYNTHPAD_VERSION
 
 # %% auto #0
-__all__ = ['GUESSING', 'READING', 'DRAWN', 'PAIRS', 'MEASURES', 'DOMAINS', 'HISTOGRAMS', 'arm_label', 'judge', 'over_seeds',
-           'headline_table', 'what_learned', 'learning_words', 'paired_table', 'difference_table', 'conventions_table',
+__all__ = ['GUESSING', 'TEXTS', 'PAIR_WORDS', 'NUMBERS', 'arm_label', 'evaluate_arms', 'over_seeds', 'headline_table',
+           'final_losses', 'untrained_warning', 'paired_table', 'difference_table', 'conventions_table',
            'species_table', 'training_table', 'recognition_table', 'domains_table', 'domains_figure', 'fda_table',
            'transfer_figure', 'curves_figure', 'histograms_figure', 'terms_figure', 'machine', 'summary_words',
-           'data_words', 'method_words', 'fda_words', 'naming_words', 'save_figures', 'to_html', 'write_report',
-           'report_text', 'machine_words']
+           'data_words', 'method_words', 'fda_words', 'unnamed_warning', 'markdown_table', 'save_figures', 'to_html',
+           'write_report', 'machine_words']
 
 # %% ../../nbs/engine/report.ipynb #023b2462
 def arm_label(
-    arm,  # a training: dict with tpc and fda, or a row of judge
+    arm,  # a training: dict with tpc and fda, or a row of evaluate_arms
 ) -> str:  # 'TPC off', 'TPC on', 'TPC off, FDA', 'TPC on, FDA'
     "An arm in words, as the tables have it."
     return f'TPC {"on" if arm["tpc"] else "off"}' + (', FDA' if arm['fda'] else '')
 
 # %% ../../nbs/engine/report.ipynb #2a459f66
-def judge(
+def evaluate_arms(
     arms: list,  # from list_arms
     scores: dict,  # name of an arm -> its scores
 ) -> (
@@ -84,12 +87,12 @@ def _mean_words(v):
 
 # %% ../../nbs/engine/report.ipynb #72be4a3a
 def headline_table(
-    judged: pd.DataFrame,  # from judge
+    rates: pd.DataFrame,  # from evaluate_arms
     rate: str = 'hter',  # which rate
     convention: str = 'source-dev',  # which threshold
 ) -> pd.DataFrame:  # strings in percent: a row per training and test set, a column per arm
     "A rate of all arms, as in Table 1 of the paper."
-    g = judged[judged['convention'] == convention].groupby(['train', 'test', 'arm'])['report'].agg(list)
+    g = rates[rates['convention'] == convention].groupby(['train', 'test', 'arm'])['report'].agg(list)
     t = g.map(lambda r: over_seeds(r, rate)).unstack('arm').fillna('-')
     t.index = [f'{a} → {b}' + (' (intra)' if a == b else '') for a, b in t.index]
     return t.rename_axis('train → test').rename_axis(None, axis=1)
@@ -98,7 +101,7 @@ def headline_table(
 GUESSING = math.log(2)  # L_anti of a network that says one half to everything, classes being equally frequent
 
 
-def what_learned(
+def final_losses(
     arms: list,  # from list_arms
     out: Path,  # run folder
     term: str = 'anti',  # or 'ident', of the recognition head
@@ -112,46 +115,49 @@ def what_learned(
     return {a['name']: last(a) for a in arms}
 
 
-def learning_words(
-    learned: dict,  # from what_learned
+def untrained_warning(
+    losses: dict,  # from final_losses
 ) -> str:  # '' where all is well
     "A warning about networks that have not learned to tell live from attack."
-    idle = {k: v for k, v in learned.items() if v > 0.9 * GUESSING}
+    idle = {k: v for k, v in losses.items() if v > 0.9 * GUESSING}
+    if not idle:
+        return ''
+    ended = ', '.join(f'{plain_text(k)} ended at L_anti {v:.3f}' for k, v in idle.items())
     return (
-        ''
-        if not idle
-        else (
-            f'**Not learned: {", ".join(f"{k} ended at L_anti {v:.3f}" for k, v in idle.items())}**, and a network that guesses is at {GUESSING:.3f}. '
-            'Rates of such a network are noise, and say nothing about TPC: train longer, or take the weaker reading of TPC (--pairs halves).'
-        )
+        f'**Not learned: {ended}**, and a network that guesses is at {GUESSING:.3f}. '
+        'Rates of such a network are noise, and say nothing about TPC: train longer, or take the weaker reading of TPC (--pairs halves).'
     )
 
 # %% ../../nbs/engine/report.ipynb #c6c5d988
 def paired_table(
     arms: list,  # from list_arms
     scores: dict,  # name of an arm -> its scores
-    learned: dict,  # from what_learned
-) -> pd.DataFrame:  # what ('TPC' or 'FDA') was switched on, given ('' or the other one, on in both), train, test, seed, value, low, high, learned
+    losses: dict,  # from final_losses
+) -> (
+    pd.DataFrame
+):  # what (the switch), given (the other one, where it is on in both), train, test, seed, value, low, high, learned
     "HTER with TPC (or FDA) minus HTER without, at the source-dev threshold, paired over people."
-    rows, by = [], {(a['train'], a['seed'], a['tpc'], a['fda']): a['name'] for a in arms}
-    for (train, seed, tpc, fda), name in by.items():
-        pairs = [('TPC', 'FDA' * fda, (False, fda))] * tpc + [('FDA', 'TPC' * tpc, (tpc, False))] * fda
-        for what, given, without in pairs:
-            other = by[train, seed, *without]
+    rows, names = [], {(a['train'], a['seed'], a['tpc'], a['fda']): a['name'] for a in arms}
+    for (train, seed, tpc, fda), name in names.items():
+        switched = []
+        if tpc:
+            switched.append(dict(what='TPC', given='FDA' if fda else '', other=names[train, seed, False, fda]))
+        if fda:
+            switched.append(dict(what='FDA', given='TPC' if tpc else '', other=names[train, seed, tpc, False]))
+        for s in switched:
+            other = s.pop('other')
+            learned = max(losses[name], losses[other]) <= 0.9 * GUESSING
             for test in sorted(scores[name]['dataset'].unique()):
-                a, b, sa, sb = (s[s['dataset'] == d] for d in (test, train) for s in (scores[name], scores[other]))
-                rows.append(
-                    dict(
-                        what=what,
-                        given=given,
-                        train=train,
-                        test=test,
-                        seed=seed,
-                        **compare_systems(a, b, 'source', sa, sb).loc['hter'],
-                        learned=max(learned[name], learned[other]) <= 0.9 * GUESSING,
-                    )
-                )
+                difference = _hter_difference(scores[name], scores[other], train, test)
+                rows.append(dict(s, train=train, test=test, seed=seed, **difference, learned=learned))
     return pd.DataFrame(rows)
+
+
+def _hter_difference(a, b, train, test):
+    "HTER of one network minus that of another, with its interval."
+    targets = [s[s['dataset'] == test] for s in (a, b)]
+    sources = [s[s['dataset'] == train] for s in (a, b)]
+    return compare_systems(*targets, 'source', *sources).loc['hter']
 
 # %% ../../nbs/engine/report.ipynb #a84c04e9
 def difference_table(
@@ -161,43 +167,38 @@ def difference_table(
     "The differences in points of HTER, and what may be said of them."
     rows = {}
     for (given, train, test), g in paired[paired['what'] == what].groupby(['given', 'train', 'test']):
-        v, one = 100 * g['value'].to_numpy(), g.iloc[0]
-        if len(v) > 1:
-            mean, low, high = student_interval(v)
-            text, clear = f'{mean:+.1f} ± {v.std(ddof=1):.1f} ({len(v)} seeds)', not low <= 0 <= high
-        elif pd.isna(one['low']):
-            text, clear = f'{v[0]:+.1f}', None
-        else:
-            text, clear = (
-                f'{v[0]:+.1f} [{100 * one["low"]:+.1f}, {100 * one["high"]:+.1f}]',
-                not one['low'] <= 0 <= one['high'],
-            )
-        says = (
-            'no interval: too few people'
-            if clear is None
-            else 'not told apart'
-            if not clear
-            else f'lower with {what}'
-            if v.mean() < 0
-            else f'higher with {what}'
-        )
-        if clear and len(v) == 1:
-            says += ', in this one training'
-        if not g['learned'].all():
-            says = 'no verdict: a network has not learned'
-        rows[f'{train} → {test}' + f' (both with {given})' * bool(given)] = {
-            f'HTER, {what} on − off (points)': re.sub(r'[+-](0\.0)\b', r'\1', text),
-            'HTER is': says,
-        }
+        pair = f'{train} → {test}' + (f' (both with {given})' if given else '')
+        text, verdict = _difference_words(g, what)
+        rows[pair] = {f'HTER, {what} on − off (points)': text, 'HTER is': verdict}
     return pd.DataFrame(rows).T.rename_axis('train → test')
+
+
+def _difference_words(g, what):
+    "A difference with its interval, or mean and deviation over seeds; and what may be said of it."
+    points = 100 * g['value'].to_numpy()
+    if len(points) > 1:
+        mean, low, high = student_interval(points)
+        text = f'{mean:+.1f} ± {points.std(ddof=1):.1f} ({len(points)} seeds)'
+    else:
+        mean, low, high = 100 * g[['value', 'low', 'high']].iloc[0].astype(float)
+        text = f'{mean:+.1f}' + ('' if math.isnan(low) else f' [{low:+.1f}, {high:+.1f}]')
+    text = re.sub(r'[+-](0\.0)\b', r'\1', text)
+    if not g['learned'].all():
+        return text, 'no verdict: a network has not learned'
+    if math.isnan(low):
+        return text, 'no interval: too few people'
+    if low <= 0 <= high:
+        return text, 'not told apart'
+    verdict = f'lower with {what}' if mean < 0 else f'higher with {what}'
+    return text, verdict + (', in this one training' if len(points) == 1 else '')
 
 # %% ../../nbs/engine/report.ipynb #f5877c22
 def conventions_table(
-    judged: pd.DataFrame,  # from judge
+    rates: pd.DataFrame,  # from evaluate_arms
 ) -> pd.DataFrame:  # strings in percent
     "HTER at each threshold convention, EER and AUC."
     rows = []
-    for (train, test, arm), g in judged.groupby(['train', 'test', 'arm']):
+    for (train, test, arm), g in rates.groupby(['train', 'test', 'arm']):
         by = g.groupby('convention', sort=False)['report'].agg(list)
         rows.append(
             {
@@ -212,11 +213,11 @@ def conventions_table(
 
 
 def species_table(
-    judged: pd.DataFrame,  # from judge
+    rates: pd.DataFrame,  # from evaluate_arms
 ) -> pd.DataFrame:  # strings in percent
     "APCER of each attack species, BPCER and ACER, at the source-dev threshold."
     rows = []
-    for (train, test, arm), g in judged[judged['convention'] == 'source-dev'].groupby(['train', 'test', 'arm']):
+    for (train, test, arm), g in rates[rates['convention'] == 'source-dev'].groupby(['train', 'test', 'arm']):
         apcer = pd.DataFrame([r.species['apcer'] for r in g['report']]).mean()
         rows.append(
             {
@@ -255,15 +256,15 @@ def training_table(
 # %% ../../nbs/engine/report.ipynb #72964b5c
 def recognition_table(
     arms: list,  # trainings
-    measured: dict,  # name of an arm -> table of gallery_probe; empty where it could not be measured
+    recognition: dict,  # name of an arm -> table of gallery_probe; empty where it could not be measured
 ) -> pd.DataFrame:  # strings in percent: a row per training set, test set and arm
     "Rank-1 and verification of live and attack probes, test people against their enrolment photos."
     rows, names = [], dict(rank1='rank-1', eer='EER', **{'tar@0.01': 'TAR at FAR 1 %'})
     both = pd.concat(
         [
-            measured[a['name']].reset_index().assign(train=a['train'], arm=arm_label(a))
+            recognition[a['name']].reset_index().assign(train=a['train'], arm=arm_label(a))
             for a in arms
-            if a['name'] in measured
+            if a['name'] in recognition
         ]
         or [pd.DataFrame(dict(train=[]))]
     )
@@ -284,11 +285,11 @@ def _rate_words(rows, k):
 
 # %% ../../nbs/engine/report.ipynb #e4a147b8
 def domains_table(
-    apart: dict,  # (train, test, 'as they are' or 'after FDA') -> table of feature_divergence
+    divergence: dict,  # (train, test, 'as they are' or 'after FDA') -> table of feature_divergence
 ) -> pd.DataFrame:  # strings: a row per pair of domains, nats
     "Divergence of each test set from the training set, halves against halves, above its floor."
     rows = {}
-    for (train, test, how), t in apart.items():
+    for (train, test, how), t in divergence.items():
         row = rows.setdefault(f'{train} → {test}', {})
         row[how], row[f'floor, {how}'] = (
             f'{t["ab_median"].mean():.3f}',
@@ -298,14 +299,15 @@ def domains_table(
 
 
 def domains_figure(
-    apart: dict,  # as for domains_table
+    divergence: dict,  # as for domains_table
 ):  # matplotlib figure
     "Divergence by layer: a row of axes for each training set."
     import matplotlib.pyplot as plt
     from gfa_fastai.divergence import plot_divergence
 
     pairs = {
-        train: list(dict.fromkeys(k[1] for k in apart if k[0] == train)) for train in dict.fromkeys(k[0] for k in apart)
+        train: list(dict.fromkeys(k[1] for k in divergence if k[0] == train))
+        for train in dict.fromkeys(k[0] for k in divergence)
     }
     n = max(map(len, pairs.values()))
     fig, axs = plt.subplots(
@@ -315,7 +317,7 @@ def domains_figure(
         for ax in row[len(tests) :]:
             ax.axis('off')
         for ax, test in zip(row, tests):
-            plot_divergence({k[2]: t for k, t in apart.items() if k[:2] == (train, test)}, ax=ax)
+            plot_divergence({k[2]: t for k, t in divergence.items() if k[:2] == (train, test)}, ax=ax)
             ax.set(title=f'{train} → {test}', ylabel='divergence (nats)' if ax is row[0] else '')
     return fig
 
@@ -384,11 +386,11 @@ def transfer_figure(
     return fig
 
 # %% ../../nbs/engine/report.ipynb #eae8d334
-def _grid(judged, size=(3.3, 3.3)):
+def _grid(rates, size=(3.3, 3.3)):
     "A figure with an axis for each training and test set: yields (axis, train, test)."
     import matplotlib.pyplot as plt
 
-    trains, tests = judged['train'].unique(), judged['test'].unique()
+    trains, tests = rates['train'].unique(), rates['test'].unique()
     fig, axs = plt.subplots(
         len(trains),
         len(tests),
@@ -409,16 +411,16 @@ def _videos(arms, scores, train, test, arm):
 def curves_figure(
     arms: list,  # from list_arms
     scores: dict,  # name of an arm -> its scores
-    judged: pd.DataFrame,  # from judge
+    rates: pd.DataFrame,  # from evaluate_arms
     plot=plot_roc,  # or plot_det
 ):  # matplotlib figure
     "ROC or DET curves of all test sets, all arms in one axis."
-    fig, axes = _grid(judged)
+    fig, axes = _grid(rates)
     for ax, train, test in axes:
         plot(
             {
                 arm: _videos(arms, scores, train, test, arm)
-                for arm in sorted(judged.loc[judged['train'] == train, 'arm'].unique())
+                for arm in sorted(rates.loc[rates['train'] == train, 'arm'].unique())
             },
             ax=ax,
         )
@@ -429,7 +431,7 @@ def curves_figure(
 def histograms_figure(
     arms: list,  # from list_arms
     scores: dict,  # name of an arm -> its scores
-    judged: pd.DataFrame,  # from judge
+    rates: pd.DataFrame,  # from evaluate_arms
 ):  # matplotlib figure
     "Scores of all test sets as log odds, with the source-dev threshold: a row for each arm."
     import matplotlib.pyplot as plt
@@ -437,7 +439,7 @@ def histograms_figure(
     def logit(p):
         return np.log(np.clip(p, 1e-9, 1)) - np.log(np.clip(1 - np.asarray(p), 1e-9, 1))
 
-    rows = judged[(judged['convention'] == 'source-dev') & (judged['seed'] == 0)]
+    rows = rates[(rates['convention'] == 'source-dev') & (rates['seed'] == 0)]
     lines, tests = list(rows.groupby(['train', 'arm'], sort=False).groups), rows['test'].unique()
     fig, axs = plt.subplots(
         len(lines), len(tests), figsize=(3.3 * len(tests), 2.5 * len(lines)), squeeze=False, layout='constrained'
@@ -456,7 +458,7 @@ def terms_figure(
     arms: list,  # from list_arms
     out: Path,  # run folder
 ):  # matplotlib figure
-    "Weighted loss terms and the spread of FC2 during training, first seed: a row for each dataset, without and with FDA."
+    "Weighted loss terms and spread of FC2 during training, first seed: a row for each dataset, without and with FDA."
     import matplotlib.pyplot as plt
 
     trains = list(dict.fromkeys((a['train'], a['fda']) for a in arms))
@@ -510,144 +512,151 @@ def machine() -> dict:
 
 
 def summary_words(
-    judged: pd.DataFrame,  # from judge
+    rates: pd.DataFrame,  # from evaluate_arms
     paired: pd.DataFrame,  # from paired_table
     people: int,  # in the tests
 ) -> str:
     "What was compared, what came out, and whether it may be believed."
-    seeds, came, fda = paired['seed'].nunique(), [], judged['fda'].any()
-    for what in ['TPC', 'FDA'][: 1 + fda]:
-        says = difference_table(paired, what)['HTER is']
-        n = {
-            k: int(says.str.startswith(k).sum())
-            for k in (f'lower with {what}', f'higher with {what}', 'not told apart', 'no interval', 'no verdict')
-        }
-        came.append(
-            f'{what} off against on, {len(says)} comparisons: '
-            + '; '.join(f'{"HTER " if what in k or "told" in k else ""}{k} in {v}' for k, v in n.items() if v)
-            + '.'
-        )
+    fda, seeds = rates['fda'].any(), paired['seed'].nunique()
+    found = [_count_words(paired, what) for what in ('TPC', 'FDA')[: 1 + fda]]
+    frames = ', on frames as they are and on frames transferred by FDA,' if fda else ''
+    luck = 'One training of each: what another seed would have given is not in these intervals.'
     return (
-        f'The same network was trained with and without the TPC loss{", on frames as they are and on frames transferred by FDA," if fda else ""} and tested on {people} people who are not in the training. {" ".join(came)} '
-        + (
-            'One training of each: what another seed would have given is not in these intervals.'
-            if seeds == 1
-            else f'Means over {seeds} seeds.'
-        )
+        f'The same network was trained with and without the TPC loss{frames} and tested on {people} people who are not '
+        f'in the training. {" ".join(found)} ' + (luck if seeds == 1 else f'Means over {seeds} seeds.')
     )
 
+
+def _count_words(paired, what):
+    "How many comparisons came out how."
+    verdicts = difference_table(paired, what)['HTER is']
+    words = {
+        f'lower with {what}': f'HTER lower with {what}',
+        f'higher with {what}': f'HTER higher with {what}',
+        'not told apart': 'HTER not told apart',
+        'no interval': 'no interval',
+        'no verdict': 'no verdict',
+    }
+    counts = {shown: int(verdicts.str.startswith(start).sum()) for start, shown in words.items()}
+    came = '; '.join(f'{shown} in {n}' for shown, n in counts.items() if n)
+    return f'{what} off against on, {len(verdicts)} comparisons: {came}.'
+
 # %% ../../nbs/engine/report.ipynb #cd61d2bb
-READING = '''- **HTER** is the mean of both errors at a threshold from elsewhere. **source-dev**: from held-out people of the training dataset, nothing of the target seen; this is the headline. **target-dev**: from the target's own development people. **test-EER**: from the test scores themselves, optimistic, shown because many papers print it. In an intra-test the first two are the same.
-- [a, b] is a 95 % interval that resamples the test people at a fixed threshold and with a fixed network: it does not hold the luck of the training. ± is the standard deviation over seeds, which does. An interval from 0 to 0 says that no error was seen, not that there is none.
-- The EER threshold makes the two errors equal and not their mean smallest, so an HTER at a threshold from elsewhere can by luck be below the EER.
-- EER and AUC do not depend on a threshold: where HTER is high and EER low, the scores are in order and have moved.
-- **APCER** is the share of accepted attacks of one species, **BPCER** of rejected live videos, **ACER** the mean of BPCER and the worst APCER.'''
+TEXTS = json.loads((files('gfa_fastai') / 'run' / 'report_texts.json').read_text(encoding='utf-8'))
 
 # %% ../../nbs/engine/report.ipynb #0ed792b9
-DRAWN = (
-    f'**The data is rendered, not photographed**: SynthPAD {SYNTHPAD_VERSION}, whose faces, media and cameras are simulated. Every network is trained on one of its domains and tested on each. '
-    'What holds here need not hold for real cameras.'
-)
+def _code(text):
+    "A name in Markdown's code type."
+    return '`' + ''.join(c if c.isprintable() and c != '`' else ' ' for c in str(text)) + '`'
+
+
+def _dataset_words(root, name, reader):
+    "How a dataset was read."
+    takes = inspect.signature(READERS[name]).parameters
+    how = ''.join(f', {k} {plain_text(v)}' for k, v in reader.items() if k in takes)
+    return f'Dataset {_code(Path(root).name)}, read as {_code(name)}{how}.'
 
 
 def data_words(
-    settings: dict,  # from run_settings
+    data: dict,  # group of run_settings
     notes: dict,  # from run_frames
 ) -> str:
     "What the data is, and what went wrong with it."
-    skipped = [f'`{name}`: {why}' for name, why in notes['skipped_images']]
-    from gfa_fastai.inputs.datasets import READERS
-
-    def how(name):
-        return ''.join(
-            f', {k} {v}' for k, v in settings['reader'].items() if k in inspect.signature(READERS[name]).parameters
-        )
-
-    lines = (
-        [DRAWN]
-        if settings['data'] is None
-        else [
-            f'Dataset `{Path(root).name}`, read as `{name}`{how(name)}.'
-            for root, name in zip(settings['data'], settings['dataset'])
-        ]
-    )
+    lines = [TEXTS['rendered'].format(version=SYNTHPAD_VERSION)]
+    if data['roots']:
+        lines = [_dataset_words(root, name, data['reader']) for root, name in zip(data['roots'], data['dataset'])]
+    lines += map(plain_text, notes.get('drawn', ()))
     if 'videos' in notes:
-        lines.append(f'At most {settings["spread"]} frames of each video, evenly spread.')
-    lines.append(
-        notes['summary']
-        + (' Faces are looked for with OpenCV\'s frontal cascade.' if notes['detected'] + notes['fallback'] else '')
-    )
-    if skipped:
-        lines.append(
-            'Skipped: ' + '; '.join(skipped[:5]) + (f'; and {len(skipped) - 5} more' if len(skipped) > 5 else '') + '.'
-        )
+        lines.append(f'At most {data["spread"]} frames of each video, evenly spread.')
+    lines.append(plain_text(notes['summary']))
+    if notes['detected'] + notes['fallback']:
+        lines.append("Faces are looked for with OpenCV's frontal cascade.")
+    if skipped := [f'{_code(name)}: {plain_text(why)}' for name, why in notes['skipped_images']]:
+        more = f'; and {len(skipped) - 5} more' if len(skipped) > 5 else ''
+        lines.append(f'Skipped: {"; ".join(skipped[:5])}{more}.')
     return ' '.join(lines)
 
 # %% ../../nbs/engine/report.ipynb #c8c85b65
-PAIRS = dict(all='all ordered pairs of a batch', halves='the pairs of the two halves of a batch')
+PAIR_WORDS = dict(all='all ordered pairs of a batch', halves='the pairs of the two halves of a batch')
 
 
 def method_words(
-    s: dict,  # from run_settings
+    settings: dict,  # from run_settings
     info: dict,  # of one training
 ) -> str:
     "Which reading of the paper was run."
+    data, s = settings['data'], settings['training']
+    trunk = f'trunk from the weights {_code(Path(s["weights"]).name)}'
+    if s['weights'] == 'random':
+        trunk = 'random initial weights'
     return (
-        f'Two-headed VGG16 at width {s["width"]:g} ({info["parameters"] / 1e6:.1f} M parameters), {s["size"]}x{s["size"]} pixels, faces cut with a margin of {s["margin"]:.0%}, {"random initial weights" if s["weights"] == "random" else "trunk from the weights " + Path(s["weights"]).name}, precision {s["precision"]}. '
-        f'Adam with TensorFlow\'s constants, learning rate 3e-4, halved every 2,000 steps; {info["steps"]} steps of {s["bs"]} ({info["epochs"]} epochs), the last weights are used. '
-        f'Live training images are flipped to balance the classes, as in the paper. Loss: L_anti + 0.1 L_id + 2.5e-5 L_tpc; '
-        f'L_tpc is read as the sum over {PAIRS[s["pairs"]]}, on the {info["fc_dim"]} features of FC2 after its ReLU, at the paper\'s weight, not rescaled for the width. '
+        f'Two-headed VGG16 at width {s["width"]:g} ({info["parameters"] / 1e6:.1f} M parameters), '
+        f'{data["size"]}x{data["size"]} pixels, faces cut with a margin of {data["margin"]:.0%}, {trunk}, '
+        f'precision {s["precision"]}. '
+        f"Adam with TensorFlow's constants, learning rate 3e-4, halved every 2,000 steps; {info['steps']} steps of "
+        f'{s["bs"]} ({info["epochs"]} epochs), the last weights are used. '
+        'Live training images are flipped to balance the classes, as in the paper. '
+        'Loss: L_anti + 0.1 L_id + 2.5e-5 L_tpc; '
+        f'L_tpc is read as the sum over {PAIR_WORDS[s["pairs"]]}, on the {info["fc_dim"]} features of FC2 after its '
+        "ReLU, at the paper's weight, not rescaled for the width. "
         f'{s["seeds"]} seed{"s" if s["seeds"] > 1 else ""}.'
     )
 
 # %% ../../nbs/engine/report.ipynb #29382ac8
 def fda_words(
-    s: dict,  # from run_settings
+    settings: dict,  # from run_settings
 ) -> str:
     "What FDA is in this report."
+    s, size, trains = settings['adaptation'], settings['data']['size'], settings['data']['train']
+    only = ''
+    if s['train'] not in (None, trains):
+        only = f'In this preset FDA was run for training on {", ".join(s["train"])} only. '
     return (
-        f'Arms with FDA are trained and tested on frames transferred by the network of `fda` at width {s["fda"]["width"]:g}. There is one for each training set. It is fitted on frames of the training people of that set only, '
-        'and its target is one of these frames, the medoid in feature statistics: nothing of a test person or of another dataset is seen by the fit or by the choice. '
+        f'Arms with FDA are trained and tested on frames transferred by the network of `fda` at width {s["width"]:g}. '
+        'There is one for each training set. It is fitted on frames of the training people of that set only, and its '
+        'target is one of these frames, the medoid in feature statistics: nothing of a test person or of another '
+        'dataset is seen by the fit or by the choice. '
         'The fit is made once, with seed 0, for all seeds of the training. '
-        'The loss network is the small VGG16 trunk that comes with the library, trained on people of all four domains of SynthPAD (the test people of its preset tiny among them) and not on ImageNet. '
-        f'{"" if s["fda_train"] in (None, s["train"]) else "In this preset FDA was run for training on " + ", ".join(s["fda_train"]) + " only. "}'
-        f'Frames are transferred at the {s["size"]}x{s["size"]} pixels that the network sees, and kept as PNG like those that are not transferred; faces are not transferred. '
-        'Losses are relative to the preset\'s weights, means over the last tenth of the fit; the domain loss before is that of frames as they are.'
+        'The loss network is the small VGG16 trunk that comes with the library, trained on people of all four domains '
+        'of SynthPAD (the test people of its preset tiny among them) and not on ImageNet. '
+        f'{only}Frames are transferred at the {size}x{size} pixels that the network sees, and kept as PNG like those '
+        "that are not transferred; faces are not transferred. Losses are relative to the preset's weights, means over "
+        'the last tenth of the fit; the domain loss before is that of frames as they are.'
     )
 
 # %% ../../nbs/engine/report.ipynb #83992dc6
-MEASURES = (
-    '**Recognition**: one enrolment photo a test person, cosine of FC2 of the recognition head; the people are unknown to the training. Intervals resample people. '
-    'The EER and the TAR compare each probe with every enrolled person of its dataset, at thresholds of their own.'
-)
-
-
-DOMAINS = (
-    '**Divergence** (Eq. 6 to 8): test frames of the training set against as many of another one, in the trunk of the network without TPC and FDA (which FDA was not fitted on; where its training began with the small trunk, FDA\'s loss network, it has moved on from there); mean over 13 layers of the median over channels, in nats, '
-    'of random halves against halves. The floor is that of two halves of one domain: what lies near it, or below, cannot be told from nothing. A dash: too few people for halves.'
-)
-
-
-def naming_words(
-    named: dict,  # from what_learned, term 'ident'
+def unnamed_warning(
+    named: dict,  # from final_losses, term 'ident'
     people: dict,  # name of an arm -> number of its training people
 ) -> str:  # '' where all is well
     "A warning where the recognition head has not learned whom it sees."
     idle = [k for k, v in named.items() if v > 0.9 * math.log(people[k])]
+    if not idle:
+        return ''
     return (
-        ''
-        if not idle
-        else (
-            f'**The recognition head of {len(idle)} of {len(named)} trainings has not learned its people**: L_id ended above nine tenths of a guess, which is the logarithm of their number. '
-            'The rates below are then those of features that were trained for something else. Train longer, or start from a trunk that knows faces (--weights small).'
-        )
+        f'**The recognition head of {len(idle)} of {len(named)} trainings has not learned its people**: '
+        'L_id ended above nine tenths of a guess, which is the logarithm of their number. '
+        'The rates below are then those of features that were trained for something else. Train longer, or start from a trunk that knows faces (--weights small).'
     )
 
 # %% ../../nbs/engine/report.ipynb #0386e43f
-HISTOGRAMS = (
-    'Log odds of the mean score of each video, the line is the source-dev threshold. A video whose frames disagree, one surely live and one surely attack, '
-    'has a mean near a half and stands at 0.'
-)
+NUMBERS = re.compile(r'[\d\s.,+±%\[\]-]*(\(\d+ seeds\))?')
+
+
+def markdown_table(
+    df: pd.DataFrame,  # strings and numbers
+    index: bool = False,  # show the index, too
+) -> str:  # Markdown
+    "A table as Markdown in which names are text: no markup, no control characters."
+
+    def shown(cell):
+        text = str(cell)
+        return text if NUMBERS.fullmatch(text) else plain_text(text)
+
+    names = df.index.name
+    df = df.set_axis([plain_text(c) for c in df.columns], axis=1).map(shown)
+    df = df.set_axis([plain_text(i) for i in df.index], axis=0).rename_axis(names)
+    return df.to_markdown(index=index, disable_numparse=True)
 
 
 def save_figures(
@@ -657,9 +666,9 @@ def save_figures(
     "Save figures as PNG and close them."
     import matplotlib.pyplot as plt
 
-    folder.mkdir(exist_ok=True)
     for name, fig in figures.items():
-        fig.savefig(folder / f'{name}.png', dpi=110)
+        with whole_file(folder / f'{name}.png') as part:
+            fig.savefig(part, format='png', dpi=110)
         plt.close(fig)
 
 
@@ -667,13 +676,13 @@ def to_html(
     text: str,  # Markdown that begins with a title
     folder: Path,  # where its pictures are
 ) -> str:  # one page, pictures inside
-    "Markdown to a page of its own."
+    "Markdown to a page that needs no other file."
     title, body = re.fullmatch(r'# (.+?)\n(.*)', text, flags=re.S).groups()
 
-    def inline(m):
-        return f'src="data:image/png;base64,{base64.b64encode((folder / m[1]).read_bytes()).decode()}"'
+    def inside(match):
+        return f'src="data:image/png;base64,{base64.b64encode((folder / match[1]).read_bytes()).decode()}"'
 
-    return re.sub(r'src="(figures/[^"]+?png)"', inline, page_html(title, body))
+    return re.sub(r'src="(figures/\w+\.png)"', inside, page_html(title, body))
 
 # %% ../../nbs/engine/report.ipynb #6d42cc80
 def write_report(
@@ -683,57 +692,60 @@ def write_report(
     frames: pd.DataFrame,  # samples table
     arms: list,  # trainings
     scores: dict,  # name of an arm -> its scores
-    info: list,  # what each arm's model file says of its training
-    measured: dict,  # name of an arm -> table of gallery_probe
-    apart: dict,  # see domains_table
+    recognition: dict,  # name of an arm -> table of gallery_probe
+    divergence: dict,  # see domains_table
     seconds: float,  # this session took
 ) -> Path:  # of report.html
     "Write report.md, report.html, results.json and the figures."
-    learned = what_learned(arms, out)
-    judged, paired = judge(arms, scores), paired_table(arms, scores, learned)
+    info = [model_header(out / 'arms' / a['name'] / 'model.safetensors')['meta'] for a in arms]
+    losses = final_losses(arms, out)
+    rates, paired = evaluate_arms(arms, scores), paired_table(arms, scores, losses)
     figures = dict(
-        roc=curves_figure(arms, scores, judged),
-        det=curves_figure(arms, scores, judged, plot_det),
-        scores=histograms_figure(arms, scores, judged),
+        roc=curves_figure(arms, scores, rates),
+        det=curves_figure(arms, scores, rates, plot_det),
+        scores=histograms_figure(arms, scores, rates),
         terms=terms_figure(arms, out),
     )
-    if apart:
-        figures['divergence'] = domains_figure(apart)
-    if settings['fda'] and not settings['data']:
-        figures['fda'] = transfer_figure(frames, arms, out)  # (photographs of people stay out of a report)
+    if divergence:
+        figures['divergence'] = domains_figure(divergence)
+    if settings['adaptation'] and not settings['data']['roots']:  # photographs of people stay out of a report
+        figures['fda'] = transfer_figure(frames, arms, out)
     save_figures(out / 'figures', figures)
+    probes = frames[frames['role'] == 'probe']
     tables = dict(
+        counts=sample_counts(probes),
         fda=fda_table(frames, arms, out),
-        recognition=recognition_table(arms, measured),
-        divergence=domains_table(apart).reset_index(),
+        recognition=recognition_table(arms, recognition),
+        divergence=domains_table(divergence).reset_index(),
+        training=training_table(arms, out),
     )
+    people = {a['name']: len(i['people']) for a, i in zip(arms, info)}
+    warned = dict(
+        untrained=untrained_warning(losses), unnamed=unnamed_warning(final_losses(arms, out, 'ident'), people)
+    )
+    test_people = person_key(probes[probes['split'] == 'test']).nunique()
     results = dict(
         settings=settings,
         machine=machine(),
         seconds=round(seconds, 1),
         data=notes,
-        counts=sample_counts(frames[frames['role'] == 'probe']).to_dict('records'),
         trainings=info,
-        results=[dict(r, report=r['report'].to_dict()) for r in judged.to_dict('records')],
+        results=[dict(r, report=r['report'].to_dict()) for r in rates.to_dict('records')],
         differences=paired.astype(object).where(paired.notna(), None).to_dict('records'),
-        **{k: t.to_dict('records') for k, t in tables.items()},
+        **{k: tables[k].to_dict('records') for k in ('counts', 'fda', 'recognition', 'divergence')},
     )
     write_text(out / 'results.json', json.dumps(results, indent=1, default=_plain))
-    idle = naming_words(what_learned(arms, out, 'ident'), {a['name']: len(i['people']) for a, i in zip(arms, info)})
-    text = report_text(
-        settings,
-        notes,
-        frames,
-        judged,
-        paired,
-        learned,
-        info[0],
-        training_table(arms, out),
-        tables,
-        list(figures),
-        seconds,
-        idle,
-    )
+    parts = [
+        f'# GFA-CNN, preset {settings["preset"]}: with and without TPC{" and FDA" if settings["adaptation"] else ""}',
+        summary_words(rates, paired, test_people),
+        warned['untrained'],
+        *_method_part(settings, notes, info[0]),
+        *_rates_part(rates, paired, figures),
+        *_fda_part(settings, tables, figures),
+        *_measures_part(settings, notes, tables, figures, warned['unnamed']),
+        *_end_part(settings, tables, figures, seconds),
+    ]
+    text = '\n\n'.join(filter(None, parts)) + '\n'
     write_text(out / 'report.md', text)
     write_text(out / 'report.html', to_html(text, out))
     return out / 'report.html'
@@ -743,86 +755,78 @@ def _plain(o):
     return o.item() if isinstance(o, np.generic) else str(o)
 
 # %% ../../nbs/engine/report.ipynb #d66ff1dd
-def report_text(
-    settings, notes, frames, judged, paired, learned, info, training, tables, figures, seconds, idle
-) -> str:
-    "The report as Markdown; `info` of the first arm, `training` from training_table, `idle` from naming_words, `tables` and names of `figures` as in write_report."
+def _picture(figures, name, alt):
+    "A figure in Markdown, where there is one."
+    return [f'![{alt}](figures/{name}.png)'] if name in figures else []
 
-    def table(df, index=False):
-        return df.to_markdown(index=index, disable_numparse=True)
 
-    def picture(name, alt):
-        return [f'![{alt}](figures/{name}.png)'] if name in figures else []
+def _method_part(settings, notes, info):
+    return ['## What was done', data_words(settings['data'], notes), method_words(settings, info)]
 
-    counts = sample_counts(frames[frames['role'] == 'probe']).astype({'split': str}).rename(columns=dict(pai='species'))
-    fda, says = settings['fda'], list(dict.fromkeys(n for r in judged['report'] for n in r.notes))
+
+def _rates_part(rates, paired, figures):
+    "Rates, differences, threshold conventions, attack types."
     parts = [
-        f'# GFA-CNN, preset {settings["preset"]}: with and without TPC{" and FDA" * bool(fda)}',
-        summary_words(
-            judged, paired, frames.loc[(frames['split'] == 'test') & (frames['role'] == 'probe'), 'subject'].nunique()
-        ),
-        learning_words(learned),
-        '## What was done',
-        data_words(settings, notes),
-        method_words(settings, info),
         '## Half total error rate',
         'HTER (%) at the source-dev threshold, per video.',
-        table(headline_table(judged), True),
+        markdown_table(headline_table(rates), True),
         'What TPC changed, on the same test videos:',
-        table(difference_table(paired), True),
+        markdown_table(difference_table(paired), True),
     ]
-    if fda:
-        parts += ['What FDA changed:', table(difference_table(paired, 'FDA'), True)]
-    parts += [
-        ' '.join(says),
+    if rates['fda'].any():
+        parts += ['What FDA changed:', markdown_table(difference_table(paired, 'FDA'), True)]
+    remarks = dict.fromkeys(note for report in rates['report'] for note in report.notes)
+    return parts + [
+        ' '.join(map(plain_text, remarks)),
         '## Every threshold convention',
         'In percent.',
-        table(conventions_table(judged)),
-        *picture('roc', 'ROC curves'),
-        *picture('det', 'DET curves'),
+        markdown_table(conventions_table(rates)),
+        *_picture(figures, 'roc', 'ROC curves'),
+        *_picture(figures, 'det', 'DET curves'),
         '## Attack types',
         'In percent, at the source-dev threshold.',
-        table(species_table(judged)),
-        *picture('scores', 'Score histograms'),
-        HISTOGRAMS,
+        markdown_table(species_table(rates)),
+        *_picture(figures, 'scores', 'Score histograms'),
+        TEXTS['histograms'],
     ]
-    if fda:
-        parts += [
-            '## Fast domain adaptation',
-            fda_words(settings),
-            table(tables['fda']),
-            *picture('fda', 'Frames before and after FDA'),
-        ]
-    parts += _more_text(settings, notes, tables, picture, table, idle)
-    parts += [
+
+
+def _fda_part(settings, tables, figures):
+    if not settings['adaptation']:
+        return []
+    picture = _picture(figures, 'fda', 'Frames before and after FDA')
+    return ['## Fast domain adaptation', fda_words(settings), markdown_table(tables['fda']), *picture]
+
+
+def _measures_part(settings, notes, tables, figures, warning):
+    "Recognition and divergence, or why they are not there."
+    parts = []
+    if len(tables['recognition']):
+        parts += ['## Recognition', TEXTS['recognition'], warning, markdown_table(tables['recognition'])]
+    if len(tables['divergence']):
+        picture = _picture(figures, 'divergence', 'Divergence by layer')
+        parts += ['## Distance of the domains', TEXTS['divergence'], markdown_table(tables['divergence']), *picture]
+    left_out = [f'{k}: {plain_text(why)}' for k, why in notes.get('not_measured', {}).items()]
+    if not settings['adaptation']:
+        left_out.append('fast domain adaptation: switched off')
+    return parts + ([f'Not in this report. {"; ".join(left_out)}.'] if left_out else [])
+
+
+def _end_part(settings, tables, figures, seconds):
+    "Training, data, how to read it, and what it was run on."
+    counts = tables['counts'].astype({'split': str}).rename(columns=dict(pai='species'))
+    return [
         '## Training',
         'Means over the last tenth of the steps.',
-        table(training),
-        *picture('terms', 'Loss terms'),
+        markdown_table(tables['training']),
+        *_picture(figures, 'terms', 'Loss terms'),
         '## Data',
-        table(counts),
+        markdown_table(counts),
         '## How to read this',
-        READING,
+        TEXTS['reading'],
         '## What this was run on',
         machine_words(settings, seconds),
     ]
-    return '\n\n'.join(filter(None, parts)) + '\n'
-
-
-def _more_text(settings, notes, tables, picture, table, idle):
-    "Recognition and divergence, or why they are not there."
-    parts = ['## Recognition', MEASURES, idle, table(tables['recognition'])] if len(tables['recognition']) else []
-    if len(tables['divergence']):
-        parts += [
-            '## Distance of the domains',
-            DOMAINS,
-            table(tables['divergence']),
-            *picture('divergence', 'Divergence by layer'),
-        ]
-    left = [f'{k}: {why}' for k, why in notes.get('not_measured', {}).items()] + [
-        'fast domain adaptation: switched off'
-    ] * (not settings['fda'])
-    return parts + (['Not in this report. ' + '; '.join(left) + '.'] if left else [])
 
 
 def machine_words(settings, seconds):
@@ -830,6 +834,7 @@ def machine_words(settings, seconds):
     m = machine()
     versions = ', '.join(f'{k} {m[k]}' for k in ('python', 'torch', 'fastai', 'numpy', 'opencv'))
     return (
-        f'gfa_fastai {gfa_fastai.__version__} (code {settings["code"]}); {m["gpu"] or "no GPU"}, {m["cores"]} cores, {m["threads"]} threads; {versions}; {m["system"]}. '
-        f'This session took {seconds / 60:.1f} minutes; trainings that an earlier session finished are not in that.'
+        f'gfa_fastai {gfa_fastai.__version__} (code {settings["code"]}); {m["gpu"] or "no GPU"}, {m["cores"]} cores, '
+        f'{m["threads"]} threads; {versions}; {m["system"]}. This session took {seconds / 60:.1f} minutes; trainings '
+        'that an earlier session finished are not in that.'
     )

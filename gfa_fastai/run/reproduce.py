@@ -4,6 +4,7 @@
 
 # %% ../../nbs/engine/reproduce.ipynb #08214eea
 from __future__ import annotations
+import contextlib
 import functools
 import gc
 import hashlib
@@ -13,145 +14,136 @@ import math
 import numpy as np
 import os
 import pandas as pd
+import socket
 import time
+import warnings
+from filelock import FileLock, Timeout
 from pathlib import Path
 import gfa_fastai
-from ..evaluation import find_threshold, score_samples
+from ..evaluation import score_samples
 from ..inputs.datasets import READERS
-from ..inputs.files import writable_folder, write_text
+from ..inputs.files import writable_folder, write_json
 from ..inputs.frames import check_skipped, extract_frames, frames_summary
 from ..inputs.tables import load_scores, read_table, save_samples, save_scores, write_table
-from .report import judge, paired_table, what_learned, write_report
+from .report import evaluate_arms, final_losses, paired_table, write_report
 from ..samples import check_classes, known_names, split_by_subject, validate_samples
 from ..synth.benchmark import DOMAIN_NAMES, SYNTHPAD_VERSION, make_synthpad
 
 # %% auto #0
-__all__ = ['PRESETS', 'run_settings', 'data_sources', 'code_hash', 'has_begun', 'open_run', 'read_data', 'with_splits',
-           'run_samples', 'run_frames', 'list_arms', 'arm_learner', 'train_arm', 'fit_fda', 'transfer_frames',
-           'run_arm', 'gallery_rows', 'arm_recognition', 'domains_apart', 'take_measures', 'reproduce', 'train_model']
+__all__ = ['PRESETS', 'run_settings', 'data_sources', 'code_hash', 'has_begun', 'open_run', 'hold_run', 'read_data',
+           'with_splits', 'drawn_people', 'run_samples', 'run_frames', 'list_arms', 'training_rows', 'arm_learner',
+           'train_arm', 'fit_fda', 'transfer_frames', 'run_arm', 'gallery_rows', 'arm_recognition', 'arm_divergence',
+           'take_measures', 'reproduce', 'run_arms', 'train_model']
 
 # %% ../../nbs/engine/reproduce.ipynb #e8bd4961
+_BOTH, _FOUR = ['webcam', 'phone'], [*DOMAIN_NAMES]
 PRESETS = dict(
     tiny=dict(
-        size=48,
-        width=0.125,
-        bs=16,
-        steps=30,
-        seeds=1,
-        spread=2,
-        weights='random',
-        pairs='all',
-        fda=dict(width=0.125, steps=5),
-        fda_train=['webcam', 'phone'],
-        train=['webcam', 'phone'],
-        domains=['webcam', 'phone'],
+        data=dict(size=48, spread=2, train=_BOTH, domains=_BOTH),
+        training=dict(width=0.125, bs=16, steps=30, seeds=1, weights='random', pairs='all'),
+        adaptation=dict(width=0.125, steps=5, train=_BOTH),
     ),
     quick=dict(
-        size=64,
-        width=0.25,
-        bs=32,
-        steps=400,
-        seeds=1,
-        spread=4,
-        weights='small',
-        pairs='halves',
-        fda=dict(width=0.25, steps=120),
-        fda_train=['webcam'],
-        train=['webcam', 'phone'],
-        domains=[*DOMAIN_NAMES],
+        data=dict(size=64, spread=4, train=_BOTH, domains=_FOUR),
+        training=dict(width=0.25, bs=32, steps=400, seeds=1, weights='small', pairs='halves'),
+        adaptation=dict(width=0.25, steps=120, train=['webcam']),
     ),
     standard=dict(
-        size=64,
-        width=0.25,
-        bs=32,
-        steps=2000,
-        seeds=5,
-        spread=10,
-        weights='small',
-        pairs='halves',
-        fda=dict(width=0.5, steps=1000),
-        fda_train=['webcam', 'phone'],
-        train=['webcam', 'phone'],
-        domains=[*DOMAIN_NAMES],
+        data=dict(size=64, spread=10, train=_BOTH, domains=_FOUR),
+        training=dict(width=0.25, bs=32, steps=2000, seeds=5, weights='small', pairs='halves'),
+        adaptation=dict(width=0.5, steps=1000, train=_BOTH),
     ),
     full=dict(
-        size=224,
-        width=1.0,
-        bs=32,
-        steps=1000,
-        seeds=1,
-        spread=25,
-        weights='random',
-        pairs='all',
-        fda=dict(width=1.0, steps=1000),
-        fda_train=['webcam', 'phone'],
-        train=['webcam', 'phone'],
-        domains=[*DOMAIN_NAMES],
+        data=dict(size=224, spread=25, train=_BOTH, domains=_FOUR),
+        training=dict(width=1.0, bs=32, steps=1000, seeds=1, weights='random', pairs='all'),
+        adaptation=dict(width=1.0, steps=1000, train=_BOTH),
     ),
 )
 
 # %% ../../nbs/engine/reproduce.ipynb #d328aa8f
 def run_settings(
     preset: str = 'quick',  # a key of PRESETS
-    data=None,  # root of a dataset, or a list of several; None: SynthPAD
-    dataset='folder',  # a key of READERS (`inputs.datasets`): how `data` is read; a list where the roots are of several kinds
-    test_subjects=None,  # names of the people for testing; None: as the dataset says, or drawn
-    dev_subjects=None,  # names of the people for development (thresholds)
-    steps: int = None,  # training steps of each network, rounded up to whole epochs; None: the preset's
-    bs: int = None,  # batch size; None: the preset's
-    seeds: int = None,  # trainings of each arm; None: the preset's
-    spread: int = None,  # frames taken from each video; None: the preset's
-    precision: str = 'fp32',  # 'fp32', 'bf16' or 'fp16'
-    max_bad: float = 0.01,  # share of the images that may be unusable
-    fda: bool = True,  # with arms of FDA, too; False: half of the trainings
-    weights=None,  # first weights of the trunk: 'random', 'small', 'imagenet' or a file (`inputs.weights`); None: the preset's
-    pairs: str = None,  # reading of TPC: 'all' ordered pairs of a batch, or its 'halves', a far weaker pull; None: the preset's
-    **reader,  # further arguments of the reader, as video_pattern or protocol
+    data=None,  # None: SynthPAD; a root or a list of roots; or a dict of roots and other settings of `data`
+    training=None,  # dict of steps, bs, seeds, weights, pairs, precision, width; None in it is the preset's
+    adaptation=True,  # with arms of FDA; False: half of the trainings; or a dict of width and steps
+    measures=None,  # dict of recognition and divergence: whether they are measured
 ) -> dict:  # plain values only; raises ValueError or FileNotFoundError
     "Everything that decides what comes out of a run."
     if preset not in PRESETS:
         raise ValueError(f'preset {preset!r} is not known, choose one of {", ".join(PRESETS)}')
-    if pairs not in (None, 'all', 'halves'):
-        raise ValueError(f'pairs {pairs!r} is not known, choose all or halves')
-    if weights not in (None, 'random', 'small', 'imagenet') and not Path(weights).is_file():
-        raise FileNotFoundError(f'no weights at {weights}: give random, small, imagenet, or the path of a file')
-    sources = data_sources([] if data is None else data, dataset, reader)
-    if data is not None and not sources:
+    sizes = PRESETS[preset]
+    data, reader = _data_group(data, sizes['data'])
+    training = _group('training', training, sizes['training'] | dict(precision='fp32'))
+    _check_training(training)
+    if adaptation not in (True, False, None):
+        adaptation = _group('adaptation', adaptation, sizes['adaptation'])
+    elif adaptation:
+        adaptation = sizes['adaptation']
+    if adaptation and data['roots']:
+        adaptation = adaptation | dict(train=None)
+    settings = dict(
+        preset=preset,
+        synthpad=None if data['roots'] else SYNTHPAD_VERSION,
+        data=data | dict(reader=reader),
+        training=training,
+        adaptation=adaptation or None,
+        measures=_group('measures', measures, dict(recognition=True, divergence=True)),
+        code=code_hash(),
+    )
+    return json.loads(json.dumps(settings))
+
+
+def _group(name, given, known):
+    "A group of settings: those that are known, with what was given in their place; raises ValueError."
+    given = dict(given or {})
+    if unknown := sorted(given.keys() - known.keys()):
+        raise ValueError(f'{name} has no setting {", ".join(unknown)}: it has {", ".join(known)}')
+    return known | {k: v for k, v in given.items() if v is not None}
+
+
+def _at_least_1(name, value):
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f'{name} is {value!r}: give a whole number, 1 or more')
+
+
+def _check_training(s):
+    "Raise for settings of the training that make no sense."
+    for name in ('steps', 'bs', 'seeds'):
+        _at_least_1(name, s[name])
+    if s['pairs'] not in ('all', 'halves'):
+        raise ValueError(f'pairs {s["pairs"]!r} is not known, choose all or halves')
+    if s['precision'] not in ('fp32', 'bf16', 'fp16'):
+        raise ValueError(f'precision {s["precision"]!r} is not known, choose fp32, bf16 or fp16')
+    s['weights'] = str(s['weights'])
+    if s['weights'] not in ('random', 'small', 'imagenet') and not Path(s['weights']).is_file():
+        raise FileNotFoundError(f'no weights at {s["weights"]}: give random, small, imagenet, or the path of a file')
+
+
+def _data_group(data, sizes):
+    "The group `data`, and what is for the readers; raises ValueError or FileNotFoundError."
+    given = dict(data) if isinstance(data, dict) else dict(roots=data)
+    known = sizes | dict(roots=None, dataset='folder', test_subjects=None, dev_subjects=None, max_bad=0.01, margin=0.3)
+    reader = {k: given.pop(k) for k in list(given) if k not in known}
+    reader = {k: v for k, v in reader.items() if v is not None}
+    roots, s = given.get('roots'), _group('data', given, known)
+    sources = data_sources([] if roots is None else roots, s['dataset'], reader)
+    _at_least_1('spread', s['spread'])
+    if not (isinstance(s['max_bad'], (int, float)) and 0 <= s['max_bad'] < 1):
+        raise ValueError(f'max_bad is {s["max_bad"]!r}: give a share, 0 or more and less than 1')
+    if roots is not None and not sources:
         raise ValueError('no folder of data: the list is empty')
     for root, _ in sources:
         if not Path(root).is_dir():
             raise FileNotFoundError(f'no folder at {root}: check the path of the data')
-    if data is None and (test_subjects or dev_subjects):
+    if not sources and (s['test_subjects'] or s['dev_subjects']):
         raise ValueError('test and dev subjects are chosen for your own data only: give its folder, too')
-    if data is None and (reader or dataset not in ('folder', ['folder'])):
-        raise ValueError(
-            f'{", ".join(reader) or "dataset " + (dataset if isinstance(dataset, str) else " and ".join(dataset))} is said, and no folder of data: give its folder, too (--data)'
-        )
-    s = dict(
-        PRESETS[preset],
-        preset=preset,
-        synthpad=None if data else SYNTHPAD_VERSION,
-        data=[str(Path(root).resolve()) for root, _ in sources] or None,
-        dataset=[name for _, name in sources],
-        precision=precision,
-        margin=0.3,
-        max_bad=max_bad,
-        test_subjects=test_subjects,
-        dev_subjects=dev_subjects,
-        reader=reader,
-        code=code_hash(),
-    )
-    for k, v in dict(steps=steps, bs=bs, seeds=seeds, spread=spread).items():
-        if v is not None and v < 1:
-            raise ValueError(f'{k} is {v}: give 1 or more')
-        if v is not None:
-            s[k] = int(v)
-    s.update({k: str(v) for k, v in dict(weights=weights, pairs=pairs).items() if v is not None})
-    if data:
-        s.update(train=None, domains=None, fda_train=None)
-    if not fda:
-        s.update(fda=None, fda_train=[])
-    return json.loads(json.dumps(s))
+    if not sources and (reader or s['dataset'] not in ('folder', ['folder'])):
+        named = s['dataset'] if isinstance(s['dataset'], str) else ' and '.join(s['dataset'])
+        what = ', '.join(reader) or f'dataset {named}'
+        raise ValueError(f'{what} is given, and no folder of data: give its folder, too (--data)')
+    s['roots'] = [str(Path(root).resolve()) for root, _ in sources] or None
+    s['dataset'] = [name for _, name in sources]
+    return (s | dict(train=None, domains=None) if sources else s), reader
 
 # %% ../../nbs/engine/reproduce.ipynb #d328aa90
 def _takes(dataset):
@@ -176,13 +168,14 @@ def data_sources(
         names = names * len(roots)
     if len(names) != len(roots) and roots:
         raise ValueError(
-            f'{len(roots)} folders of data, and {len(names)} datasets say how they are read ({", ".join(names)}): give as many, or one for all'
+            f'{len(roots)} folders of data, and {len(names)} datasets say how they are read ({", ".join(names)}): '
+            'give as many, or one for all'
         )
     return list(zip(roots, names))
 
 
 def code_hash() -> str:
-    "Hash of this library's modules: results of other code are other results."
+    "Hash of this library's modules, because other code may give other results."
     files = sorted(Path(gfa_fastai.__file__).parent.rglob('*.py'))
     return hashlib.sha1(b''.join(f.read_bytes() for f in files)).hexdigest()[:12]
 
@@ -203,22 +196,86 @@ def open_run(
     "Make a run folder, or enter one that has the same settings."
     out = writable_folder(out)
     file = out / 'run.json'
-    if not file.exists():
-        for p in out.glob('.*.part'):
-            p.unlink()
+    begun = has_begun(out)
+    if not file.exists() and not begun:
         if other := [p.name for p in out.iterdir() if not p.name.startswith('.')]:
             raise ValueError(f'{out} is no run folder and not empty ({other[0]}): choose a new one with --out.')
-        write_text(file, json.dumps(settings, indent=1))
-    if not has_begun(out):
-        write_text(file, json.dumps(settings, indent=1))
-    known = json.loads(file.read_text(encoding='utf-8'))
-    if differ := sorted(k for k in known.keys() | settings.keys() if known.get(k) != settings.get(k)):
+    if not begun:
+        write_json(file, settings)
+        write_json(_copy_of(file), settings)
+    known = _read_settings(file)
+    if differ := _differences(known, settings):
         raise ValueError(
-            f'{out} holds a run of other settings: '
-            + ', '.join(f'{k} was {known.get(k)!r}, is {settings.get(k)!r}' for k in differ[:4])
-            + '. Choose another folder with --out, or remove that one.'
+            f'{out} holds a run of other settings: {", ".join(differ[:4])}. '
+            'Choose another folder with --out, or remove that one.'
         )
     return out
+
+
+def _copy_of(file):
+    return file.with_name(f'.{file.name}.copy')
+
+
+def _read_settings(file):
+    "Settings of a run folder that a training has begun in: of run.json, or of its copy where that is damaged."
+    for path in (file, _copy_of(file)):
+        try:
+            known = json.loads(path.read_text(encoding='utf-8'))
+        except (OSError, ValueError):
+            known = None
+        if isinstance(known, dict):
+            if path != file:
+                warnings.warn(f'{file} was missing or damaged and is restored from its copy')
+                write_json(file, known)
+            return known
+    raise ValueError(
+        f'{file} is missing, empty or cut off, and so is its copy: it cannot be said which settings the trainings in '
+        f'this folder have. Put run.json back from a backup, or choose another folder with --out.'
+    )
+
+
+def _flat(settings):
+    "Settings without their groups."
+    groups = {k: v if isinstance(v, dict) else {k: v} for k, v in settings.items()}
+    return {(name if name == k else f'{name}: {k}'): v for name, g in groups.items() for k, v in g.items()}
+
+
+def _differences(known, settings):
+    "How settings differ from those of a run folder, in words."
+    was, now = _flat(known), _flat(settings)
+    names = sorted(k for k in was.keys() | now.keys() if was.get(k) != now.get(k))
+    return [f'{k} was {was.get(k)!r}, is {now.get(k)!r}' for k in names]
+
+# %% ../../nbs/engine/reproduce.ipynb #f9cab35e
+@contextlib.contextmanager
+def hold_run(
+    out: Path,  # run folder
+):  # raises OSError where another process works there
+    "Be the only one who works in a run folder."
+    lock, writer = FileLock(out / '.run.lock'), out / '.writer.json'
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise OSError(
+            f'{out}: another process works there ({_who(writer)}). Wait until it has finished, end it, or choose '
+            'another folder with --out.'
+        ) from None
+    try:
+        started = time.strftime('%Y-%m-%d %H:%M:%S')
+        write_json(writer, dict(process=os.getpid(), machine=socket.gethostname(), started=started))
+        yield
+    finally:
+        writer.unlink(missing_ok=True)
+        lock.release()
+
+
+def _who(writer):
+    "The process that works in a run folder, in words."
+    try:
+        known = json.loads(writer.read_text(encoding='utf-8'))
+        return f'process {known["process"]} on {known["machine"]}, since {known["started"]}'
+    except (OSError, ValueError, KeyError, TypeError):
+        return 'it has just begun'
 
 # %% ../../nbs/engine/reproduce.ipynb #0d40a088
 def read_data(
@@ -245,69 +302,91 @@ def with_splits(
     df: pd.DataFrame,  # samples table, of one dataset or of several
     test_subjects=None,  # names of the people for testing; None: as the dataset says, or drawn
     dev_subjects=None,  # names of the people for development; None: as the dataset says, or drawn
-) -> pd.DataFrame:  # samples table; raises ValueError, too where one person would be in two splits
-    "People for training, for thresholds and for tests in each dataset: its own where it has them, drawn by a seed where not."
+) -> pd.DataFrame:  # samples table; raises ValueError
+    "People for training, thresholds and tests in each dataset: its own where it has them, else drawn by a seed."
     everybody = sorted(df['subject'].unique())
-    named = [
-        known_names(v or None, everybody, k) or set()
-        for k, v in (('test_subjects', test_subjects), ('dev_subjects', dev_subjects))
-    ]
-    groups, dealt, parts = dict(tuple(df.groupby('dataset', sort=False))), {}, {}
-    for name in sorted(
-        groups, key=lambda n: 'test' not in set(groups[n]['split'])
-    ):  # those that bring a test set first
+    test = known_names(test_subjects or None, everybody, 'test_subjects') or set()
+    dev = known_names(dev_subjects or None, everybody, 'dev_subjects') or set()
+    tables = dict(tuple(df.groupby('dataset', sort=False)))
+    own_test_first = sorted(tables, key=lambda name: 'test' not in set(tables[name]['split']))
+    done, drawn = {}, {}
+    for name in own_test_first:
         try:
-            parts[name] = _split(groups[name], *named, dealt)
+            done[name] = _split(tables[name], test, dev, drawn)
         except ValueError as e:
-            raise ValueError(f'dataset {name}: {e}' if len(groups) > 1 else str(e)) from None
-        dealt |= dict(zip(parts[name]['subject'], parts[name]['split']))
-    if len(parts) == 1:
-        return parts[name]
+            raise ValueError(f'dataset {name}: {e}' if len(tables) > 1 else str(e)) from None
+        drawn |= dict(zip(done[name]['subject'], done[name]['split']))
+    if len(done) == 1:
+        return done[name]
     try:
-        return validate_samples(pd.concat([parts[n] for n in groups], ignore_index=True))
+        return validate_samples(pd.concat([done[n] for n in tables], ignore_index=True))
     except ValueError as e:
         raise ValueError(
-            f'{e} Or name people for all datasets, in test_subjects and in dev_subjects (--test-subjects, --dev-subjects).'
+            f'{e} Or name people for all datasets, in test_subjects and in dev_subjects '
+            '(--test-subjects, --dev-subjects).'
         ) from None
 
 
-def _split(d, test, dev, dealt):
-    "One dataset: people who are named, its own test set, people who are dealt already, and the rest by a seed."
-    people, own = set(d['subject']), set(d.loc[d['split'] == 'test', 'subject'])
+def _split(d, test, dev, drawn):
+    "One dataset: people who are named, its own test set, people who have a split already, and the rest by a seed."
+    people, own_test = set(d['subject']), set(d.loc[d['split'] == 'test', 'subject'])
     test, dev = test & people, dev & people
     if not (test or dev) and {'dev', 'test'} <= set(d['split']):
         return check_classes(d)
-    test = test or own - dev
-    if people & dealt.keys():
+    test = test or own_test - dev
+    if people & drawn.keys():
         rng = np.random.default_rng(0)
-
-        def topped(split, share, taken):
-            have, fresh = {p for p in people - taken if dealt.get(p) == split}, sorted(people - dealt.keys() - taken)
-            have |= set(rng.permutation(fresh)[: max(0, max(1, round(share * len(people))) - len(have))].tolist())
-            if not have:
-                raise ValueError(
-                    f'nobody is left for {split}, since its people have their places in another dataset. Name people for all datasets, in test_subjects and in dev_subjects (--test-subjects, --dev-subjects).'
-                )
-            return have
-
-        test = test or topped('test', 0.3, dev)
-        dev = dev or topped('dev', 0.2, test)
+        test = test or _fill_up('test', 0.3, people - dev, len(people), drawn, rng)
+        dev = dev or _fill_up('dev', 0.2, people - test, len(people), drawn, rng)
     return split_by_subject(d, test_subjects=test or None, dev_subjects=dev or None)
+
+
+def _fill_up(split, share, people, total, drawn, rng):
+    "People for a split: those who have it in another dataset, and new ones up to a share of all."
+    chosen, new = {p for p in people if drawn.get(p) == split}, sorted(people - drawn.keys())
+    missing = max(1, round(share * total)) - len(chosen)
+    chosen |= set(rng.permutation(new)[: max(0, missing)].tolist())
+    if not chosen:
+        raise ValueError(
+            f'nobody is left for {split}, since its people have their places in another dataset. Name people for all '
+            'datasets, in test_subjects and in dev_subjects (--test-subjects, --dev-subjects).'
+        )
+    return chosen
+
+
+def drawn_people(
+    before: pd.DataFrame,  # samples table as it was read
+    after: pd.DataFrame,  # the same from with_splits
+) -> list:  # of sentences
+    "Development people who were taken from the training people of a dataset that has a test set of its own."
+    notes = []
+    for name, was in before.groupby('dataset', sort=False):
+        if 'test' not in set(was['split']):
+            continue
+        own = set(was.loc[was['split'] == 'dev', 'subject'])
+        now = after[after['dataset'] == name]
+        if new := sorted(set(now.loc[now['split'] == 'dev', 'subject']) - own):
+            total = was.loc[was['split'] == 'train', 'subject'].nunique()
+            shown = ', '.join(new[:10]) + (', ...' if new[10:] else '')
+            notes.append(
+                f'{len(new)} of the {total} training people of {name} are its development people ({shown}): '
+                'it has none of its own. Choose them with dev_subjects (--dev-subjects).'
+            )
+    return notes
 
 # %% ../../nbs/engine/reproduce.ipynb #875c21d2
 def run_samples(
     settings: dict,  # from run_settings
     out: Path,  # run folder
     progress: bool = True,  # show a bar
-) -> pd.DataFrame:  # samples table with splits
+) -> tuple[pd.DataFrame, list]:  # samples table with splits; sentences about people who were drawn
     "The samples of a run."
-    if settings['data'] is None:
-        return make_synthpad(out / 'data', settings['preset'], domains=settings['domains'], progress=progress)
-    return with_splits(
-        read_data(settings['data'], settings['dataset'], **settings['reader']),
-        settings['test_subjects'],
-        settings['dev_subjects'],
-    )
+    s = settings['data']
+    if s['roots'] is None:
+        return make_synthpad(out / 'data', settings['preset'], domains=s['domains'], progress=progress), []
+    df = read_data(s['roots'], s['dataset'], **s['reader'])
+    split = with_splits(df, s['test_subjects'], s['dev_subjects'])
+    return split, [] if s['dev_subjects'] else drawn_people(df, split)
 
 # %% ../../nbs/engine/reproduce.ipynb #f5fa76d8
 def run_frames(
@@ -316,39 +395,34 @@ def run_frames(
     progress: bool = True,  # show a bar
 ) -> tuple[pd.DataFrame, dict]:  # samples table with frame_path and face_path; what was found on the way
     "Samples, frames and faces of a run; ValueError where the data has changed since the run began."
-    df = run_samples(settings, out, progress)
-    new, old, home = out / 'samples.new.csv', out / 'samples.csv', f'{out.resolve()}{os.sep}'
-    save_samples(
-        df.drop(columns='depth', errors='ignore').assign(
-            path=[os.path.abspath(p).removeprefix(home) for p in df['path']]
-        ),
-        new,
-    )  # (a run folder may be moved)
-    changed = old.exists() and has_begun(out) and old.read_bytes() != new.read_bytes()
-    (new.unlink() if changed else new.replace(old))
-    if changed:
-        raise ValueError(f'the data has changed since the training in {out} began. Choose another folder with --out.')
-    frames = extract_frames(
-        df,
-        out / 'cache',
-        settings['size'],
-        settings['margin'],
-        settings['max_bad'],
-        progress,
-        spread=settings['spread'],
-    )
-    for name, d in df.groupby('dataset', sort=False):
-        paths = set(d['path'])
-        check_skipped(
-            [s for s in frames.attrs['skipped'] if s[0] in paths], len(paths), settings['max_bad'], f'files of {name}'
-        )
+    s = settings['data']
+    df, drawn = run_samples(settings, out, progress)
+    _keep_samples(df, out)
+    frames = extract_frames(df, out / 'cache', s['size'], s['margin'], s['max_bad'], progress, spread=s['spread'])
+    skipped = frames.attrs['skipped']
+    for name, rows in df.groupby('dataset', sort=False):
+        paths = set(rows['path'])
+        check_skipped([f for f in skipped if f[0] in paths], len(paths), s['max_bad'], f'files of {name}')
         check_classes(frames[frames['dataset'] == name])
     notes = dict(
         frames.attrs['counts'],
         summary=frames_summary(frames),
-        skipped_images=[[os.path.basename(p), why] for p, why in frames.attrs['skipped']],
+        skipped_images=[[os.path.basename(p), why] for p, why in skipped],
+        drawn=drawn,
     )
     return frames, notes
+
+
+def _keep_samples(df, out):
+    "Write the samples into the run folder; ValueError where a training has begun with others."
+    inside = f'{out.resolve()}{os.sep}'  # paths are relative there, so that a run folder may be moved
+    paths = [os.path.abspath(p).removeprefix(inside) for p in df['path']]
+    file, new = out / 'samples.csv', out / '.samples.new.csv'
+    save_samples(df.drop(columns='depth', errors='ignore').assign(path=paths), new)
+    if file.exists() and has_begun(out) and file.read_bytes() != new.read_bytes():
+        new.unlink()
+        raise ValueError(f'the data has changed since the training in {out} began. Choose another folder with --out.')
+    new.replace(file)
 
 # %% ../../nbs/engine/reproduce.ipynb #c04d4112
 def list_arms(
@@ -362,11 +436,23 @@ def list_arms(
 
     return [
         dict(name=name(train, tpc, fda, seed), train=train, tpc=tpc, fda=fda, seed=seed)
-        for seed in range(settings['seeds'])
-        for train in settings['train'] or sorted(frames['dataset'].unique())
-        for fda in ([False, True] if settings['fda_train'] is None or train in settings['fda_train'] else [False])
+        for seed in range(settings['training']['seeds'])
+        for train in settings['data']['train'] or sorted(frames['dataset'].unique())
+        for fda in ([False, True] if _has_fda(train, settings) else [False])
         for tpc in (False, True)
     ]
+
+# %% ../../nbs/engine/reproduce.ipynb #7b8615ee
+def _has_fda(train, settings):
+    "Whether networks of a training set are trained with FDA, too."
+    adaptation = settings['adaptation']
+    return bool(adaptation) and (adaptation['train'] is None or train in adaptation['train'])
+
+
+def training_rows(frames, train, split=None):
+    "Probes of a dataset, of all splits or of one."
+    rows = frames[(frames['dataset'] == train) & (frames['role'] == 'probe')]
+    return rows if split is None else rows[rows['split'] == split]
 
 # %% ../../nbs/engine/reproduce.ipynb #20b39edd
 def arm_learner(
@@ -382,16 +468,13 @@ def arm_learner(
     from gfa_fastai.tpc import TPCLoss
     from gfa_fastai.train.guards import guarded
 
-    own = frames[(frames['dataset'] == arm['train']) & (frames['role'] == 'probe')]
-    dls = gfa_dataloaders(own, bs=settings['bs'])
-    network = functools.partial(
-        build_gfacnn,
-        weights=None if settings['weights'] == 'random' else settings['weights'],
-        width=settings['width'],
-        pool=int(np.clip(settings['size'] // 32, 1, 7)),
-    )
-    loss = GFALoss(TPCLoss(settings['pairs']) if arm['tpc'] else False)
-    return guarded(gfa_learner(dls, network, loss, seed=arm['seed'], cbs=cbs), settings['precision'])
+    s = settings['training']
+    dls = gfa_dataloaders(training_rows(frames, arm['train']), bs=s['bs'])
+    weights = None if s['weights'] == 'random' else s['weights']
+    pool = int(np.clip(settings['data']['size'] // 32, 1, 7))
+    network = functools.partial(build_gfacnn, weights=weights, width=s['width'], pool=pool)
+    loss = GFALoss(TPCLoss(s['pairs']) if arm['tpc'] else False)
+    return guarded(gfa_learner(dls, network, loss, seed=arm['seed'], cbs=cbs), s['precision'])
 
 # %% ../../nbs/engine/reproduce.ipynb #6f683236
 def train_arm(
@@ -403,55 +486,62 @@ def train_arm(
     adapter=None,  # the FDA that the frames went through, kept in the model's file
 ) -> Path:  # of model.safetensors: weights, configuration, people, thresholds, all in one file
     "Train an arm, or go on with it."
-    from gfa_fastai.use.authenticate import dev_thresholds
-    from gfa_fastai.train.distributed import on_first
-    from fastai.vision.all import Callback
     from gfa_fastai.train.checkpoint import fit_resumable
-    from gfa_fastai.learner import terms_table
-    from gfa_fastai.inputs.models import save_model
+    from gfa_fastai.train.distributed import on_first
+
+    start = time.time()
+    learn = arm_learner(arm, frames, settings, cbs=_step_bar(bar))
+    epochs = math.ceil(settings['training']['steps'] / len(learn.dls.train))
+    if bar is not None:
+        bar.total += epochs * len(learn.dls.train) - settings['training']['steps']
+    with learn.distrib_ctx(), learn.no_bar(), learn.no_logging():
+        processes = learn.processes
+        history = fit_resumable(learn, epochs, folder / 'checkpoint.pt', seed=arm['seed'])
+    own = frames[frames['dataset'] == arm['train']]
+    how = dict(
+        arm, processes=processes, epochs=epochs, dev_eer=[e[-1] for e in history], seconds=round(time.time() - start, 1)
+    )
+    return on_first(lambda: _save_arm(learn, how, own, folder, settings, adapter))
+
+
+def _step_bar(bar):
+    "A callback that moves a bar with the steps of a training."
+    from fastai.vision.all import Callback
 
     first = 0 if bar is None else bar.n
 
-    class Bar(Callback):
-        def after_batch(self):  # (the terms of a run that goes on are those since its start)
+    class StepBar(Callback):
+        def after_batch(self):  # `terms` holds all steps, those of an earlier session too
             if self.training and bar is not None:
                 bar.update(first + len(self.learn.terms) - bar.n)
                 bar.set_postfix_str(f'loss {self.loss.item():.3f}', refresh=False)
 
-    learn, start = arm_learner(arm, frames, settings, cbs=Bar()), time.time()
-    n_epoch = math.ceil(settings['steps'] / len(learn.dls.train))
-    if bar is not None:
-        bar.total += n_epoch * len(learn.dls.train) - settings['steps']
-    with learn.distrib_ctx(), learn.no_bar(), learn.no_logging():
-        processes, epochs = learn.processes, fit_resumable(learn, n_epoch, folder / 'checkpoint.pt', seed=arm['seed'])
-    own = frames[frames['dataset'] == arm['train']]
+    return StepBar()
 
-    def finish():
-        folder.mkdir(parents=True, exist_ok=True)
-        write_table(terms_table(learn).reset_index(), folder / 'terms.csv')
-        dev = score_samples(learn, own[own['split'] == 'dev'], progress=False)
-        info = dict(
-            arm,
-            processes=processes,
-            epochs=n_epoch,
-            steps=len(learn.terms),
-            dev_eer=[e[-1] for e in epochs],
-            device=str(learn.dls.device),
-            seconds=round(time.time() - start, 1),
-            parameters=sum(p.numel() for p in learn.model.parameters()),
-            fc_dim=learn.model.config['fc_dim'],
-            size=settings['size'],
-            margin=settings['margin'],
-            spread=settings['spread'],
-            threshold=find_threshold(dev, 'dev')[0],
-            thresholds=dev_thresholds(learn.model.eval(), own),
-            people=list(learn.dls.vocab),
-        )
-        path = save_model(learn.model, folder / 'model.safetensors', with_adapter=adapter, **info)
-        (folder / 'checkpoint.pt').unlink(missing_ok=True)
-        return path
 
-    return on_first(finish)
+def _save_arm(learn, how, own, folder, settings, adapter):
+    "Write the model and the loss terms of a finished training, and remove its checkpoint."
+    from gfa_fastai.inputs.models import save_model
+    from gfa_fastai.learner import terms_table
+    from gfa_fastai.use.authenticate import dev_thresholds
+
+    write_table(terms_table(learn).reset_index(), folder / 'terms.csv')
+    data = settings['data']
+    info = dict(
+        how,
+        steps=len(learn.terms),
+        device=str(learn.dls.device),
+        parameters=sum(p.numel() for p in learn.model.parameters()),
+        fc_dim=learn.model.config['fc_dim'],
+        size=data['size'],
+        margin=data['margin'],
+        spread=data['spread'],
+        thresholds=dev_thresholds(learn.model.eval(), own),
+        people=list(learn.dls.vocab),
+    )
+    path = save_model(learn.model, folder / 'model.safetensors', with_adapter=adapter, **info)
+    (folder / 'checkpoint.pt').unlink(missing_ok=True)
+    return path
 
 # %% ../../nbs/engine/reproduce.ipynb #cb1b19f5
 def fit_fda(
@@ -464,15 +554,16 @@ def fit_fda(
     "FDA of a training set: fitted on the frames of its training people, and its target is one of them."
     from gfa_fastai.adapt.by_name import make_adapter
 
-    own = frames[(frames['dataset'] == train) & (frames['split'] == 'train') & (frames['role'] == 'probe')]
+    images = training_rows(frames, train, 'train')['frame_path'].drop_duplicates().tolist()
     return make_adapter(
         'fda',
         None,
-        own['frame_path'].drop_duplicates().tolist(),
+        images,
         file=out / 'fda' / f'{train}.safetensors',
-        size=settings['size'],
+        steps=settings['adaptation']['steps'],
+        width=settings['adaptation']['width'],
+        size=settings['data']['size'],
         progress=progress,
-        **settings['fda'],
     )
 
 # %% ../../nbs/engine/reproduce.ipynb #6578d333
@@ -483,21 +574,12 @@ def transfer_frames(
     settings: dict,  # from run_settings
     progress: bool = True,  # show bars
 ) -> pd.DataFrame:  # probes with new frame_path; faces, and enrolment photos, as they were
-    "The frames of all datasets with the look of the training set's target."
-    probe = frames['role'] == 'probe'
-    return pd.concat(
-        [
-            fda.transform(
-                frames[probe].reset_index(drop=True),
-                out / 'cache' / 'fda',
-                bs=32,
-                max_bad=settings['max_bad'],
-                progress=progress,
-            ),
-            frames[~probe],
-        ],
-        ignore_index=True,
-    )
+    "The frames of all datasets in the style of the training set's target."
+    is_probe = frames['role'] == 'probe'
+    probes = frames[is_probe].reset_index(drop=True)
+    cache, max_bad = out / 'cache' / 'fda', settings['data']['max_bad']
+    transferred = fda.transform(probes, cache, bs=32, max_bad=max_bad, progress=progress)
+    return pd.concat([transferred, frames[~is_probe]], ignore_index=True)
 
 # %% ../../nbs/engine/reproduce.ipynb #38aeb759
 def run_arm(
@@ -520,19 +602,19 @@ def run_arm(
         frames = transfer_frames(adapter, frames, out, settings, shown)
     if not model.exists():
         train_arm(arm, frames, model.parent, settings, bar, adapter)
-        gc.collect()  # a Learner refers to itself: its weights and Adam's means go now, before the next
-    save_scores(
-        score_samples(load_model(model)[0].to(default_device()), frames[frames['split'] != 'train'], progress=False),
-        path,
-    )
+        gc.collect()  # a Learner refers to itself: free its weights and Adam's means before the next training
+    net, held_out = load_model(model)[0].to(default_device()), frames[frames['split'] != 'train']
+    save_scores(score_samples(net, held_out, progress=False), path)
     return load_scores(path)
 
 # %% ../../nbs/engine/reproduce.ipynb #a33b809e
-def _kept(path, make):
+def _read_or_make(path, make):
     "A table that lies in the run folder, or is made now and kept."
     if not path.exists():
         write_table(make(), path)
-    return read_table(path, dict(dataset=str, probes=str, train=str, test=str))
+    names = dict(dataset=str, probes=str, layer=str)
+    df = read_table(path, names)
+    return df.assign(**{c: pd.to_numeric(df[c]) for c in df if c not in names})  # an empty cell: not a number
 
 # %% ../../nbs/engine/reproduce.ipynb #ae8a3ff7
 def gallery_rows(
@@ -568,10 +650,10 @@ def arm_recognition(
             load_model(out / 'arms' / arm['name'] / 'model.safetensors')[0].to(default_device()), rows
         ).reset_index()
 
-    return _kept(out / 'measures' / f'recognition-{arm["name"]}.csv', measure)
+    return _read_or_make(out / 'measures' / f'recognition-{arm["name"]}.csv', measure)
 
 # %% ../../nbs/engine/reproduce.ipynb #18cada4b
-def domains_apart(
+def arm_divergence(
     train: str,  # name of the training set
     arms: list,  # from list_arms
     frames: pd.DataFrame,  # samples table with frame_path
@@ -605,7 +687,7 @@ def domains_apart(
 
     tests = sorted(set(frames['dataset']) - {train})
     return {
-        (train, test, how): _kept(
+        (train, test, how): _read_or_make(
             out / 'measures' / f'divergence-{train}-{test}-{how.replace(" ", "_")}.csv', lambda: measure(rows(), test)
         ).set_index('layer')
         for test in tests
@@ -620,95 +702,131 @@ def take_measures(
     settings: dict,  # from run_settings
     progress: bool = True,  # show a bar
 ) -> tuple[dict, dict, dict]:  # recognition by arm, divergence (see domains_table), and why what is missing is missing
-    "Recognition of all arms and divergence of all pairs of domains; what the run folder has already is not measured again."
+    "Recognition of all arms and divergence of all pairs of domains. What the run folder has is not measured again."
     from tqdm import tqdm
 
-    measured, apart, missing = {}, {}, {}
-    try:
-        rows = gallery_rows(frames)
-    except ValueError as e:
-        missing['recognition'] = str(e)
-    else:
-        measured = {
-            a['name']: arm_recognition(a, rows, out) for a in tqdm(arms, desc='recognition', disable=not progress)
-        }
-    if frames['dataset'].nunique() < 2:
+    recognition, divergence = {}, {}
+    missing = {k: 'switched off' for k, on in settings['measures'].items() if not on}
+    if 'recognition' not in missing:
+        try:
+            rows = gallery_rows(frames)
+        except ValueError as e:
+            missing['recognition'] = str(e)
+        else:
+            for arm in tqdm(arms, desc='recognition', disable=not progress):
+                recognition[arm['name']] = arm_recognition(arm, rows, out)
+    if 'divergence' not in missing and frames['dataset'].nunique() < 2:
         missing['divergence'] = 'there is one dataset'
-    for train in tqdm(list(dict.fromkeys(a['train'] for a in arms)), desc='divergence', disable=not progress):
-        apart |= domains_apart(train, arms, frames, out, settings)
-    return measured, apart, missing
+    if 'divergence' not in missing:
+        for train in tqdm(list(dict.fromkeys(a['train'] for a in arms)), desc='divergence', disable=not progress):
+            divergence |= arm_divergence(train, arms, frames, out, settings)
+    return recognition, divergence, missing
 
 # %% ../../nbs/engine/reproduce.ipynb #5748bf6c
 def reproduce(
     preset: str = 'quick',  # a key of PRESETS
     out='runs/quick',  # run folder
     progress: bool = True,  # show bars
-    **kwargs,  # for run_settings: data, dataset, test_subjects, dev_subjects, steps, bs, seeds, spread, precision, fda
-) -> dict:  # judged, paired, learned, scores, report (its path); raises ValueError or FileNotFoundError
+    **groups,  # for run_settings: data, training, adaptation, measures
+) -> dict:  # rates, paired, losses, scores, notes, report (its path); raises ValueError, FileNotFoundError, OSError
     "The main job: from images to a report. Started again in the same folder, it goes on where it was."
-    from gfa_fastai.data import gfa_dataloaders
-    from gfa_fastai.inputs.models import load_model
-    from tqdm import tqdm
-
-    start, settings = time.time(), run_settings(preset, **kwargs)
+    start, settings = time.time(), run_settings(preset, **groups)
     if int(os.environ.get('WORLD_SIZE', 1)) > 1:
         raise ValueError(
-            'gfa_reproduce is one process, and here are several: start it without accelerate launch. One long training takes several: gfa_train.'
+            'gfa_reproduce is one process, and here are several: start it without accelerate launch. '
+            'One long training takes several: gfa_train.'
         )
-    out = open_run(out, settings)
-    frames, notes = run_frames(settings, out, progress)
-    arms, scores = list_arms(frames, settings), {}
-    for train in dict.fromkeys(a['train'] for a in arms):  # what cannot be trained on is said now
+    with hold_run(writable_folder(out)):
+        out = open_run(out, settings)
+        frames, notes = run_frames(settings, out, progress)
+        arms = list_arms(frames, settings)
+        _check_training_sets(arms, frames, settings)
+        scores = run_arms(arms, frames, out, settings, progress)
+        recognition, divergence, missing = take_measures(arms, frames, out, settings, progress)
+        notes['not_measured'] = missing
+        seconds = time.time() - start
+        report = write_report(out, settings, notes, frames, arms, scores, recognition, divergence, seconds)
+    losses = final_losses(arms, out)
+    rates, paired = evaluate_arms(arms, scores), paired_table(arms, scores, losses)
+    return dict(rates=rates, paired=paired, losses=losses, scores=scores, notes=notes, report=report)
+
+
+def _check_training_sets(arms, frames, settings):
+    "Raise before any training for a dataset that cannot be trained on."
+    from gfa_fastai.data import gfa_dataloaders
+
+    for train in dict.fromkeys(a['train'] for a in arms):
         try:
-            gfa_dataloaders(frames[(frames['dataset'] == train) & (frames['role'] == 'probe')], bs=settings['bs'])
+            gfa_dataloaders(training_rows(frames, train), bs=settings['training']['bs'])
         except ValueError as e:
             raise ValueError(f'dataset {train}: {e}') from None
-    with tqdm(total=len(arms) * settings['steps'], unit='step', disable=not progress) as bar:
-        for i, arm in enumerate(arms):
-            bar.set_description(f'{i + 1}/{len(arms)} {arm["name"]}')
+
+
+def run_arms(
+    arms: list,  # from list_arms
+    frames: pd.DataFrame,  # samples table with frame_path and face_path
+    out: Path,  # run folder
+    settings: dict,  # from run_settings
+    progress: bool = True,  # show a bar over the steps of all trainings
+) -> dict:  # name of an arm -> its scores
+    "Scores of all arms."
+    from tqdm import tqdm
+
+    scores, steps = {}, settings['training']['steps']
+    with tqdm(total=len(arms) * steps, unit='step', disable=not progress) as bar:
+        for i, arm in enumerate(arms, 1):
+            bar.set_description(f'{i}/{len(arms)} {arm["name"]}')
             before = bar.n
             scores[arm['name']] = run_arm(arm, frames, out, settings, bar)
             if bar.n == before:
-                bar.update(settings['steps'])  # it was there already
-    measured, apart, notes['not_measured'] = take_measures(arms, frames, out, settings, progress)
-    info = [load_model(out / 'arms' / a['name'] / 'model.safetensors')[1] for a in arms]
-    report = write_report(out, settings, notes, frames, arms, scores, info, measured, apart, time.time() - start)
-    learned = what_learned(arms, out)
-    return dict(
-        judged=judge(arms, scores),
-        paired=paired_table(arms, scores, learned),
-        learned=learned,
-        scores=scores,
-        report=report,
-    )
+                bar.update(steps)  # it was finished already
+    return scores
 
 # %% ../../nbs/engine/reproduce.ipynb #0b13eacb
 def train_model(
     out,  # run folder
     tpc: bool = True,  # with the TPC loss
     seed: int = 0,  # of first weights and order of batches
-    **kwargs,  # for run_settings
+    **groups,  # for run_settings: preset, data, training
 ) -> Path:  # of model.safetensors; scores.csv and terms.csv lie beside it
-    "Train one network, in as many processes as `accelerate launch` starts; started again in the same folder, it goes on where it was."
+    "Train one network, in as many processes as `accelerate launch` starts. Started again, it goes on where it was."
     from gfa_fastai.train.distributed import on_first, start_processes
-    from fastai.vision.all import rank_distrib
-    from gfa_fastai.inputs.models import load_model
-    from tqdm import tqdm
 
     start_processes()
-    settings = on_first(lambda: run_settings(**kwargs, fda=False) | dict(tpc=tpc, seed=seed))
-    out = on_first(open_run, out, settings)
-    frames, _ = on_first(run_frames, settings, out)
+    settings = on_first(lambda: run_settings(**groups, adaptation=False) | dict(tpc=tpc, seed=seed))
+    with contextlib.ExitStack() as held:
+        out = on_first(lambda: _enter_run(held, out, settings))
+        frames, _ = on_first(run_frames, settings, out)
+        _train_one(dict(tpc=tpc, fda=False, seed=seed), frames, out, settings)
+    return out / 'model.safetensors'
+
+
+def _enter_run(held, out, settings):
+    "Open a run folder and hold it until `held` is closed."
+    held.enter_context(hold_run(writable_folder(out)))
+    return open_run(out, settings)
+
+
+def _train_one(arm, frames, out, settings):
+    "Train one arm in the run folder itself, and score the people who are not in the training."
+    from fastai.vision.all import rank_distrib
+    from gfa_fastai.inputs.models import load_model
+    from gfa_fastai.train.distributed import on_first
+    from tqdm import tqdm
+
     names = sorted(frames['dataset'].unique())
     if len(names) > 1:
         raise ValueError(
             f'these are {len(names)} datasets ({", ".join(names)}): a network is trained on one, choose it'
         )
-    path = out / 'model.safetensors'
+    arm, path = arm | dict(name=names[0], train=names[0]), out / 'model.safetensors'
     if not on_first(path.exists):
-        with tqdm(total=settings['steps'], unit='step', desc=names[0], disable=rank_distrib() > 0) as bar:
-            train_arm(dict(name=names[0], train=names[0], tpc=tpc, fda=False, seed=seed), frames, out, settings, bar)
-    on_first(
-        lambda: save_scores(score_samples(load_model(path)[0], frames[frames['split'] != 'train']), out / 'scores.csv')
-    )
-    return path
+        steps = settings['training']['steps']
+        with tqdm(total=steps, unit='step', desc=names[0], disable=rank_distrib() > 0) as bar:
+            train_arm(arm, frames, out, settings, bar)
+
+    def score():
+        held_out = frames[frames['split'] != 'train']
+        save_scores(score_samples(load_model(path)[0], held_out), out / 'scores.csv')
+
+    on_first(score)

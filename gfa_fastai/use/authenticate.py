@@ -20,7 +20,6 @@ from importlib.resources import files
 from pathlib import Path
 from ..inputs.faces import crop_face, find_faces, open_yunet
 from ..inputs.images import read_image, resize_square
-from ..adapt.by_name import load_model_adapter
 from ..inputs.models import load_model, model_header
 from ..inputs.videos import clip_frames, is_video, video_frames
 from ..model import run_head
@@ -57,7 +56,9 @@ def dev_thresholds(
     split: str = 'dev',  # or another split
     apcer: float = 0.05,  # of the second point for live
     far: float = 0.01,  # of the first point for who
-) -> dict:  # live and similarity: point (the default), points (name -> threshold and rates on these rows), measured_on; raises ValueError
+) -> (
+    dict
+):  # for live and similarity: point (the default), points (name -> threshold, rates), measured_on; raises ValueError
     "Operating points of both decisions on held-out people, for single pictures."
     from gfa_fastai import metrics  # brings SciPy: not for whoever only verifies
     from gfa_fastai.evaluation import score_samples
@@ -295,14 +296,18 @@ def load(
     "An authenticator from a model file. Nothing in the file is run."
     file = small_model() if path == 'small' else Path(path)
     model, meta = load_model(file)
-    adapter = load_model_adapter(file) if model_header(file)['adapter'] else None
+    adapter = None
+    if model_header(file)['adapter']:
+        from gfa_fastai.adapt.by_name import load_model_adapter  # (with fastai, which a model without needs not)
+
+        adapter = load_model_adapter(file)
     return cls(model, meta, adapter, gallery, source=path if path == 'small' else file.name, **kwargs)
 
 # %% ../../nbs/engine/authenticate.ipynb #57f61a8a
 def measure_shift(
     samples,  # samples table with boxes and pictures that are large enough for a detector
     detector=None,  # path of a YuNet model; None: OpenCV's cascade
-) -> list:  # right, down (in sides of the detector's box), size: medians over the pictures in which a face is found; raises ValueError
+) -> list:  # right, down (in sides of the detector's box), size: medians over the pictures; raises ValueError
     "From the boxes of a detector to those of a table."
     moves = []
     for path, box in zip(samples['path'], samples['box']):
@@ -658,12 +663,7 @@ def _answers(self: FaceAuthenticator, source, every, name, live_only):
         raise ValueError(f'{source}: {e}' if named else str(e)) from None
 
 # %% ../../nbs/engine/authenticate.ipynb #ced126d8
-RISKS = """- **Not a certified PAD.** Nothing here was tested by a laboratory (ISO/IEC 30107-3). Do not let it alone guard anything of value.
-- **Attacks that it has not seen** (masks, make-up, other screens and printers, images injected behind the camera) may pass, all of them. Error rates hold for the species that are named above and for no others.
-- **Cameras that it has not seen** move the scores, and a threshold does not move with them: measure it anew on your own (`dev_thresholds`).
-- **Demographics**: error rates by age, sex, skin and disability were not measured. They differ in every face system that was ever examined for it. Do not decide about people with it, and leave them another way.
-- **Embeddings are biometric data.** A gallery holds no pictures, and still tells who is in it to whoever has the file and a photograph. Where the law asks for consent, ask.
-- **People who were not asked**: do not use it to find or to follow anybody."""
+RISKS = (files('gfa_fastai') / 'use' / 'risks.md').read_text(encoding='utf-8').strip()
 
 
 def _stated(x):
@@ -695,7 +695,8 @@ def model_card(
     facts = dict(
         file=f'{file.name}, {file.stat().st_size / 1e6:.1f} MB',
         written_by=f'gfa_fastai {_stated(head["version"])}',
-        architecture=f'GFA-CNN: VGG16 trunk of width {_stated(c.get("width"))}, two heads of {_stated(c.get("fc_dim"))} units, {_stated(c.get("n_subjects"))} training people',
+        architecture=f'GFA-CNN: VGG16 trunk of width {_stated(c.get("width"))}, two heads of {_stated(c.get("fc_dim"))} '
+        f'units, {_stated(c.get("n_subjects"))} training people',
         classes=_stated(head['classes']),
         pictures=_pictures(meta, c),
         domain_adaptation='yes, in the file' if head['adapter'] else 'none',
@@ -732,7 +733,8 @@ def _pictures(meta, config):
     mean, std = ([round(v, 3) for v in config.get(k, ())] for k in ('mean', 'std'))
     return (
         f'frames and face crops of {_stated(meta.get("size"))} pixels, margin {_stated(meta.get("margin"))}, '
-        f'boxes moved by {_stated(meta.get("box_shift", "nothing"))}, RGB, mean {_stated(mean)}, deviation {_stated(std)}'
+        f'boxes moved by {_stated(meta.get("box_shift", "nothing"))}, RGB, '
+        f'mean {_stated(mean)}, deviation {_stated(std)}'
     )
 
 

@@ -99,7 +99,8 @@ class PictureNetwork(nn.Module):
         self.model, self.net, self.size = auth.model, getattr(auth.adapter, 'fast', None), auth.size
         if auth.adapter is not None and self.net is None:
             raise ValueError(
-                f'{type(auth.adapter).__name__} is no network, so it cannot go into the graph: apply it to frames before, or export a model trained with FDA or without'
+                f'{type(auth.adapter).__name__} is no network, so it cannot go into the graph: '
+                'apply it to frames before, or export a model trained with FDA or without'
             )
 
     def forward(self, frame, face):
@@ -223,7 +224,8 @@ def open_onnx(
         ) from None
     if [i.name for i in session.get_inputs()] != ['frame', 'face']:
         raise ValueError(
-            f'{path}: its inputs are {[i.name for i in session.get_inputs()]}, not frame and face: export_onnx writes such a file'
+            f'{path}: its inputs are {[i.name for i in session.get_inputs()]}, not frame and face: '
+            'export_onnx writes such a file'
         )
     return session
 
@@ -244,7 +246,7 @@ def explain(
     auth: FaceAuthenticator,  # whose decision
     image,  # a picture, see read_image
     layer: str = 'relu5_3',  # one of CAM_LAYERS: later is coarser, and truer to the decision
-) -> tuple:  # map (H, W) float of the upright picture, above 0 for live, below for attack, largest size 1; the picture; AuthResult. Raises ImportError, ValueError
+) -> tuple:  # map (H, W) of the upright picture, -1 to 1, above 0 for live; the picture; AuthResult. Raises ImportError, ValueError
     "Grad-CAM of the anti-spoofing head for one picture."
     if layer not in CAM_LAYERS:
         raise ValueError(f'explain: layer {layer!r} is not known, choose one of {", ".join(CAM_LAYERS)}')

@@ -88,11 +88,13 @@ def _read_gallery(path, model, dim):
         raise ValueError(f'{path} is no gallery: it does not say so. Check the path.')
     if d.get('version') != GALLERY_FORMAT:
         raise ValueError(
-            f'{path}: gallery format {d.get("version")!r}, this release reads {GALLERY_FORMAT}: enrol again, or install the release that wrote it'
+            f'{path}: gallery format {d.get("version")!r}, this release reads {GALLERY_FORMAT}: '
+            'enrol again, or install the release that wrote it'
         )
     if d.get('model') != model:
         raise ValueError(
-            f'{path} is a gallery of another model ({str(d.get("model"))[:12]}, this one is {model[:12]}): its embeddings mean nothing here. Use that model, or enrol into a new file.'
+            f'{path} is a gallery of another model ({str(d.get("model"))[:12]}, this one is {model[:12]}): '
+            'its embeddings mean nothing here. Use that model, or enrol into a new file.'
         )
     try:
         for name, e in d['people'].items():
@@ -182,7 +184,8 @@ def change(
             _write_gallery(self.path, self.model, people)
     except Timeout:
         raise OSError(
-            f'{self.path}: another process has held it for {self.wait:g} seconds. Try again; if none is running, remove {self.path.name}.lock'
+            f'{self.path}: another process has held it for {self.wait:g} seconds. '
+            f'Try again; if none is running, remove {self.path.name}.lock'
         ) from None
 
 # %% ../../nbs/engine/gallery.ipynb #8cefd2f5
