@@ -193,7 +193,8 @@ class _Clip:
         yield from header.remarks()
         if cut_off:
             yield (
-                f'it ends after {total} of the {header.frames} frames that its header promises; the last one is left out'
+                f'it ends after {total} of the {header.frames} frames that its header promises; '
+                'the last one is left out'
             )
         if not annotated:
             return
