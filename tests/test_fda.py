@@ -1,4 +1,4 @@
-"FDA: losses against float64 references, one function in two forms, fits that can be stopped, files that choose nothing."
+"FDA: losses against float64 references, one function in two forms, fits that can be stopped."
 
 import math
 import subprocess

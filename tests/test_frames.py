@@ -155,7 +155,8 @@ def test_bad_ones_are_skipped_and_named(tmp_path, picture):
     t = table(*good[:6], *(tmp_path / 'bad' / n for n in bad), *good[6:])
     with pytest.raises(
         ValueError,
-        match=r'9 of 21 images cannot be used, 42.9% \(up to 1% may be skipped\).*half.jpg: not a readable.*and 4 more.*--max-bad\) of 0.43',
+        match=r'9 of 21 images cannot be used, 42.9% \(up to 1% may be skipped\).*half.jpg: not a readable.*and 4 more'
+        r'.*--max-bad\) of 0.43',
     ):
         extract(t, tmp_path / 'c')
     f = extract(t, tmp_path / 'c', max_bad=0.43)
@@ -175,7 +176,8 @@ def test_one_per_cent(tmp_path, picture, n, stops):
     else:
         with pytest.raises(
             ValueError,
-            match=rf'1 of {n} images .*gone.png: the file does not exist: check the path. Mend or remove them, or let more be skipped with max_bad \(--max-bad\) of 0.02',
+            match=rf'1 of {n} images .*gone.png: the file does not exist: check the path. '
+            r'Mend or remove them, or let more be skipped with max_bad \(--max-bad\) of 0.02',
         ):
             extract(t, tmp_path / 'c', size=16)
 
@@ -265,12 +267,21 @@ def test_damaged_entries_are_made_again(tmp_path, picture):
 
 
 @pytest.mark.skipif(not hasattr(signal, 'SIGKILL'), reason='no SIGKILL on this system')
+def extract_elsewhere(table, cache, size):
+    "extract_frames in a process of its own."
+    code = (
+        'import sys, pandas as pd\nfrom gfa_fastai.inputs.frames import extract_frames\n'
+        'extract_frames(pd.read_csv(sys.argv[1]), sys.argv[2], size=int(sys.argv[3]), progress=False)'
+    )
+    command = [sys.executable, '-c', code, str(table), str(cache), str(size)]
+    return subprocess.Popen(command, cwd=Path(__file__).resolve().parents[1])
+
+
 def test_kill_leaves_whole_files(tmp_path, picture):
     paths = many(tmp_path / 'i', picture, 60, size=(640, 480))
     t = table(*paths, box='100 50 200 200')
     t.to_csv(tmp_path / 't.csv', index=False)
-    code = f'import pandas as pd\nfrom gfa_fastai.inputs.frames import extract_frames\nextract_frames(pd.read_csv({str(tmp_path / "t.csv")!r}), {str(tmp_path / "c")!r}, size=224, progress=False)'
-    child = subprocess.Popen([sys.executable, '-c', code], cwd=Path(__file__).resolve().parents[1])
+    child = extract_elsewhere(tmp_path / 't.csv', tmp_path / 'c', 224)
     while child.poll() is None and len(stamps(tmp_path / 'c')) < 6:
         time.sleep(0.002)
     child.kill()
@@ -442,7 +453,7 @@ def test_annotated_boxes_are_used_as_they_are(tmp_path, boxes_of):
 
 
 def test_annotations_with_gaps(tmp_path, boxes_of):
-    "Shorter than the video, frames missing, zeros left out by the reader, boxes that are nowhere, longer than the video."
+    "Shorter or longer than the video, frames missing, zeros left out by the reader, boxes that are nowhere."
     path = video(tmp_path / 'v.avi', moving(70))
     boxes = {
         0: (10.0, 10.0, 20.0, 20.0),
@@ -464,8 +475,8 @@ def test_annotations_with_gaps(tmp_path, boxes_of):
     ]
     assert f.attrs['counts'] == dict(images=70, skipped=0, box=3, detected=0, tracked=48, fallback=19, videos=1)
     assert (
-        '70 frames, of 1 videos: face given by the table in 3, detected in 0, carried over from frames beside it in 48, not found in 19 (live 19'
-        in frames_summary(f)
+        '70 frames, of 1 videos: face given by the table in 3, detected in 0, '
+        'carried over from frames beside it in 48, not found in 19 (live 19' in frames_summary(f)
     )
 
 
@@ -839,8 +850,7 @@ def test_kill_among_videos(tmp_path):
         *(video(tmp_path / f'{i:02d}.mp4', moving(20, (320 + 2 * i, 240))) for i in range(12)), box='100 50 100 100'
     )
     t.to_csv(tmp_path / 't.csv', index=False)
-    code = f'import pandas as pd\nfrom gfa_fastai.inputs.frames import extract_frames\nextract_frames(pd.read_csv({str(tmp_path / "t.csv")!r}), {str(tmp_path / "c")!r}, size=160, progress=False)'
-    child = subprocess.Popen([sys.executable, '-c', code], cwd=Path(__file__).resolve().parents[1])
+    child = extract_elsewhere(tmp_path / 't.csv', tmp_path / 'c', 160)
 
     def finished():
         return len(list((tmp_path / 'c').rglob('index.json')))

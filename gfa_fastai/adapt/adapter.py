@@ -24,13 +24,13 @@ with warnings.catch_warnings():
     warnings.simplefilter('ignore')
     from fastai.torch_core import default_device
 
-from ..inputs.files import bytes_hash, file_hash, file_size, writable_folder, write_bytes
+from ..inputs.files import bytes_hash, cache_folder, file_hash, file_size, write_bytes
 from ..inputs.frames import check_skipped
 from ..inputs.images import as_batch, image_list, read_image, write_png
 from ..samples import validate_samples
 
 # %% auto #0
-__all__ = ['CODECS', 'ADAPT_FORMAT', 'MOST_BYTES', 'write_result', 'read_result', 'read_or_reason', 'result_key', 'run_files',
+__all__ = ['CODECS', 'ADAPT_FORMAT', 'LARGEST', 'write_result', 'read_result', 'read_or_reason', 'result_key', 'run_files',
            'Adapter', 'adapter_bytes', 'adapter_from_bytes']
 
 # %% ../../nbs/engine/adapter.ipynb #48109b9b
@@ -222,7 +222,7 @@ def _transform_table(adapter, df, cache, codec, quality, bs, max_bad, progress):
     if codec not in CODECS:
         raise ValueError(f'transform: codec {codec!r} is not known, choose one of {", ".join(CODECS)}')
     attrs = dict(df.attrs)
-    df, cache = validate_samples(df), writable_folder(cache)
+    df, cache = validate_samples(df), cache_folder(cache)
     column = 'frame_path' if 'frame_path' in df else 'path'
     sources = list(dict.fromkeys(df[column]))
     fingerprint, skipped, result, todo = adapter.fingerprint(), {}, {}, []
@@ -277,7 +277,7 @@ def from_file(cls: Adapter, config: dict, state: dict):
     return made
 
 # %% ../../nbs/engine/adapter.ipynb #458dae0a
-MOST_BYTES = 2**30  # of an adapter's file
+LARGEST = 2**30  # of an adapter's file
 
 
 def adapter_bytes(
@@ -290,7 +290,7 @@ def adapter_bytes(
         size = file_size(path)
     except ValueError as e:
         raise ValueError(f'{path}: {e}') from None
-    if size > MOST_BYTES:
+    if size > LARGEST:
         raise ValueError(f'{path} has {size / 1e6:.0f} MB, far more than any adaptation: check the path')
     return Path(path).read_bytes()
 
