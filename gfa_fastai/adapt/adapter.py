@@ -24,7 +24,7 @@ with warnings.catch_warnings():
     warnings.simplefilter('ignore')
     from fastai.torch_core import default_device
 
-from ..inputs.files import bytes_hash, file_hash, file_size, writable_folder, write_bytes
+from ..inputs.files import bytes_hash, cache_folder, file_hash, file_size, write_bytes
 from ..inputs.frames import check_skipped
 from ..inputs.images import as_batch, image_list, read_image, write_png
 from ..samples import validate_samples
@@ -236,7 +236,7 @@ def _transform_table(adapter, df, cache, codec, quality, bs, max_bad, progress):
     if cache is None:
         raise ValueError('transform: a samples table needs cache, the folder for its results')
     attrs = dict(df.attrs)
-    df, cache = validate_samples(df), writable_folder(cache)
+    df, cache = validate_samples(df), cache_folder(cache)
     column = 'frame_path' if 'frame_path' in df else 'path'
     sources = list(dict.fromkeys(df[column]))
     fingerprint, skipped, result, todo = adapter.fingerprint(), {}, {}, []
