@@ -1,11 +1,12 @@
 """Rows `fda` and `fit`: what transferring images costs, and fitting a network that does it.
 
-Images at 256x256 and 720x480, one at a time, through the transform network as the literature has it (written here with PyTorch's
-own layers: reflection padding, nearest neighbour and 3x3, InstanceNorm), in float32 and under bf16 autocast; through the fast form
-of TransformNet in both precisions; through FDA as it is applied by default (a frame larger than its training size is seen at that size, 256, and
-the difference enlarged); and through LightFDA. The first, second and third rows in float32 are one function: the note says by how
-many grey levels of 255 each differs from the common network, at most and in the mean, and how far it is from a target in relative
-Grams of a network (random weights): equal divergence is equal to some thousandths. That of FDA as applied and of LightFDA hangs on the
+Images at 256x256 and 720x480, one at a time, through the transform network as the literature has it (written here
+with PyTorch's own layers: reflection padding, nearest neighbour and 3x3, InstanceNorm), in float32 and under bf16
+autocast; through the fast form of TransformNet in both precisions; through FDA as it is applied by default (a frame
+larger than its training size is seen at that size, 256, and the difference enlarged); and through LightFDA. The
+first, second and third rows in float32 are one function: the note says by how many grey levels of 255 each differs
+from the common network, at most and in the mean, and how far it is from a target in relative Grams of a network
+(random weights): equal divergence is equal to some thousandths. That of FDA as applied and of LightFDA hangs on the
 fit: the page "Measuring an adaptation" and Figure 7 measure it."""
 
 import torch
@@ -112,7 +113,10 @@ def difference(y, want, goal, phi):
     off, gaps = 255 * (y.float() - want).abs(), []
     for ims in (want, y.float()):
         gaps.append(sum(domain_loss(f, goal[l], 'relative').item() for l, f in phi(ims, JUDGED).items()))
-    return f'off by {off.max().item():.2g} grey levels, {off.mean().item():.2g} in the mean; domain loss {gaps[1]:.4f}, common network {gaps[0]:.4f}'
+    return (
+        f'off by {off.max().item():.2g} grey levels, {off.mean().item():.2g} in the mean; '
+        f'domain loss {gaps[1]:.4f}, common network {gaps[0]:.4f}'
+    )
 
 
 def smooth(h, w, device, seed=0):
@@ -183,8 +187,10 @@ def fit(a, bs=4):
 
 @torch.inference_mode()
 def where(a, px=256, c=128):
-    """The row of the report: where the time of one image goes, and what bounds it: the rate of its main convolution, in billions of
-    multiply-adds a second, beside that of the matrix products that Winograd's form of it would need (2.25 times fewer multiplications)."""
+    """The row of the report: where the time of one image goes, and what bounds it.
+
+    The rate of its main convolution, in billions of multiply-adds a second, beside that of the matrix products that
+    Winograd's form of it would need (2.25 times fewer multiplications)."""
     from benchmarks.network import profile
 
     forms, lines, x = networks(a.device), [], smooth(px, px, a.device)

@@ -22,4 +22,4 @@ The machinery; a package imports from those above it:
     use         from a picture to an answer
     run         jobs, reports, commands
 """
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -25,7 +25,7 @@ __all__ = ['JOHNSON', 'GAIN', 'LossNetwork', 'full_precision', 'content_loss', '
 
 # %% ../nbs/06_fda.ipynb #6836f651
 class LossNetwork(nn.Module):
-    "A fixed VGG trunk that gives the features of named layers and stops at the last of them."
+    "A fixed VGG trunk that gives the features of named layers."
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ def gram_matrix(
 def domain_loss(
     feats: Tensor,  # (B, C, H, W) features of the results y
     target: Tensor,  # (1, C, C) Gram matrix of the target image
-    norm: str = 'paper',  # 'paper': Eq. 4; 'mean': over the entries; 'relative': by the target's Gram
+    norm: str = 'paper',  # Eq. 4; or 'mean' (over entries), 'relative' (to the target)
 ) -> Tensor:  # scalar, mean over images
     "Domain loss of one layer, Eq. 4."
     squared = (gram_matrix(feats) - target).square().sum((1, 2)).mean()
@@ -176,13 +176,13 @@ class TransformNet(nn.Module):
 def tv_loss(
     y: Tensor,  # (B, 3, H, W) RGB in 0..1
 ) -> Tensor:  # scalar
-    "Total variation: mean squared difference of neighbours, along rows plus along columns."
+    "Total variation: mean squared difference of neighbouring pixels."
     y = full_precision(y)
     return y.diff(dim=2).square().mean() + y.diff(dim=3).square().mean()
 
 # %% ../nbs/06_fda.ipynb #0536c5be
 class FDALoss(nn.Module):
-    "Eq. 5 for one target image. `terms` holds the terms of the last batch, without weights."
+    "Eq. 5 for one target; `terms` holds those of the last batch, without weights."
 
     def __init__(
         self,

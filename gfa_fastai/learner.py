@@ -34,8 +34,8 @@ class GFALoss(nn.Module):
         lambda_tpc: float = 2.5e-5,  # weight of L_tpc
     ):
         super().__init__()
-        self.use_tpc = tpc is not False
-        self.tpc_func = tpc if isinstance(tpc, nn.Module) else TPCLoss()
+        self.use_tpc = bool(tpc)
+        self.tpc_func = TPCLoss() if tpc in (True, False) else tpc
         self.lambda_id = lambda_id
         self.lambda_tpc = lambda_tpc
 
@@ -56,8 +56,8 @@ class GFALoss(nn.Module):
     def tpc_of_batch(self, psi):
         "L_tpc, brought to the number of pairs of a training batch."
         reading, n = self.tpc_func, len(psi)
-        any_size = reading.reduction == 'mean' or reading.scale == 'paper'
-        if any_size or n < 2 or self.bs in (None, n):
+        grows = reading.reduction == 'sum' and reading.scale != 'paper'
+        if not grows or n < 2 or self.bs in (None, n):
             return reading(psi)
         now = count_pairs(n, reading.pairs, reading.n_pairs)
         in_training = count_pairs(self.bs, reading.pairs, reading.n_pairs)
@@ -301,7 +301,8 @@ def _check(dls, loss, halve_every):
         raise ValueError(
             f'gfa_learner: dls is {type(dls).__name__}. Make it with gfa_dataloaders.'
         )
-    if not hasattr(loss, 'weights') or loss.tpc_func.reduction == 'none':
+    reading = getattr(loss, 'tpc_func', None)
+    if getattr(reading, 'reduction', 'none') == 'none':
         raise ValueError(
             f'gfa_learner: loss is {loss!r}. Give a GFALoss whose TPC has a sum or a '
             'mean, or None for the paper\'s.'

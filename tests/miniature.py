@@ -1,6 +1,6 @@
-"""Miniature trees of the real datasets: official names and counts, tiny real videos for the first few files, empty files for the rest.
+"""Miniature trees of the real datasets: official names and counts, tiny videos for the first files, empty ones after.
 
-What belongs to which protocol is written out here once more, and not taken from the library: the tests compare the two."""
+What belongs to which protocol is written out here once more, not taken from the library: tests compare the two."""
 
 from itertools import product
 from pathlib import Path
@@ -99,7 +99,7 @@ SIW_TEST = [
 
 
 def tiny_video(path, frames=6, upside_down=False):
-    "A video of 64x48 pixels: a grey wall, a face at FACE, a white corner at the top left, a shade that changes with the frame."
+    "A video of 64x48 pixels: a grey wall, a face at FACE, a white corner top left, a shade that changes."
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = cv2.VideoWriter(
         str(path), cv2.VideoWriter_fourcc(*('MJPG' if path.suffix.lower() == '.avi' else 'mp4v')), 10, (64, 48)
@@ -249,7 +249,7 @@ def make_oulu(root, videos=2, lists=True, users=(range(1, 21), range(21, 36), ra
 
 
 def make_siw(root, videos=2, people=None):
-    "SiW: 90 and 75 people, 2,417 and 2,061 videos; the missing ones are taken from the people with the highest numbers."
+    "SiW: 90 and 75 people, 2,417 and 2,061 videos; those with the highest numbers lack some."
     t = Tree(root, videos)
     people = people or dict(Train=[n for n in range(1, 166) if n not in SIW_TEST], Test=SIW_TEST)
     counts = dict(

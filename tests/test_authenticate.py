@@ -948,7 +948,7 @@ def test_photographs():
 def test_an_adapter_that_claims_to_be_huge(tmp_path):
     "No memory is taken for what a header says."
     from safetensors import safe_open
-    from gfa_fastai.adapt.adapter import load_adapter
+    from gfa_fastai.adapt.by_name import load_adapter
     from gfa_fastai.adapt.fda import FDA
 
     path = FDA(noise(), width=0.25, size=64, info=dict(steps=1)).save(tmp_path / 'a.safetensors')

@@ -399,7 +399,7 @@ def test_cache(table, tmp_path):
     assert n == 0
     assert run(add=1)[1] == len(table)  # another argument is another feature
     files = sorted((tmp_path / 'cache').rglob('*.npy'))
-    assert not list((tmp_path / 'cache').rglob('*.tmp'))
+    assert not list((tmp_path / 'cache').rglob('.part-*'))
     files[0].write_bytes(files[0].read_bytes()[:-3])
     files[1].write_bytes(b'')
     data = bytearray(files[2].read_bytes())

@@ -1031,7 +1031,7 @@ def test_transfer_killed_in_the_middle_of_a_folder(folder, tmp_path):
 
 def test_transfer_refuses(folder, tmp_path, capsys):
     for args, words in (
-        ([folder, '--target', folder], 'is a folder, and one image is needed'),
+        ([folder, '--target', folder], 'it is a folder, and one file is needed'),
         ([folder, '--target', tmp_path / 'none.png'], 'none.png: the file does not exist'),
         ([folder, '--method', 'colour'], 'method colour needs a target image'),
         ([tmp_path / 'none'], 'no image and no video'),

@@ -1,4 +1,4 @@
-"Readers on miniature trees of full size: what they read, what they leave out, what they refuse; and on real photographs where they are."
+"Readers on miniature trees: what they read, what they leave out, what they refuse; and on real photographs."
 
 import shutil
 import warnings
@@ -1188,7 +1188,7 @@ def test_bad_box_files(tmp_path):
 
 
 def test_the_rule_for_eyes_gives_the_box_of_a_detector():
-    "Where the cascades find a face and both eyes in a photograph: the side in eye distances, and the eyes' height in the box."
+    "Where the cascades find a face and both eyes: its side in eye distances, and the eyes' height in the box."
     if not PHOTOS.is_dir():
         pytest.skip('the photographs are not beside this checkout')
     face, eye = (

@@ -1,6 +1,5 @@
 "Reading images and videos strictly, finding and cropping faces, and the cache, which survives kills and damage."
 
-import hashlib
 import io
 import os
 import signal
@@ -156,7 +155,8 @@ def test_bad_ones_are_skipped_and_named(tmp_path, picture):
     t = table(*good[:6], *(tmp_path / 'bad' / n for n in bad), *good[6:])
     with pytest.raises(
         ValueError,
-        match=r'9 of 21 images cannot be used, 42.9% \(up to 1% may be skipped\).*half.jpg: not a readable.*and 4 more.*--max-bad\) of 0.43',
+        match=r'9 of 21 images cannot be used, 42.9% \(up to 1% may be skipped\).*half.jpg: not a readable.*and 4 more'
+        r'.*--max-bad\) of 0.43',
     ):
         extract(t, tmp_path / 'c')
     f = extract(t, tmp_path / 'c', max_bad=0.43)
@@ -176,7 +176,8 @@ def test_one_per_cent(tmp_path, picture, n, stops):
     else:
         with pytest.raises(
             ValueError,
-            match=rf'1 of {n} images .*gone.png: the file does not exist: check the path. Mend or remove them, or let more be skipped with max_bad \(--max-bad\) of 0.02',
+            match=rf'1 of {n} images .*gone.png: the file does not exist: check the path. '
+            r'Mend or remove them, or let more be skipped with max_bad \(--max-bad\) of 0.02',
         ):
             extract(t, tmp_path / 'c', size=16)
 
@@ -208,7 +209,7 @@ def test_unicode_and_odd_names(tmp_path, picture):
 
 
 def stamps(cache):
-    return {p: p.stat().st_mtime_ns for p in Path(cache).rglob('*.png')}
+    return {p: p.stat().st_mtime_ns for p in Path(cache).rglob('*.png') if p.name[0] != '.'}
 
 
 def test_second_call_makes_nothing(tmp_path, picture, monkeypatch):
@@ -266,12 +267,21 @@ def test_damaged_entries_are_made_again(tmp_path, picture):
 
 
 @pytest.mark.skipif(not hasattr(signal, 'SIGKILL'), reason='no SIGKILL on this system')
+def extract_elsewhere(table, cache, size):
+    "extract_frames in a process of its own."
+    code = (
+        'import sys, pandas as pd\nfrom gfa_fastai.inputs.frames import extract_frames\n'
+        'extract_frames(pd.read_csv(sys.argv[1]), sys.argv[2], size=int(sys.argv[3]), progress=False)'
+    )
+    command = [sys.executable, '-c', code, str(table), str(cache), str(size)]
+    return subprocess.Popen(command, cwd=Path(__file__).resolve().parents[1])
+
+
 def test_kill_leaves_whole_files(tmp_path, picture):
     paths = many(tmp_path / 'i', picture, 60, size=(640, 480))
     t = table(*paths, box='100 50 200 200')
     t.to_csv(tmp_path / 't.csv', index=False)
-    code = f'import pandas as pd\nfrom gfa_fastai.inputs.frames import extract_frames\nextract_frames(pd.read_csv({str(tmp_path / "t.csv")!r}), {str(tmp_path / "c")!r}, size=224, progress=False)'
-    child = subprocess.Popen([sys.executable, '-c', code], cwd=Path(__file__).resolve().parents[1])
+    child = extract_elsewhere(tmp_path / 't.csv', tmp_path / 'c', 224)
     while child.poll() is None and len(stamps(tmp_path / 'c')) < 6:
         time.sleep(0.002)
     child.kill()
@@ -280,7 +290,6 @@ def test_kill_leaves_whole_files(tmp_path, picture):
     assert 6 <= len(left) < 120, 'the child was not killed in the middle'
     for p in left:
         assert read_image(p).shape == (224, 224, 3)
-    assert all(p.suffix in ('.png', '.tmp') for p in (tmp_path / 'c').rglob('*') if p.is_file())
     f, clean = extract(t, tmp_path / 'c', size=224), extract(t, tmp_path / 'clean', size=224)
     assert all(
         Path(a).read_bytes() == Path(b).read_bytes()
@@ -295,7 +304,7 @@ def test_two_at_once(tmp_path, picture):
         a, *rest = pool.map(lambda _: extract(t, tmp_path / 'c'), range(3))
     for b in rest:
         pd.testing.assert_frame_equal(a, b)
-    assert not list((tmp_path / 'c').rglob('*.tmp'))
+    assert not list((tmp_path / 'c').rglob('.part-*'))
 
 
 def test_cache_that_cannot_be_written(tmp_path, picture, monkeypatch):
@@ -444,7 +453,7 @@ def test_annotated_boxes_are_used_as_they_are(tmp_path, boxes_of):
 
 
 def test_annotations_with_gaps(tmp_path, boxes_of):
-    "Shorter than the video, frames missing, zeros left out by the reader, boxes that are nowhere, longer than the video."
+    "Shorter or longer than the video, frames missing, zeros left out by the reader, boxes that are nowhere."
     path = video(tmp_path / 'v.avi', moving(70))
     boxes = {
         0: (10.0, 10.0, 20.0, 20.0),
@@ -466,8 +475,8 @@ def test_annotations_with_gaps(tmp_path, boxes_of):
     ]
     assert f.attrs['counts'] == dict(images=70, skipped=0, box=3, detected=0, tracked=48, fallback=19, videos=1)
     assert (
-        '70 frames, of 1 videos: face given by the table in 3, detected in 0, carried over from frames beside it in 48, not found in 19 (live 19'
-        in frames_summary(f)
+        '70 frames, of 1 videos: face given by the table in 3, detected in 0, '
+        'carried over from frames beside it in 48, not found in 19 (live 19' in frames_summary(f)
     )
 
 
@@ -572,7 +581,7 @@ def test_detected_boxes_are_smoothed_and_carried(tmp_path, monkeypatch):
     assert np.abs(x - truth)[:31].max() <= 1.6
     raw = extract(table(path), tmp_path / 'c', smooth=0)
     assert raw.box[15] == (60.0, 5.0, 20.0, 20.0)
-    monkeypatch.setattr(frames_module, '_KEEP', 0)  # a second pass instead of keeping
+    monkeypatch.setattr(frames_module, 'KEEP_BYTES', 0)  # a second pass instead of keeping
     pd.testing.assert_frame_equal(
         f.drop(columns=['frame_path', 'face_path']),
         (again := extract(table(path), tmp_path / 'd')).drop(columns=['frame_path', 'face_path']),
@@ -790,13 +799,21 @@ def test_key_of_a_video(tmp_path, boxes_of):
     assert new()
 
 
-def test_keys_of_images_are_those_of_older_releases(tmp_path, picture):
-    (path,) = many(tmp_path / 'i', picture, 1)
-    for box in (None, (10.0, 5.0, 20.0, 20.0)):
-        key = hashlib.sha1(repr((hashlib.sha1(path.read_bytes()).hexdigest(), box, 32, 0.3, 2)).encode()).hexdigest()
-        assert extract(table(path, box=[box]), tmp_path / 'c').frame_path[0] == str(
-            tmp_path / 'c' / key[:2] / f'{key}-frame.png'
-        )
+def test_another_version_makes_other_entries(tmp_path, picture, monkeypatch):
+    t = table(*many(tmp_path / 'i', picture, 1), video(tmp_path / 'v.avi', moving(2)))
+    before = extract(t, tmp_path / 'c')
+    monkeypatch.setattr(frames_module, 'ENTRY', frames_module.ENTRY + 1)
+    assert not set(before.frame_path) & set(extract(t, tmp_path / 'c').frame_path)
+
+
+def test_remarks_of_a_table(tmp_path, picture, monkeypatch):
+    "HDR colours are said, and so is what a reader left out."
+    monkeypatch.setattr(frames_module.video_header.__globals__['VideoHeader'], 'remarks', lambda self: ['HDR'])
+    t = table(video(tmp_path / 'v.avi', moving(2)))
+    t.attrs['left_out'] = 'live: 2 .heic'
+    f = extract(t, tmp_path / 'c')
+    assert f.attrs['notes'] == [(str(tmp_path / 'v.avi'), 'HDR')]
+    assert '1 remark' in frames_summary(f) and 'live: 2 .heic' in frames_summary(f)
 
 
 def test_damaged_videos_in_the_cache_are_made_again(tmp_path):
@@ -833,8 +850,7 @@ def test_kill_among_videos(tmp_path):
         *(video(tmp_path / f'{i:02d}.mp4', moving(20, (320 + 2 * i, 240))) for i in range(12)), box='100 50 100 100'
     )
     t.to_csv(tmp_path / 't.csv', index=False)
-    code = f'import pandas as pd\nfrom gfa_fastai.inputs.frames import extract_frames\nextract_frames(pd.read_csv({str(tmp_path / "t.csv")!r}), {str(tmp_path / "c")!r}, size=160, progress=False)'
-    child = subprocess.Popen([sys.executable, '-c', code], cwd=Path(__file__).resolve().parents[1])
+    child = extract_elsewhere(tmp_path / 't.csv', tmp_path / 'c', 160)
 
     def finished():
         return len(list((tmp_path / 'c').rglob('index.json')))

@@ -1079,6 +1079,20 @@ def test_callbacks_that_are_refused(new):
     assert same(before, weights(learn)) and learn.terms == []
 
 
+def test_guarded_twice_is_guarded_once(new):
+    learn = new()
+    cbs = list(learn.cbs)
+    assert guarded(learn) is learn and list(learn.cbs) == cbs
+
+
+def test_without_guards_a_nan_stops_too(frames):
+    dls = gfa_dataloaders(frames, bs=8, device='cpu')
+    learn = gfa_learner(dls, partial(GFACNN, width=0.0625, pool=1), cbs=Spoil(2, 'before_batch', nan_frame))
+    with pytest.raises(FloatingPointError, match='L_anti and L_tpc not finite at step 2 .*Lower the learning rate'):
+        with learn.no_bar(), learn.no_logging():
+            learn.fit(1)
+
+
 def test_callbacks_that_work(new, tmp_path):
     learn = new(cbs=GradientClip(1.0))
     learn.fit(
@@ -1115,7 +1129,10 @@ def test_a_model_of_ones_own(new):
         new(model=GFACNN(9, width=0.0625, pool=1))
 
 
-@pytest.mark.parametrize('loss', [torch.nn.CrossEntropyLoss(), GFALoss(TPCLoss(reduction='none'))])
+@pytest.mark.parametrize(
+    'loss',
+    [torch.nn.CrossEntropyLoss(), torch.nn.functional.mse_loss, GFALoss('halves'), GFALoss(TPCLoss(reduction='none'))],
+)
 def test_a_loss_that_does_not_fit(new, loss):
     with pytest.raises(ValueError, match='Give a GFALoss whose TPC has a sum or a mean'):
         new(loss=loss)

@@ -76,6 +76,8 @@ def test_numbers_come_back_to_the_last_bit(seed, tmp_path):
             n=rng.integers(-(2**53), 2**53, 50),
             yes=rng.random(50) < 0.5,
             ends=np.resize([np.inf, -np.inf, np.nan, 0.0], 50),
+            none=np.nan,
+            empty='',
         )
     )
     write_table(df, tmp_path / 't.csv')

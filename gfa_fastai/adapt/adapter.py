@@ -30,7 +30,7 @@ from ..inputs.images import as_batch, image_list, read_image, write_png
 from ..samples import validate_samples
 
 # %% auto #0
-__all__ = ['CODECS', 'ADAPT_FORMAT', 'MOST_BYTES', 'write_result', 'read_result', 'read_or_reason', 'result_key', 'run_files',
+__all__ = ['CODECS', 'ADAPT_FORMAT', 'LARGEST', 'write_result', 'read_result', 'read_or_reason', 'result_key', 'run_files',
            'Adapter', 'adapter_bytes', 'adapter_from_bytes']
 
 # %% ../../nbs/engine/adapter.ipynb #48109b9b
@@ -277,7 +277,7 @@ def from_file(cls: Adapter, config: dict, state: dict):
     return made
 
 # %% ../../nbs/engine/adapter.ipynb #458dae0a
-MOST_BYTES = 2**30  # of an adapter's file
+LARGEST = 2**30  # of an adapter's file
 
 
 def adapter_bytes(
@@ -290,7 +290,7 @@ def adapter_bytes(
         size = file_size(path)
     except ValueError as e:
         raise ValueError(f'{path}: {e}') from None
-    if size > MOST_BYTES:
+    if size > LARGEST:
         raise ValueError(f'{path} has {size / 1e6:.0f} MB, far more than any adaptation: check the path')
     return Path(path).read_bytes()
 

@@ -28,10 +28,11 @@ from ..inputs.files import bytes_hash
 from ..inputs.images import as_batch, image_list, read_image, shrink_image
 from ..inputs.weights import loss_trunk
 from ..train.checkpoint import load_checkpoint, save_checkpoint
+from ..train.precision import PRECISIONS, check_precision, precision_callbacks
 
 # %% auto #0
-__all__ = ['FDA_PRESETS', 'PRECISIONS', 'ROUND', 'new_loss_network', 'choose_target', 'RandomCrops', 'FitLog', 'Rounds',
-           'autocast', 'BF16Forward', 'from_small', 'FDA', 'mean_grams', 'gram_gap']
+__all__ = ['FDA_PRESETS', 'ROUND', 'new_loss_network', 'choose_target', 'RandomCrops', 'FitLog', 'Rounds', 'autocast',
+           'from_small', 'FDA', 'mean_grams', 'gram_gap']
 
 # %% ../../nbs/engine/adapt_fda.ipynb #12717c72
 def new_loss_network(
@@ -239,29 +240,14 @@ class Rounds(Callback):
         return state['rounds']
 
 # %% ../../nbs/engine/adapt_fda.ipynb #da583b79
-PRECISIONS = dict(fp32=None, bf16=torch.bfloat16, fp16=torch.float16)
-
-
-def autocast(precision: str, device):
-    "Autocast of a precision on a device; raises ValueError."
-    if precision not in PRECISIONS:
-        raise ValueError(f'precision {precision!r} is not known, choose fp32, bf16 or fp16')
-    if precision == 'fp16' and device.type != 'cuda':
-        raise ValueError('precision fp16 needs a GPU of NVIDIA: use bf16 or fp32')
-    return torch.autocast(device.type, PRECISIONS[precision], enabled=precision != 'fp32')
-
-
-class BF16Forward(Callback):
-    "bfloat16 autocast around model and loss, on any device; needs no gradient scaler."
-
-    order = 15
-
-    def before_batch(self):
-        self.cast = torch.autocast(self.dls.device.type, torch.bfloat16)
-        self.cast.__enter__()
-
-    def after_loss(self):
-        self.cast.__exit__(None, None, None)
+def autocast(
+    precision: str,  # 'fp32', 'bf16' or 'fp16'
+    device: torch.device,
+):  # a context manager; raises ValueError where the device does not have the precision
+    "Compute in a precision."
+    check_precision(precision, device)
+    dtype = torch.float16 if precision == 'fp16' else torch.bfloat16
+    return torch.autocast(device.type, dtype, enabled=precision != 'fp32')
 
 # %% ../../nbs/engine/adapt_fda.ipynb #0ab1b14f
 def from_small(
@@ -414,7 +400,7 @@ def fit(
     progress: bool = True,  # show a bar
 ) -> FDA:  # itself; raises ValueError, FloatingPointError, OSError
     "Train the transform network, Eq. 5."
-    autocast(precision, self.device)  # refuses what there is not
+    check_precision(precision, self.device)
     images, start = image_list(images, f'{type(self).__name__}.fit'), time.time()
     weights = self.loss_network.get('weights', 'small')
     if self.from_a_file and weights not in ('small', None):
@@ -437,11 +423,8 @@ def fit(
     with tqdm(total=rounds * per_round, desc=type(self).__name__, unit='step', disable=not progress) as bar:
         log = FitLog(bar, every=10 if self.device.type == 'cuda' else 1)
         keep = Rounds(draws, log, checkpoint, settings)
-        learn = fda_learner(self.fast.train(), loss, draws, bs, lr, shuffle=False, cbs=[log, keep, *cbs])
-        if precision == 'bf16':
-            learn.add_cb(BF16Forward())
-        if precision == 'fp16':
-            learn.to_fp16()
+        callbacks = [log, keep, *precision_callbacks(precision, self.device), *cbs]
+        learn = fda_learner(self.fast.train(), loss, draws, bs, lr, shuffle=False, cbs=callbacks)
         done = keep.resume(learn)
         bar.update(done * per_round)
         falling = ParamScheduler({'lr': combined_cos(0.5, lr, lr, lr / 100)})

@@ -33,7 +33,7 @@ def _files_of(path, out):
 def find_media(
     paths,  # images, videos and folders
     out,  # folder of the results: what lies in there is left out
-) -> tuple:  # images and videos, each a list of (file, name relative to its root), and (path, reason) of what is neither; raises ValueError
+) -> tuple:  # images, videos: lists of (file, name relative to its root); and (path, why) of others; raises ValueError
     "The images and videos among paths, folders searched through."
     images, videos, skipped, out = [], [], [], Path(out).resolve()
     for path in map(Path, paths):

@@ -124,7 +124,7 @@ class FourierSwap(Adapter):
     def __init__(
         self,
         target=None,  # image of the target domain: file, array or tensor; None: it comes from a file, by `load`
-        beta: float = 0.01,  # half-width of the swapped square, as a share of the shorter side; 0: the mean colour alone
+        beta: float = 0.01,  # half-width of the swapped square, as a share of the shorter side; 0: the mean colour
     ):
         super().__init__()
         if not 0 <= beta < 0.5:

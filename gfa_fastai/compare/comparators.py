@@ -75,12 +75,12 @@ class DepthNet(nn.Module):
     ):
         super().__init__()
         a, b, c, d = (max(4, round(n * width)) for n in (64, 128, 196, 32))
-        self.first, self.pool = _convs(3, a), nn.MaxPool2d(2)
+        self.stem, self.pool = _convs(3, a), nn.MaxPool2d(2)
         self.blocks = nn.ModuleList([_convs(a, b, c, b), _convs(b, b, c, b), _convs(b, b, c, b)])
         self.last = nn.Sequential(_convs(3 * b, b, a), nn.Conv2d(a, 1, 3, padding=1))
 
     def forward(self, x):
-        x, scales = self.first(x.float() / 255 - 0.5), []
+        x, scales = self.stem(x.float() / 255 - 0.5), []
         for block in self.blocks:
             x = self.pool(block(x))
             scales.append(F.interpolate(x, (32, 32), mode='bilinear', align_corners=False))
@@ -94,7 +94,10 @@ def depth_loss(pred, label, group, depth):
 # %% ../../nbs/engine/comparators.ipynb #f4f8675a
 def _groups(df):
     "Camera of each row, or its dataset where cameras are not known, as numbers."
-    return torch.from_numpy(pd.factorize(df['camera'] if 'camera' in df else df['dataset'])[0]).long()
+    group = df['dataset'].astype(str)
+    if 'camera' in df:
+        group = group + '/' + df['camera'].astype(str)
+    return torch.from_numpy(pd.factorize(group)[0]).long()
 
 
 def _depth_map(row):

@@ -83,7 +83,7 @@ def protocol_samples(
 
 # %% ../../nbs/engine/protocols.ipynb #bcebcfa2
 def evaluate_protocols(
-    scores: dict,  # training dataset (or a tuple of them) -> scores of that network on dev and test rows of all datasets
+    scores: dict,  # training dataset (or a tuple of them) -> scores of that network on dev and test rows of all
     threshold_from='source',  # the same convention for all
     **kwargs,  # for evaluate_scores
 ) -> pd.DataFrame:  # a row per pair: train, test, kind, report

@@ -102,8 +102,8 @@ def _last_is_clip(parsed):
     if bool(same_upper) != bool(same_last):
         return bool(same_upper)  # (people are there in both classes)
     raise ValueError(
-        f'two folders below live, as in {"/".join(deep[0])}: is {deep[0][-2]!r} a person and {deep[0][-1]!r} a recording '
-        f'(clips=True), or is {deep[0][-1]!r} the person (clips=False)?'
+        f'two folders below live, as in {"/".join(deep[0])}: is {deep[0][-2]!r} a person and {deep[0][-1]!r} '
+        f'a recording (clips=True), or is {deep[0][-1]!r} the person (clips=False)?'
     )
 
 
@@ -113,7 +113,8 @@ def _place_people(parsed, clips):
         below = p.pop('below')
         if clips and len(below) < 2:
             raise ValueError(
-                f'the other files lie in a folder for each recording, in one for the person; these lie in {below[0]!r} alone'
+                'the other files lie in a folder for each recording, in one for the person; '
+                f'these lie in {below[0]!r} alone'
             )
         *species, p['subject'] = below[:-1] if clips else below
         p['pai'] = '/'.join(species) if p['label'] == 'attack' else ''
@@ -188,8 +189,9 @@ def _same_splits(rows):
     without = [r for r in rows if r['split'] is None]
     if 0 < len(without) < len(rows):
         raise ValueError(
-            f'{len(without)} of {len(rows)} files are in no split folder, the others are; the first is {without[0]["path"]}. '
-            f'Rename or move its folder (splits are {", ".join(SPLIT_NAMES)}), or remove the split folders and use split_by_subject.'
+            f'{len(without)} of {len(rows)} files are in no split folder, the others are; '
+            f'the first is {without[0]["path"]}. Rename or move its folder (splits are {", ".join(SPLIT_NAMES)}), '
+            'or remove the split folders and use split_by_subject.'
         )
     for r in without:
         r['split'] = 'train'
@@ -202,7 +204,7 @@ _FOLDER = 'Expected ROOT/[SPLIT/](live|attack)/[SPECIES/]SUBJECT/[CLIP/]FILE.'
 def read_folder(
     root,  # the folder
     dataset: str = 'folder',  # name of the dataset in the table
-    video_pattern: str = None,  # regular expression whose group names the recording of an image; None: each image is its own
+    video_pattern: str = None,  # regular expression whose group names the recording of an image; None: each its own
     subject_pattern: str = None,  # regular expression whose group names the person; None: the last folder does
     clips: bool | None = None,  # whether the last folder is a recording and the person above it; None: by the names
 ) -> pd.DataFrame:  # samples table; `attrs['left_out']` says what was not read; raises FileNotFoundError or ValueError
@@ -224,7 +226,8 @@ def read_folder(
             errors.append((path.relative_to(root), e))
     if errors:
         raise ValueError(
-            f'{len(errors)} of {len(files)} files in {root} cannot be placed; the first is {errors[0][0]}: {errors[0][1]}. {_FOLDER}'
+            f'{len(errors)} of {len(files)} files in {root} cannot be placed; '
+            f'the first is {errors[0][0]}: {errors[0][1]}. {_FOLDER}'
         )
     try:
         _place_people(rows, _last_is_clip(rows) if clips is None and not subject_pattern else bool(clips))
@@ -346,7 +349,10 @@ REPLAY_PROTOCOLS = dict(
 _REPLAY_REAL = r'(?:.*/)?real/client(\d+)_session(\d+)_webcam_(authenticate|enroll)_(controlled|adverse)(?:_\d+)?'
 
 
-_REPLAY_ATTACK = r'(?:.*/)?attack/(fixed|hand)/attack_(print|mobile|highdef)_client(\d+)_session(\d+)_(?:highdef|mobile)_(photo|video)_(controlled|adverse)'
+_REPLAY_ATTACK = (
+    r'(?:.*/)?attack/(fixed|hand)/attack_(print|mobile|highdef)_client(\d+)_session(\d+)_'
+    r'(?:highdef|mobile)_(photo|video)_(controlled|adverse)'
+)
 
 
 def _replay_clip(stem):
@@ -463,7 +469,7 @@ def _msu_clip(stem):
 
 # %% ../../nbs/engine/datasets.ipynb #3793502e
 def _msu_people(root, split):
-    "Number of a person -> where it is listed; the lists lie beside or above the videos; raises FileNotFoundError or ValueError."
+    "Number of a person -> where it is listed; lists lie beside or above the videos. FileNotFoundError, ValueError."
     name = f'{split}_sub_list.txt'
     path = next((f / name for f in (root, *root.absolute().parents[:2]) if (f / name).is_file()), root / name)
     people = {}
@@ -577,7 +583,8 @@ def _fold(name, protocol, fold, folds):
     protocol, fold = number(protocol), number(fold)
     if protocol not in folds:
         raise ValueError(
-            f'{name}: protocol {protocol!r} is not known, choose one of {", ".join(map(str, folds))}, or None for all videos.'
+            f'{name}: protocol {protocol!r} is not known, choose one of {", ".join(map(str, folds))}, '
+            'or None for all videos.'
         )
     n = folds[protocol]
     if n > 1 and fold not in range(1, n + 1):
@@ -715,7 +722,8 @@ def _siw_legacy(folder, people, protocol):
     by = {p.stem[:3]: p for p in walk_files(Path(folder), IMAGES)}
     if without := sorted(set(people) - set(by)):
         raise ValueError(
-            f'SiW: {len(without)} of {len(people)} people have no photograph in {folder}, the first is {without[0]}: expected names as {without[0]}.jpg.'
+            f'SiW: {len(without)} of {len(people)} people have no photograph in {folder}, '
+            f'the first is {without[0]}: expected names as {without[0]}.jpg.'
         )
     return [
         dict(who=w, pai='', split=s, role='gallery', video=f'legacy/{by[w].name}', path=by[w], protocol=protocol)
@@ -724,7 +732,7 @@ def _siw_legacy(folder, people, protocol):
 
 # %% ../../nbs/engine/datasets.ipynb #146dfbda
 def _lfw_lists(path):
-    "Pairs ((name, i), (name, j), where) in folds, each of same and different pairs; raises ValueError or FileNotFoundError."
+    "Pairs ((name, i), (name, j), where) in folds, each of same and different ones. FileNotFoundError, ValueError."
     folds, header = [], None
     for number, line in read_lines(path):
         t = line.split()
@@ -733,7 +741,8 @@ def _lfw_lists(path):
             continue
         if not (len(t) in (3, 4) and t[1].isdigit() and t[-1].isdigit()):
             raise ValueError(
-                f'{path}, line {number}: {line!r} is no pair; expected "name i j" or "name1 i name2 j". Correct the line.'
+                f'{path}, line {number}: {line!r} is no pair; expected "name i j" or "name1 i name2 j". '
+                'Correct the line.'
             )
         same = len(t) == 3
         if not folds or (same and folds[-1][1]):
@@ -751,7 +760,8 @@ def _lfw_lists(path):
         return [tuple(sum((list(f[k]) for f in folds), []) for k in (0, 1))]
     if header and sizes != [(header[1], header[1])] * header[0]:
         raise ValueError(
-            f'{path}: its first line says {header[0]} fold(s) of {header[1]} and {header[1]} pairs, but it holds {len(folds)}, '
+            f'{path}: its first line says {header[0]} fold(s) of {header[1]} and {header[1]} pairs, '
+            f'but it holds {len(folds)}, '
             f'the last of {" and ".join(map(str, sizes[-1])) if sizes else "none"}. Is it cut off?'
         )
     return folds
@@ -771,7 +781,9 @@ def read_lfw_pairs(
     root,  # folder with a sub-folder for each person, or one that holds it
     pairs='pairs.txt',  # name of the list, in the root or beside the images; or its path
     allow_missing: bool = False,  # leave out pairs with a missing image, with a warning
-) -> pd.DataFrame:  # a row per pair, as verify_pairs takes it: fold (from 1), same, subject_a, subject_b, path_a, path_b; raises FileNotFoundError or ValueError
+) -> (
+    pd.DataFrame
+):  # a row per pair: fold (from 1), same, subject_a, subject_b, path_a, path_b. FileNotFoundError, ValueError
     "Read the pairs of LFW."
     root = Path(root)
     places = (
@@ -799,14 +811,16 @@ def read_lfw_pairs(
     twice = df.duplicated(['path_a', 'path_b'])
     if twice.any():
         warnings.warn(
-            f'LFW: {twice.sum()} of {len(df)} pairs are listed twice, the first is {df[twice].iloc[0]["where"]}; they count twice.',
+            f'LFW: {twice.sum()} of {len(df)} pairs are listed twice, the first is {df[twice].iloc[0]["where"]}; '
+            'they count twice.',
             stacklevel=2,
         )
     there = {p: os.path.isfile(p) for p in {*df['path_a'], *df['path_b']}}
     bad = ~(df['path_a'].map(there) & df['path_b'].map(there))
     if bad.any():
         r = df[bad].iloc[0]
-        text = f'LFW: {bad.sum()} of {len(df)} pairs lack an image, the first is {r["path_b"] if there[r["path_a"]] else r["path_a"]} ({r["where"]})'
+        first = r['path_b'] if there[r['path_a']] else r['path_a']
+        text = f'LFW: {bad.sum()} of {len(df)} pairs lack an image, the first is {first} ({r["where"]})'
         if not allow_missing:
             raise FileNotFoundError(f'{text}. Restore it, or leave such pairs out with allow_missing=True.')
         warnings.warn(f'{text}; they are left out.', stacklevel=2)
@@ -856,14 +870,16 @@ def read_boxes(
             frame, box = _box_line(line, format, number)
         except (ValueError, OverflowError) as e:
             raise ValueError(
-                f'{path}, line {number}: {line[:80]!r} is no line of format {format}: {e}. Correct it, or remove the file: the face is looked for then.'
+                f'{path}, line {number}: {line[:80]!r} is no line of format {format}: {e}. '
+                'Correct it, or remove the file: the face is looked for then.'
             ) from None
         if not (box[2] > 0 and box[3] > 0 and all(abs(v) < 1e6 for v in box)):
             continue  # (also false where a number is missing)
         box = tuple(float(v) for v in box)
         if boxes.get(frame, box) != box:
             raise ValueError(
-                f'{path}, line {number}: frame {frame} stands in it twice, with different boxes. Remove one of the lines.'
+                f'{path}, line {number}: frame {frame} stands in it twice, with different boxes. '
+                'Remove one of the lines.'
             )
         boxes[frame] = box
     return boxes
@@ -901,10 +917,8 @@ def _replay_counts(protocol):
 def official_counts(
     dataset: str,  # as 'casia_fasd'
     protocol: str = '',  # as in the column `protocol`: '', 'grandtest', 'P1', 'P3-fold2', 'all'
-) -> (
-    pd.DataFrame | None
-):  # split ('train + dev' where there is no official development set), label, pai, official, people; None where nothing is known
-    "The published number of videos of each split and PAI."
+) -> pd.DataFrame | None:  # split, label, pai, official, people; None where nothing is known
+    "The published number of videos of each split and PAI; 'train + dev' where there is no official development set."
     number, fold = (
         (int(m[1]), int(m[2] or 0)) if (m := re.fullmatch(r'P(\d)(?:-fold(\d))?', protocol)) else (None, None)
     )

@@ -6,7 +6,6 @@
 from __future__ import annotations
 import bisect
 import cv2
-import hashlib
 import json
 import math
 import numpy as np
@@ -15,6 +14,7 @@ import pandas as pd
 import sys
 from PIL import Image
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from tqdm import tqdm
 from . import datasets
@@ -29,38 +29,40 @@ from gfa_fastai.inputs.faces import (
     locate_face,
 )
 from .files import bytes_hash, file_hash, writable_folder, write_json
-from .images import write_png
-from .images import MIN_SIDE, read_image, resize_square, turn_image
+from .images import MIN_SIDE, read_image, resize_square, turn_image, write_png
 from .videos import choose_frames, is_cut_off, is_video, video_frames, video_header
 from ..samples import as_box, validate_samples
 
 # %% auto #0
-__all__ = ['REACH', 'ORIGINS', 'prepare', 'smooth_boxes', 'track_box', 'prepare_video', 'check_skipped', 'face_counts',
-           'frames_summary', 'extract_frames']
+__all__ = ['ENTRY', 'REACH', 'KEEP_BYTES', 'ORIGINS', 'prepare', 'smooth_boxes', 'track_box', 'prepare_video', 'check_skipped',
+           'face_counts', 'frames_summary', 'extract_frames']
 
 # %% ../../nbs/engine/frames.ipynb #4150b275
-def _key(path, box, size, margin, **more):
-    "Hash of what an entry is made from; settings that are not the default come in `more`."
-    return bytes_hash(
-        repr((file_hash(path), box, int(size), float(margin), 2, *([sorted(more.items())] if more else []))).encode()
-    )
+ENTRY = 3  # version of what is kept: another loader or another crop makes other entries
 
-# %% ../../nbs/engine/frames.ipynb #ff784578
-def _write_pair(frame, face, image, box, origin, size, margin, border) -> list:
-    "Write the two pictures of an image; the hashes of the files."
+
+def _key(path, **settings):
+    "Hash of what an entry is made from."
+    return bytes_hash(repr((ENTRY, file_hash(path), sorted(settings.items()))).encode())
+
+
+def _write_pair(paths, image, box, origin, size, margin, border) -> list:
+    "Write frame and face of an image; the hashes of the files."
+    frame, face = paths
+    crop = crop_face(image, box, size, margin, border)
     return [
         write_png(frame, resize_square(image, size)),
-        write_png(face, crop_face(image, box, size, margin, border), box=' '.join(map(repr, box)), face=origin),
+        write_png(face, crop, box=' '.join(map(repr, box)), face=origin),
     ]
 
 
-def _cached(frame, face, size):
+def _cached_pair(paths, size):
     "Box and origin from a cached pair, or None where it is missing or damaged."
     try:
-        for p in (frame, face):
-            with Image.open(p) as im:
-                image, text = np.asarray(im), dict(im.text)
-            if image.shape != (size, size, 3) or text['sha1'] != hashlib.sha1(image.tobytes()).hexdigest():
+        for path in paths:
+            with Image.open(path, formats=['PNG']) as im:
+                pixels, text = np.asarray(im), dict(im.text)
+            if pixels.shape != (size, size, 3) or text['sha1'] != bytes_hash(pixels.tobytes()):
                 return None
         return as_box(text['box']), text['face']
     except Exception:
@@ -76,26 +78,17 @@ def prepare(
     rotate: int = 0,  # 180: the image is stored upside down
     border: str = 'replicate',  # of the crop, see `crop_face`
     detector=None,  # path of a YuNet model, or what `face_finder` made of it; None: the bundled cascade
-) -> dict:  # frame_path, face_path, box, face ('box', 'detected' or 'fallback'); raises ValueError
+) -> dict:  # frame_path, face_path, box, face ('box', 'detected' or 'fallback'); raises ValueError, OSError
     "Make the frame and the face crop of one image, or find them in the cache."
     box, (name, find) = as_box(box), face_finder(detector)
-    key = _key(
-        path,
-        box,
-        size,
-        margin,
-        **{
-            k: v
-            for k, v in dict(rotate=rotate, border=border, detector=name).items()
-            if v not in (0, 'replicate', 'cascade')
-        },
-    )
-    frame, face = (Path(cache) / key[:2] / f'{key}-{which}.png' for which in ('frame', 'face'))
-    if (known := _cached(frame, face, size)) is None:
+    key = _key(path, box=box, size=int(size), margin=float(margin), rotate=rotate, border=border, detector=name)
+    paths = [Path(cache) / key[:2] / f'{key}-{which}.png' for which in ('frame', 'face')]
+    known = _cached_pair(paths, size)
+    if known is None:
         image = turn_image(read_image(path), rotate)
         known = locate_face(image, box, margin, find)
-        _write_pair(frame, face, image, *known, size, margin, border)
-    return dict(frame_path=str(frame), face_path=str(face), box=known[0], face=known[1])
+        _write_pair(paths, image, *known, size, margin, border)
+    return dict(frame_path=str(paths[0]), face_path=str(paths[1]), box=known[0], face=known[1])
 
 # %% ../../nbs/engine/frames.ipynb #d926a86c
 def smooth_boxes(
@@ -132,7 +125,129 @@ def track_box(
     return tuple((1 - t) * p + t * q for p, q in zip(boxes[a], boxes[b]))
 
 # %% ../../nbs/engine/frames.ipynb #cf305b75
-_KEEP = 64e6  # bytes of decoded frames that a video may keep in memory
+KEEP_BYTES = 64e6  # of decoded frames that a video may keep in memory
+
+
+def _pair(folder, number):
+    "The two files of a frame."
+    return [folder / f'{number:06d}-{which}.png' for which in ('frame', 'face')]
+
+
+@dataclass
+class _Clip:
+    "One video on its way into the cache."
+
+    path: str
+    folder: Path  # of the cache
+    given: dict  # boxes of the table by frame number; one under None is that of all frames
+    annotated: dict  # boxes of the annotation by frame number
+    rotate: int
+    smooth: int
+    size: int
+    margin: float
+    border: str
+    find: object  # image -> box or None
+
+    def write(self, number, image, box, origin) -> list:
+        "An entry of the index: number, box, where it is from, and the hashes of the two files."
+        paths = _pair(self.folder, number)
+        return [number, box, origin, *_write_pair(paths, image, box, origin, self.size, self.margin, self.border)]
+
+    def known_box(self, number, image):
+        "A box that is known before any detection and its origin, or None."
+        box = self.given.get(number) or self.given.get(None)
+        if box:
+            return check_box(image, box), 'box'
+        if self.usable is None:
+            self.usable = {i: b for i, b in self.annotated.items() if box_fits(image, b)}
+        if number in self.usable:
+            return self.usable[number], 'box'
+        self.without += 1
+        box = track_box(self.usable, number)
+        return None if box is None else (box, 'tracked')
+
+    def cut(self, wanted, to_end=False) -> tuple:
+        "Write the wanted frames: entries by number, and what `video_frames` says about the video."
+        self.usable, self.without = None, 0  # annotated boxes that fit; frames that have none
+        about, entries, looked, kept, too_many = {}, {}, {}, {}, False
+        for number, image in video_frames(self.path, wanted, self.rotate, about, to_end):
+            known = self.known_box(number, image)
+            if known:
+                entries[number] = self.write(number, image, *known)
+                continue
+            looked[number] = self.find(image)
+            too_many = too_many or (len(kept) + 1) * image.nbytes > KEEP_BYTES
+            kept = {} if too_many else {**kept, number: image}
+        found = smooth_boxes({i: b for i, b in looked.items() if b is not None}, self.smooth)
+        again = video_frames(self.path, list(looked), self.rotate) if too_many else kept.items()
+        for number, image in again:
+            box, origin = track_box(found, number), 'detected' if number in found else 'tracked'
+            if box is None:
+                box, origin = central_box(image, self.margin), 'fallback'
+            entries[number] = self.write(number, image, box, origin)
+        return entries, about
+
+    def notes(self, entries, about, cut_off):
+        "What a user should know of the video, in sentences."
+        header, total, annotated = about['header'], about.get('total'), self.annotated
+        yield from header.remarks()
+        if cut_off:
+            yield (
+                f'it ends after {total} of the {header.frames} frames that its header promises; '
+                'the last one is left out'
+            )
+        if not annotated:
+            return
+        lost = len(annotated) - len(annotated if self.usable is None else self.usable)
+        if lost:
+            yield f'{lost} of {len(annotated)} annotated boxes are not on its frames'
+        if self.without:
+            yield f'{self.without} of {len(entries)} frames have no annotated box'
+        if total and max(annotated) >= total:
+            yield f'the annotation goes on to frame {max(annotated)}; the last frame is {total - 1}'
+
+# %% ../../nbs/engine/frames.ipynb #fde3a1f0
+def _cut_video(clip, only, choose) -> dict:
+    "Decode a video into its folder of the cache: what its index holds; raises ValueError, OSError."
+    promised, spread, first = video_header(clip.path).frames, choose.get('spread'), choose.get('first')
+    if only:
+        wanted, to_end = sorted(only), False
+    elif spread:
+        wanted = choose_frames(promised or sys.maxsize, **choose)
+        to_end = not (first and first <= promised)
+    else:
+        wanted, to_end = choose_frames(sys.maxsize, **choose), False
+    entries, about = clip.cut(wanted, to_end)
+    total, cut_off = about.get('total'), False
+    if total is not None:
+        cut_off = total > 1 and is_cut_off(about['header'], total, about['seconds'])
+        usable = total - cut_off
+        if spread and not only and choose_frames(usable, **choose) != wanted:  # the header was wrong
+            entries, _ = clip.cut(choose_frames(usable, **choose))
+        entries = {i: e for i, e in entries.items() if i < usable}
+    missing = set(only or ()) - set(entries)
+    if missing:
+        raise ValueError(f'it has no frame {min(missing)}' + (f'; the last one is {total - 1}' if total else ''))
+    if not entries:
+        raise ValueError('no frame of it can be decoded; copy it again, or convert it')
+    for path in clip.folder.glob('[0-9]*-*.png'):
+        if int(path.name[:6]) not in entries:
+            path.unlink()  # of a choice by a wrong header
+    return dict(frames=[entries[i] for i in sorted(entries)], notes=list(clip.notes(entries, about, cut_off)))
+
+
+def _cached_video(folder):
+    "The index of a video in the cache, or None where it or a picture is missing or damaged."
+    try:
+        index = json.loads((folder / 'index.json').read_text())
+        if index.pop('sha1') != bytes_hash(json.dumps(index).encode()):
+            return None
+        for number, _, _, *hashes in index['frames']:
+            if hashes != [bytes_hash(p.read_bytes()) for p in _pair(folder, number)]:
+                return None
+        return index
+    except Exception:
+        return None  # whatever damage may raise
 
 
 def _annotations(path, form):
@@ -147,118 +262,6 @@ def _annotations(path, form):
         why = f'cannot be used ({e})'
     raise ValueError(
         f'its annotation {path} {why}; mend it, or leave the column annotation empty there: the face is looked for then'
-    )
-
-
-def _box_of(given, notes, annotated, i, image):
-    "A box that is known before any detection, and its origin: of the table, of the annotation, or of the annotations around."
-    if box := given.get(i) or given.get(None):
-        return check_box(image, box), 'box'
-    if 'on' not in notes:
-        notes['on'] = {j: b for j, b in annotated.items() if box_fits(image, b)}
-    if i in notes['on']:
-        return notes['on'][i], 'box'
-    notes['without'] = notes.get('without', 0) + 1
-    return track_box(notes['on'], i), 'tracked'
-
-
-def _take(path, wanted, rotate, to_end, known, find, smooth, write, margin):
-    "Write the wanted frames of a video: an entry of the index per frame, and what `video_frames` says about it."
-    about, made, faces, kept, full = {}, {}, {}, {}, False
-    for i, image in video_frames(path, wanted, rotate, about, to_end):
-        box, origin = known(i, image)
-        if box is not None:
-            made[i] = write(i, image, box, origin)
-            continue
-        faces[i] = find(image)
-        full = full or sum(k.nbytes for k in kept.values()) + image.nbytes > _KEEP
-        if full:
-            kept.clear()
-        else:
-            kept[i] = image
-    found = smooth_boxes({i: b for i, b in faces.items() if b is not None}, smooth)
-    for i, image in video_frames(path, list(faces), rotate) if full else kept.items():
-        box, origin = track_box(found, i), 'detected' if i in found else 'tracked'
-        if box is None:
-            box, origin = central_box(image, margin), 'fallback'
-        made[i] = write(i, image, box, origin)
-    return made, about
-
-# %% ../../nbs/engine/frames.ipynb #449753db
-def _cached_video(folder):
-    "The index of a video in the cache, or None where it or a picture is missing or damaged."
-    try:
-        index = json.loads((folder / 'index.json').read_text())
-        if index.pop('sha1') != bytes_hash(json.dumps(index).encode()):
-            return None
-        for i, _, _, *hashes in index['frames']:
-            if hashes != [bytes_hash(p.read_bytes()) for p in _pair(folder, i)]:
-                return None
-        return index
-    except Exception:
-        return None  # whatever damage may raise
-
-
-def _pair(folder, i):
-    return [folder / f'{i:06d}-{which}.png' for which in ('frame', 'face')]
-
-
-def _notes(wanted, made, about, annotated, notes, short):
-    "What a user should know of a video, in sentences."
-    total, on = about.get('total'), notes.get('on', annotated)
-    yield from about['header'].remarks()
-    if short:
-        n = about['header'].frames
-        yield f'it ends after {total} of the {n} frames that its header promises; the last one is left out'
-    if not annotated:
-        return
-    if len(on) < len(annotated):
-        yield f'{len(annotated) - len(on)} of {len(annotated)} annotated boxes are not on its frames'
-    if n := notes.get('without'):
-        yield f'{n} of {len(made)} frames have no annotated box'
-    if total and max(annotated) >= total:
-        yield f'the annotation goes on to frame {max(annotated)}; the last frame is {total - 1}'
-
-# %% ../../nbs/engine/frames.ipynb #fde3a1f0
-def _make_video(path, folder, given, annotated, rotate, only, choose, size, margin, smooth, border, find):
-    "Decode a video into its folder of the cache: the index; raises ValueError, OSError."
-
-    def write(i, image, box, origin):
-        return [i, box, origin, *_write_pair(*_pair(folder, i), image, box, origin, size, margin, border)]
-
-    def take(wanted, to_end=False):
-        notes.clear()
-        return _take(
-            path,
-            wanted,
-            rotate,
-            to_end,
-            lambda i, image: _box_of(given, notes, annotated, i, image),
-            find,
-            smooth,
-            write,
-            margin,
-        )
-
-    notes, spread, promised = {}, choose.get('spread') and only is None, video_header(path).frames
-    wanted = sorted(only) if only else choose_frames(spread and promised or sys.maxsize, **choose)
-    made, about = take(wanted, to_end=bool(spread) and not 0 < (choose.get('first') or 0) <= promised)
-    total = about.get('total')
-    short = total is not None and total > 1 and is_cut_off(about['header'], total, about['seconds'])
-    if total is not None:
-        whole = total - short
-        if spread and (better := choose_frames(whole, **choose)) != wanted:
-            wanted, (made, _) = better, take(better)
-        made = {i: m for i, m in made.items() if i < whole}
-    if only and (gone := set(only) - set(made)):
-        raise ValueError(f'it has no frame {min(gone)}' + (f'; the last one is {total - 1}' if total else ''))
-    if not made:
-        raise ValueError('no frame of it can be decoded; copy it again, or convert it')
-    for p in folder.glob('[0-9]*-*.png'):
-        if int(p.name[:6]) not in made:
-            p.unlink()  # of a choice by a wrong header
-    return dict(
-        frames=[made[i] for i in sorted(made)], notes=list(_notes(wanted, made, about, annotated, notes, short))
     )
 
 # %% ../../nbs/engine/frames.ipynb #4102b088
@@ -276,18 +279,18 @@ def prepare_video(
     border: str = 'reflect',  # of the crop, see `crop_face`
     detector=None,  # path of a YuNet model, or what `face_finder` made of it; None: the bundled cascade
     **choose,  # every, spread, first: see `choose_frames`
-) -> tuple[list, list]:  # a dict per frame (frame, frame_path, face_path, box, face), and notes; raises ValueError
+) -> (
+    tuple
+):  # a list of a dict per frame (frame, frame_path, face_path, box, face), and notes; raises ValueError, OSError
     "Make frames and face crops of one video, or find them in the cache."
     (name, find), given = face_finder(detector), given or {}
-    marks = file_hash(annotation) if annotation and os.path.isfile(annotation) else annotation
     key = _key(
         path,
-        sorted(given.items(), key=str),
-        size,
-        margin,
-        video=1,
-        annotation=marks,
-        form=annotation_format,
+        given=sorted(given.items(), key=str),
+        size=int(size),
+        margin=float(margin),
+        annotation=file_hash(annotation) if annotation and os.path.isfile(annotation) else annotation,
+        annotation_format=annotation_format,
         rotate=rotate,
         only=only and sorted(only),
         smooth=smooth,
@@ -296,47 +299,44 @@ def prepare_video(
         choose=sorted(choose.items()),
     )
     folder = Path(cache) / key[:2] / key
-    if (index := _cached_video(folder)) is None:
+    index = _cached_video(folder)
+    if index is None:
         boxes = _annotations(annotation, annotation_format)
-        index = _make_video(
-            path,
-            folder,
-            given,
-            boxes,
-            rotate,
-            only,
-            choose,
-            size,
-            margin,
-            smooth,
-            border,
-            lambda image: find_on_small(image, find),
-        )
+
+        def find_reduced(image):
+            return find_on_small(image, find)
+
+        clip = _Clip(path, folder, given, boxes, rotate, smooth, size, margin, border, find_reduced)
+        index = _cut_video(clip, only, choose)
         if annotation and not boxes:
             index['notes'].append(f'its annotation {annotation} has no box; faces were looked for')
         write_json(folder / 'index.json', dict(index, sha1=bytes_hash(json.dumps(index).encode())))
-
-    def row(i, box, origin, *_):
-        frame, face = map(str, _pair(folder, i))
-        return dict(frame=i, frame_path=frame, face_path=face, box=tuple(box), face=origin)
-
-    return [row(*f) for f in index['frames']], index['notes']
+    rows = []
+    for number, box, origin, *_ in index['frames']:
+        frame, face = map(str, _pair(folder, number))
+        rows.append(dict(frame=number, frame_path=frame, face_path=face, box=tuple(box), face=origin))
+    return rows, index['notes']
 
 # %% ../../nbs/engine/frames.ipynb #fbf5316f
-def check_skipped(skipped, n, max_bad, what='images'):
-    "Raise if more than a share `max_bad` of `n` files were skipped, or all of them."
+def check_skipped(
+    skipped: list,  # of (path, reason)
+    n: int,  # files in all
+    max_bad: float,  # share of them that may be skipped
+    what: str = 'images',  # they are, for the message
+):
+    "Raise ValueError if too many files were skipped, or all of them."
     if len(skipped) <= max_bad * n and len(skipped) < n:
         return
-    some = '; '.join(f'{p}: {r}' for p, r in skipped[:5]) + (
-        f'; and {len(skipped) - 5} more' if len(skipped) > 5 else ''
-    )
-    remedy = 'Mend or remove them' + (
-        f', or let more be skipped with max_bad (--max-bad) of {math.ceil(100 * len(skipped) / n) / 100:g}.'
-        if len(skipped) < n
-        else '.'
-    )
+    some = '; '.join(f'{path}: {reason}' for path, reason in skipped[:5])
+    if len(skipped) > 5:
+        some += f'; and {len(skipped) - 5} more'
+    remedy = 'Mend or remove them'
+    if len(skipped) < n:
+        share = math.ceil(100 * len(skipped) / n) / 100
+        remedy += f', or let more be skipped with max_bad (--max-bad) of {share:g}'
     raise ValueError(
-        f'{len(skipped)} of {n} {what} cannot be used, {len(skipped) / n:.1%} (up to {100 * max_bad:g}% may be skipped): {some}. {remedy}'
+        f'{len(skipped)} of {n} {what} cannot be used, {len(skipped) / n:.1%} '
+        f'(up to {100 * max_bad:g}% may be skipped): {some}. {remedy}.'
     )
 
 
@@ -348,80 +348,74 @@ def _check_settings(size, margin, border, smooth, workers, choose):
         )
     if border not in (None, *BORDERS):
         raise ValueError(f'extract_frames: border={border!r}; known are {", ".join(map(repr, BORDERS))}.')
-    for k, v in dict(choose, smooth=smooth, workers=workers).items():
-        least = 0 if k == 'smooth' else 1
-        if v is not None and not (isinstance(v, (int, np.integer)) and v >= least):
-            raise ValueError(f'extract_frames: {k}={v!r}; it is a whole number, {least} or more.')
+    for name, value in dict(choose, smooth=smooth, workers=workers).items():
+        least = 0 if name == 'smooth' else 1
+        if value is not None and not (isinstance(value, (int, np.integer)) and value >= least):
+            raise ValueError(f'extract_frames: {name}={value!r}; it is a whole number, {least} or more.')
     if choose['spread'] and choose['every'] != 1:
         raise ValueError('extract_frames: every and spread exclude each other. Give one of them.')
 
 
 def _column(df, name, default, allowed):
-    "An optional column as a list, with `default` for missing values; `allowed` turns a value into a good one, or raises."
+    "An optional column as a list, `default` for missing values; `allowed` turns a value into a good one, or raises."
     out = []
-    for k, v in enumerate(df[name] if name in df else [None] * len(df)):
+    for k, value in enumerate(df[name] if name in df else [None] * len(df)):
+        missing = value is None or value != value or str(value).strip() == ''
         try:
-            out.append(default if v is None or v != v or str(v).strip() == '' else allowed(v))
+            out.append(default if missing else allowed(value))
         except (TypeError, ValueError):
-            raise ValueError(
-                f'samples: column {name!r} has {v!r}: row {k} ({df["path"].iloc[k]}). {allowed.__doc__}'
-            ) from None
+            where = f'row {k} ({df["path"].iloc[k]})'
+            raise ValueError(f'samples: column {name!r} has {value!r}: {where}. {allowed.__doc__}') from None
     return out
 
 
-def _rotation(v):
+def _rotation(value):
     "It is 0, or 180 for what is stored upside down."
-    if float(v) not in (0, 180):
+    if float(value) not in (0, 180):
         raise ValueError
-    return int(float(v))
+    return int(float(value))
 
 
-def _limit(v):
+def _limit(value):
     "It is the number of frames that may be used, 1 or more; leave it empty for all."
-    if not (float(v) >= 1 and float(v).is_integer()):
+    if not (float(value) >= 1 and float(value).is_integer()):
         raise ValueError
-    return int(float(v))
+    return int(float(value))
 
 # %% ../../nbs/engine/frames.ipynb #ca491d40
 def _jobs(df, choose) -> tuple:
     "What is to be done, each piece once, as (path, arguments); and for each row the number of its piece."
     rotate, limit = _column(df, 'rotate', 0, _rotation), _column(df, 'max_frames', None, _limit)
-    marks, forms = (_column(df, c, '', str) for c in ('annotation', 'annotation_format'))
+    annotation, form = (_column(df, c, '', str) for c in ('annotation', 'annotation_format'))
     paths, boxes, frames = (df[c].tolist() for c in ('path', 'box', 'frame'))
-    todo, which = {}, [0] * len(df)
+    todo, piece_of = {}, [0] * len(df)
 
     def add(rows, **args):
         n = todo.setdefault((paths[rows[0]], tuple(args.items())), len(todo))
         for r in rows:
-            which[r] = n
+            piece_of[r] = n
 
-    same = df.groupby(['path', *(['flip'] if 'flip' in df else [])]).indices.values()
-    for rows in sorted((r.tolist() for r in same), key=lambda r: r[0]):
+    same_file = df.groupby(['path', *(['flip'] if 'flip' in df else [])]).indices.values()
+    for rows in sorted((r.tolist() for r in same_file), key=lambda r: r[0]):
         k = rows[0]
         if not is_video(paths[k]):
-            if marks[k]:
+            if annotation[k]:
                 raise ValueError(
-                    f'samples: an image has an annotation file: row {k} ({paths[k]}). Put its box into the column box; annotation is for videos.'
+                    f'samples: an image has an annotation file: row {k} ({paths[k]}). '
+                    'Put its box into the column box; annotation is for videos.'
                 )
             for r in rows:
                 add([r], box=boxes[r], rotate=rotate[r])
             continue
-        args = dict(rotate=rotate[k], annotation=marks[k], annotation_format=forms[k])
-        if len(rows) > 1:
-            add(
-                rows,
-                **args,
-                only=tuple(frames[r] for r in rows),
-                given=tuple((frames[r], boxes[r]) for r in rows if boxes[r]),
-            )
+        args = dict(rotate=rotate[k], annotation=annotation[k], annotation_format=form[k])
+        if len(rows) > 1:  # each is the frame that it names
+            given = tuple((frames[r], boxes[r]) for r in rows if boxes[r])
+            add(rows, **args, only=tuple(frames[r] for r in rows), given=given)
         else:
-            add(
-                rows,
-                **args,
-                **dict(choose, first=min([n for n in (choose['first'], limit[k]) if n], default=None)),
-                given=((None, boxes[k]),) if boxes[k] else (),
-            )
-    return list(todo), which
+            first = min([n for n in (choose['first'], limit[k]) if n], default=None)
+            given = ((None, boxes[k]),) if boxes[k] else ()
+            add(rows, **args, **dict(choose, first=first), given=given)
+    return list(todo), piece_of
 
 # %% ../../nbs/engine/frames.ipynb #3477cf16
 ORIGINS = ('box', 'detected', 'tracked', 'fallback')  # of a face
@@ -429,44 +423,39 @@ ORIGINS = ('box', 'detected', 'tracked', 'fallback')  # of a face
 
 def face_counts(
     frames: pd.DataFrame,  # what extract_frames returns
-) -> (
-    pd.DataFrame
-):  # a row per dataset and label: frames, where their faces are from, the share not found, and unusable files
+) -> pd.DataFrame:  # a row per dataset and label: frames, where their faces are from, share not found, unusable files
     "Where the faces came from, by dataset and class."
-    n = (
-        frames.groupby(['dataset', 'label'])['face']
-        .value_counts()
-        .unstack(fill_value=0)
-        .reindex(columns=list(ORIGINS), fill_value=0)
-    )
+    faces = frames.groupby(['dataset', 'label'])['face'].value_counts()
+    n = faces.unstack(fill_value=0).reindex(columns=list(ORIGINS), fill_value=0)
     lost = pd.Series(frames.attrs.get('skipped_rows', []), dtype=object).value_counts()
     n = n.reindex(sorted({*n.index, *lost.index}), fill_value=0).rename_axis(index=['dataset', 'label'], columns=None)
-    share = n['fallback'] / n[list(ORIGINS)].sum(axis=1)
-    return n.assign(frames=n.sum(axis=1), not_found=share, skipped=[int(lost.get(i, 0)) for i in n.index])[
-        ['frames', *ORIGINS, 'not_found', 'skipped']
-    ].reset_index()
+    not_found = n['fallback'] / n[list(ORIGINS)].sum(axis=1)
+    n = n.assign(frames=n.sum(axis=1), not_found=not_found, skipped=[int(lost.get(i, 0)) for i in n.index])
+    return n[['frames', *ORIGINS, 'not_found', 'skipped']].reset_index()
 
 
 def frames_summary(
     frames: pd.DataFrame,  # what extract_frames returns
 ) -> str:  # for a report
     "Where the faces of a table came from, and what was skipped, in a sentence."
-    n, lost = frames['face'].value_counts(), frames.loc[frames['face'] == 'fallback', 'label'].value_counts()
-    by_class = f' ({", ".join(f"{k} {v}" for k, v in lost.items())}; the central square was taken)' if len(lost) else ''
-    videos = frames.attrs.get('counts', {}).get('videos')
-    skipped = (
-        f'; {len(frames.attrs["skipped"])} unusable {"files" if videos else "images"} skipped'
-        if 'skipped' in frames.attrs
-        else ''
-    )
-    tracked = f', carried over from frames beside it in {n["tracked"]}' if 'tracked' in n else ''
-    noted = (
-        f' {len(frames.attrs["notes"])} remark(s) on the videos: see attrs["notes"].'
-        if frames.attrs.get('notes')
-        else ''
-    )
-    what = f'{len(frames)} frames, of {videos} videos' if videos else f'{len(frames)} images'
-    return f'{what}: face given by the table in {n.get("box", 0)}, detected in {n.get("detected", 0)}{tracked}, not found in {n.get("fallback", 0)}{by_class}{skipped}.{noted}'
+    n, attrs = frames['face'].value_counts(), frames.attrs
+    lost = frames.loc[frames['face'] == 'fallback', 'label'].value_counts()
+    videos = attrs.get('counts', {}).get('videos')
+    text = f'{len(frames)} frames, of {videos} videos' if videos else f'{len(frames)} images'
+    text += f': face given by the table in {n.get("box", 0)}, detected in {n.get("detected", 0)}'
+    if 'tracked' in n:
+        text += f', carried over from frames beside it in {n["tracked"]}'
+    text += f', not found in {n.get("fallback", 0)}'
+    if len(lost):
+        text += f' ({", ".join(f"{k} {v}" for k, v in lost.items())}; the central square was taken)'
+    if 'skipped' in attrs:
+        text += f'; {len(attrs["skipped"])} unusable {"files" if videos else "images"} skipped'
+    text += '.'
+    if attrs.get('notes'):
+        text += f' {len(attrs["notes"])} remark(s) on the videos: see attrs["notes"].'
+    if attrs.get('left_out'):
+        text += f' Left out, as their endings are not read: {attrs["left_out"]}.'
+    return text
 
 # %% ../../nbs/engine/frames.ipynb #e5cbe8ef
 def _make_all(todo, make, workers, progress) -> list:
@@ -487,51 +476,39 @@ def _make_all(todo, make, workers, progress) -> list:
         cv2.utils.logging.setLogLevel(level)
 
 
-def _expand(df, todo, which, done, margin):
-    "The table of frames: a row per image, and per frame of a video; its `attrs` say how it went."
-    rows, made, by_frame, numbers = [], [], {}, df['frame'].tolist()
-    lost = [k for k, n in enumerate(which) if isinstance(done[n], str)]
-    for k, n in enumerate(which):
+def _expand(df, todo, piece_of, done) -> tuple:
+    "For each frame: the row of the table that it comes from, and what was made of it."
+    rows, made, by_number, numbers = [], [], {}, df['frame'].tolist()
+    for k, n in enumerate(piece_of):
         if isinstance(done[n], str):
             continue
         these = done[n][0]
         if 'only' in dict(todo[n][1]):  # a row for each frame
-            if n not in by_frame:
-                by_frame[n] = {m['frame']: m for m in these}
-            these = [by_frame[n][numbers[k]]]
+            if n not in by_number:
+                by_number[n] = {m['frame']: m for m in these}
+            these = [by_number[n][numbers[k]]]
         rows += [k] * len(these)
         made += these
-    out = df.iloc[rows].reset_index(drop=True)
-    out['frame'] = [m.get('frame', f) for m, f in zip(made, out['frame'])]
-    out = out.assign(
-        **{
-            c: pd.Series([m[c] for m in made], dtype=object if c == 'box' else None)
-            for c in ('frame_path', 'face_path', 'box', 'face')
-        }
-    )
+    return rows, made
+
+
+def _account(df, todo, piece_of, done) -> dict:
+    "How it went: `skipped` and `notes` by file, `counts`, and dataset and label of each lost row."
     good = [r for r in done if not isinstance(r, str)]
     skipped = [(path, r) for (path, _), r in zip(todo, done) if isinstance(r, str)]
     notes = [(path, note) for (path, _), r in zip(todo, done) if not isinstance(r, str) for note in r[1]]
-    origin, videos = [m['face'] for r in good for m in r[0]], sum(is_video(path) for path, _ in todo)
-    counts = dict(
-        images=len(origin) + len(skipped),
-        skipped=len(skipped),
-        **{k: origin.count(k) for k in ORIGINS if videos or k != 'tracked'},
-    )
+    origins, videos = [m['face'] for r in good for m in r[0]], sum(is_video(path) for path, _ in todo)
+    counts = dict(images=len(origins) + len(skipped), skipped=len(skipped))
+    counts |= {k: origins.count(k) for k in ORIGINS if videos or k != 'tracked'}
     if videos:
         counts['videos'] = videos
-    out.attrs.update(
-        margin=margin,
-        skipped=skipped,
-        counts=counts,
-        notes=notes,
-        skipped_rows=[(df['dataset'].iloc[k], df['label'].iloc[k]) for k in lost],
-    )
-    return out
+    lost = [k for k, n in enumerate(piece_of) if isinstance(done[n], str)]
+    skipped_rows = [(df['dataset'].iloc[k], df['label'].iloc[k]) for k in lost]
+    return dict(skipped=skipped, counts=counts, notes=notes, skipped_rows=skipped_rows)
 
 # %% ../../nbs/engine/frames.ipynb #1151c59d
 def extract_frames(
-    samples: pd.DataFrame,  # samples table; of videos, also `rotate`, `max_frames`, `annotation` and `annotation_format` count
+    samples: pd.DataFrame,  # samples table; of videos, also `rotate`, `max_frames`, `annotation`, `annotation_format`
     cache,  # folder for the pictures
     size: int = 224,  # side of frame and face in pixels
     margin: float = 0.3,  # of the face crop
@@ -544,36 +521,33 @@ def extract_frames(
     detector=None,  # path of a YuNet model (.onnx); None: OpenCV's bundled cascade
     border: str | None = None,  # of crops: 'reflect' or 'replicate'; None: 'reflect' in videos, 'replicate' in images
     workers: int | None = None,  # threads; None: one for each core
-) -> pd.DataFrame:  # with frame, frame_path, face_path, face, and found boxes; `attrs`: 'skipped' and 'notes' list (path, reason), 'counts' sums up; raises ValueError, OSError
+) -> (
+    pd.DataFrame
+):  # with frame, frame_path, face_path, face, box; `attrs`: skipped, notes, counts; raises ValueError, OSError
     "Decode, find the face, crop and cache, for every image and video of a table, in parallel."
     choose = dict(every=every, spread=spread, first=first)
     _check_settings(size, margin, border, smooth, workers, choose)
     df, cache, found = validate_samples(samples), writable_folder(cache), face_finder(detector)
 
     def make(path, args):
-        args = dict(args)
+        args = dict(args, size=size, margin=margin, detector=found)
         if not is_video(path):
-            return [
-                prepare(
-                    path, cache=cache, size=size, margin=margin, border=border or 'replicate', detector=found, **args
-                )
-            ], []
-        return prepare_video(
-            path,
-            cache,
-            size,
-            margin,
-            smooth=smooth,
-            border=border or 'reflect',
-            detector=found,
-            **dict(args, given=dict(args['given'])),
-        )
+            return [prepare(path, cache=cache, border=border or 'replicate', **args)], []
+        args['given'] = dict(args['given'])
+        return prepare_video(path, cache, smooth=smooth, border=border or 'reflect', **args)
 
-    todo, which = _jobs(df, choose)
+    todo, piece_of = _jobs(df, choose)
     done = _make_all(todo, make, workers, progress)
-    bad, videos = (
-        [(path, r) for (path, _), r in zip(todo, done) if isinstance(r, str)],
-        sum(is_video(path) for path, _ in todo),
-    )
-    check_skipped(bad, len(todo), max_bad, 'images' if not videos else 'videos' if videos == len(todo) else 'files')
-    return _expand(df, todo, which, done, margin)
+    account = _account(df, todo, piece_of, done)
+    videos = account['counts'].get('videos', 0)
+    what = 'images' if not videos else 'videos' if videos == len(todo) else 'files'
+    check_skipped(account['skipped'], len(todo), max_bad, what)
+    rows, made = _expand(df, todo, piece_of, done)
+    out = df.iloc[rows].reset_index(drop=True)
+    out['frame'] = [m.get('frame', number) for m, number in zip(made, out['frame'])]
+    for column in ('frame_path', 'face_path', 'box', 'face'):
+        out[column] = pd.Series([m[column] for m in made], dtype=object if column == 'box' else None)
+    out.attrs.update(account, margin=margin)
+    if 'left_out' in samples.attrs:
+        out.attrs['left_out'] = samples.attrs['left_out']
+    return out

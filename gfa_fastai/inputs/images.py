@@ -192,7 +192,7 @@ def tensor_pixels(
 
 
 def read_image(
-    source,  # path, bytes of a file, PIL image, or array (H, W[, 3 or 4]) of 8 or 16 bits; a (3, H, W) tensor in 0..1 too
+    source,  # path, bytes of a file, PIL image, array (H, W[, 3 or 4]) of 8 or 16 bits, or (3, H, W) tensor in 0..1
 ) -> np.ndarray:  # (H, W, 3) uint8 RGB, upright; raises ValueError that names the file and says what is wrong
     "Whatever stands for one picture, as pixels."
     try:

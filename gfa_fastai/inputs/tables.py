@@ -19,7 +19,7 @@ from ..samples import COLUMNS, REQUIRED, validate_samples
 __all__ = ['write_table', 'read_table', 'save_samples', 'load_samples', 'save_scores', 'load_scores', 'save_four_column']
 
 # %% ../../nbs/engine/tables.ipynb #86459b19
-NUMBER = re.compile(r'-?(0|[1-9]\d{0,17})(\.\d+)?(e[+-]\d+)?|-?inf')  # as Python prints int and float
+NUMBER = re.compile(r'-?(0|[1-9]\d{0,17})(\.\d+)?(e[+-]\d+)?|-?inf|nan')  # as Python prints int and float
 TRUTH = {'True': True, 'False': False}
 
 
@@ -66,7 +66,12 @@ def write_table(
     for i, name in enumerate(df.columns):
         column, name = df.iloc[:, i], _guarded(str(name))
         is_text = not pd.api.types.is_numeric_dtype(column)  # truth values count as numbers here
-        body[i] = [_guarded(v) for v in column] if is_text else column
+        if is_text:
+            body[i] = [_guarded(v) for v in column]
+        elif column.isna().all():  # empty cells alone would come back as text
+            body[i] = ['nan'] * len(column)
+        else:
+            body[i] = column
         quote = (is_text and _looks_numeric(column)) or re.search('[",\r\n]', name)
         header.append('"' + name.replace('"', '""') + '"' if quote else name)
     body = pd.DataFrame(body, index=df.index)

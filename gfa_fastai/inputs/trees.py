@@ -113,7 +113,7 @@ def match_name(
 
 def scan_videos(
     folder: Path,  # where to look
-    parse,  # path below `folder` without its ending -> (key, columns), or None for what is no part of the dataset; raises ValueError
+    parse,  # path below `folder` without its ending -> (key, columns); None for what is no part; raises ValueError
     name: str,  # of the dataset, for messages
 ) -> dict:  # key -> columns, with `path`; raises ValueError
     "All videos below a folder, by key."
@@ -132,7 +132,8 @@ def scan_videos(
         found[key] = dict(row, path=p)
     if bad:
         raise ValueError(
-            f'{name}: {len(bad)} file name(s) cannot be read, the first is {bad[0][0]}: {bad[0][1]}. Rename it, or move it out of the dataset.'
+            f'{name}: {len(bad)} file name(s) cannot be read, the first is {bad[0][0]}: {bad[0][1]}. '
+            'Rename it, or move it out of the dataset.'
         )
     return found
 
@@ -190,7 +191,8 @@ def choose_listed(
     missing = [k for k in wanted if k not in found]
     extra = [k for k in found if k not in wanted and k not in spare]
     if missing:
-        text = f'{name}: {len(missing)} of {len(wanted)} listed videos are not there, the first is {missing[0]} ({wanted[missing[0]]})'
+        first = f'{missing[0]} ({wanted[missing[0]]})'
+        text = f'{name}: {len(missing)} of {len(wanted)} listed videos are not there, the first is {first}'
         if not allow_missing or len(missing) == len(wanted):
             raise FileNotFoundError(
                 f'{text}. Restore them' + ('.' if allow_missing else ', or leave them out with allow_missing=True.')
@@ -198,7 +200,8 @@ def choose_listed(
         warnings.warn(f'{text}; they are left out.', stacklevel=3)
     if extra:
         warnings.warn(
-            f'{name}: {len(extra)} videos are there but not listed, the first is {found[extra[0]]["path"]}; they are left out.',
+            f'{name}: {len(extra)} videos are there but not listed, the first is {found[extra[0]]["path"]}; '
+            'they are left out.',
             stacklevel=3,
         )
     return [found[k] for k in wanted if k in found]

@@ -827,7 +827,7 @@ EVEN = dict(
 
 def shade_face(
     c: dict,  # maps of a face
-    light: dict,  # as EVEN: lights, (direction, colour) of each, the first casts shadows; sky, colours from above and below
+    light: dict,  # lights: direction and colour of each, the first casts shadows; sky: colours from above and below
     P: int,  # pixels per half head width
     R=None,  # (3, 3) rotation of the head; None: upright
 ) -> np.ndarray:  # (rows, columns, 3) linear light over the window

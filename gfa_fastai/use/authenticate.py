@@ -20,7 +20,6 @@ from importlib.resources import files
 from pathlib import Path
 from ..inputs.faces import crop_face, find_faces, open_yunet
 from ..inputs.images import read_image, resize_square
-from ..adapt.by_name import load_model_adapter
 from ..inputs.models import load_model, model_header
 from ..inputs.videos import clip_frames, is_video, video_frames
 from ..model import run_head
@@ -297,7 +296,11 @@ def load(
     "An authenticator from a model file. Nothing in the file is run."
     file = small_model() if path == 'small' else Path(path)
     model, meta = load_model(file)
-    adapter = load_model_adapter(file) if model_header(file)['adapter'] else None
+    adapter = None
+    if model_header(file)['adapter']:
+        from gfa_fastai.adapt.by_name import load_model_adapter  # (with fastai, which a model without needs not)
+
+        adapter = load_model_adapter(file)
     return cls(model, meta, adapter, gallery, source=path if path == 'small' else file.name, **kwargs)
 
 # %% ../../nbs/engine/authenticate.ipynb #57f61a8a
