@@ -687,6 +687,23 @@ def test_who_was_drawn_and_whose_names_are_shared(folder):
     assert '3 names are in the training' in note and '0001, 0006, 0007' in note
 
 
+@pytest.mark.parametrize(
+    'name',
+    ['![x](http://a.b/c.png)', '[x](http://a.b)', 'a\n| b | c |', '<img src=x>', 'a\x1b[2J', 'a|b', '`a`', '&lt;'],
+)
+def test_names_are_text_in_reports(name, tmp_path):
+    "No remote picture, no forged row, no markup, no escape code: in the Markdown and in the page."
+    from gfa_fastai.run.report import data_words, markdown_table, to_html
+
+    table = markdown_table(pd.DataFrame({name: [name, '10.0 [5.0, 15.0]']}, index=[name, 'b']), True)
+    data = dict(roots=[str(tmp_path / name)], dataset=['folder'], reader={}, spread=2)
+    notes = dict(summary=name, detected=0, fallback=0, skipped_images=[[name, name]], drawn=[name])
+    text = f'# Page\n\n{table}\n\n{data_words(data, notes)}\n'
+    page = to_html(text, tmp_path)
+    assert len(table.splitlines()) == 4 and '10.0 [5.0, 15.0]' in table
+    assert '\x1b' not in text and '<img' not in page and 'href' not in page and page.count('<tr>') == 3
+
+
 # -- train, score, evaluate
 
 
