@@ -416,10 +416,9 @@ def test_a_medium_without_patterns_gives_the_picture_back(kind, shape):
     assert np.abs(cv2.resize(out, shape[::-1], interpolation=cv2.INTER_AREA) - picture**2.2).mean() < 0.01
 
 
-@pytest.mark.parametrize('pattern', PATTERNS)
+# bend is a matter of geometry, flat shading one of the first light
+@pytest.mark.parametrize('pattern', [k for k in PATTERNS if k not in ('bend', 'flat_shading')])
 def test_every_pattern_changes_the_light_in_proportion(pattern):
-    if pattern in ('bend', 'flat_shading'):
-        pytest.skip('a matter of geometry and of the first light')
     kind, dev = ('print', PRINTERS['laser']) if pattern in IN_PRINT else ('replay', SCREENS['tablet'])
     assert (pattern in IN_PRINT) == (kind == 'print') and (kind == 'print' or pattern in IN_REPLAY)
     rng = np.random.default_rng(3)
@@ -719,6 +718,7 @@ def test_real_photographs(tmp_path):
         and (df.depth == '').all()
         and {'live', 'attack'} == set(df.label)
     )
+    (tmp_path / 'in/p8/a.jpg').unlink()
     with pytest.raises(ValueError, match='have a photograph with a face'):
         make_synthpad(tmp_path / 'no', 'tiny', faces=tmp_path / 'in', progress=False)
     (tmp_path / 'empty').mkdir()
@@ -746,6 +746,12 @@ def test_every_domain_has_its_own_strongest_patterns():
     for kind in (IN_PRINT, IN_REPLAY):
         assert t.loc[t.index.isin(kind)].idxmax().nunique() == 4
     assert pd.DataFrame({d: domain_strengths(d, 0.0) for d in DOMAIN_NAMES}).nunique(axis=1).max() == 1
+
+
+def test_workers_start_light():
+    "What renders people needs no torch: it would be loaded once for each worker."
+    code = 'import sys, gfa_fastai.synth.benchmark; print(sorted({"torch", "fastai", "matplotlib"} & set(sys.modules)))'
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout.strip() == '[]'
 
 
 def test_presets_have_what_a_report_needs():
@@ -776,7 +782,7 @@ def test_frames_of_other_shapes(tmp_path):
 def test_audits_refuse_a_truncated_picture(made, tmp_path):
     whole = Path(made[1].path[0]).read_bytes()
     (tmp_path / 'half.jpg').write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match='half.jpg: .*truncated'):
+    with pytest.raises(ValueError, match='half.jpg: not a readable image'):
         shortcut_features(tmp_path / 'half.jpg')
 
 

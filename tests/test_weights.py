@@ -318,7 +318,7 @@ def reference(x, known):
 
 
 def compare(path, known, mean, std=(1 / 255,) * 3, bgr=False, fc=True):
-    "What `vgg16_trunk` and `GFACNN` make of a file, against the network of the file on the input that it was published for."
+    "What `vgg16_trunk` and `build_gfacnn` make of a file, against the network of the file on its own input."
     mean = torch.tensor(mean).view(1, 3, 1, 1)
     x = (image() - mean) / torch.tensor(std).view(1, 3, 1, 1)
     weights = known

@@ -537,7 +537,7 @@ def extract_features(
             key = bytes_hash(repr([what, *map(file_hash, paths)]).encode())
             return _kept(Path(cache) / key[:2] / f'{key}.npy', lambda: make(paths))
         except ValueError as e:
-            return str(e)
+            return str(e).removeprefix(f'{paths[0]}: ')
 
     jobs = Parallel(workers, prefer='threads', return_as='generator')(delayed(one)(u) for u in units)
     done = list(tqdm(jobs, total=len(units), desc=getattr(features, '__name__', 'features'), disable=not progress))

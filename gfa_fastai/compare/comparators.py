@@ -106,10 +106,7 @@ def _depth_map(row):
         return np.zeros((32, 32), np.float32)
     if not isinstance(row.depth, str) or not row.depth:
         raise ValueError(f'{row.path}: a live image without depth. Drop the row, or make its map.')
-    try:
-        depth = read_image(row.depth)[..., 0]
-    except ValueError as e:
-        raise ValueError(f'{row.depth}: {e}') from None
+    depth = read_image(row.depth)[..., 0]
     if depth.shape != (32, 32):
         raise ValueError(f'{row.depth}: a depth map of {depth.shape[1]}x{depth.shape[0]}; 32x32 is needed.')
     flip = getattr(row, 'flip', '')

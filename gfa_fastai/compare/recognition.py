@@ -363,7 +363,8 @@ def crop_pairs(
         try:
             return prepare(path, None, cache, size, margin)
         except ValueError as e:
-            raise ValueError(f'{path}: {e}') from None
+            reason = str(e).removeprefix(f'{path}: ')
+            raise ValueError(f'{path}: {reason}') from None
 
     files = pd.unique(pd.concat([pairs['path_a'], pairs['path_b']])).tolist()
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -11,7 +11,6 @@ import torch
 from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_tensors, save as save_tensors, save_file
-from torch import Tensor
 from .. import __version__
 from .files import file_size, whole_file
 from ..model import GFACNN
@@ -19,7 +18,7 @@ from ..samples import CLASSES
 
 # %% auto #0
 __all__ = ['MODEL_FORMAT', 'ADAPTER', 'ADAPTER_BYTES', 'CONFIG', 'content_digest', 'one_threshold', 'save_model',
-           'model_adapter_bytes', 'model_header', 'load_model', 'check_batch']
+           'model_adapter_bytes', 'model_header', 'load_model']
 
 # %% ../../nbs/engine/models.ipynb #48d04645
 MODEL_FORMAT = 2  # of the files that save_model writes; 1 had no digest, and an adapter as one tensor of bytes
@@ -46,9 +45,12 @@ def one_threshold(
     "Thresholds in one form, `thresholds`; version 1 also wrote that of live against attack as a number, `threshold`."
     meta = dict(meta)
     number = meta.pop('threshold', None)
-    if 'thresholds' not in meta and isinstance(number, float) and math.isfinite(number):
+    if meta.get('thresholds') is not None:
+        return meta
+    meta.pop('thresholds', None)
+    if isinstance(number, (int, float)) and not isinstance(number, bool) and math.isfinite(number):
         on = f'the development people of {meta.get("train", "its training set")}'
-        point = dict(point='EER', points=dict(EER=dict(threshold=number)), measured_on=on)
+        point = dict(point='EER', points=dict(EER=dict(threshold=float(number))), measured_on=on)
         meta['thresholds'] = dict(live=point)
     return meta
 
@@ -68,11 +70,12 @@ def save_model(
         raise ValueError(
             f'{path}: meta cannot be written as JSON ({e}): pass numbers, strings, lists and dicts'
         ) from None
+    scale = {k: [round(v, 6) for v in getattr(model, k).flatten().tolist()] for k in ('mean', 'std')}
     header = dict(
         format_version=str(MODEL_FORMAT),
         version=__version__,
         classes=json.dumps(CLASSES),
-        config=json.dumps(model.config),
+        config=json.dumps(model.config | scale),
         meta=meta,
     )
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
@@ -103,7 +106,7 @@ def _split_file(data: bytes):
 def model_adapter_bytes(
     path: str | Path,  # of a file that `save_model` wrote
 ) -> bytes | None:  # what `to_bytes` of the adapter gave; None where there is none; raises as load_model
-    "The content of an adapter's own file, out of a model file (`adapt.by_name.load_model_adapter` makes an adapter of it)."
+    "Content of an adapter's own file, out of a model file; `load_model_adapter` of `adapt.by_name` reads it."
     header, tensors = _read_model(path)
     if not header['adapter']:
         return None
@@ -187,7 +190,7 @@ def _read_model(path):
 # %% ../../nbs/engine/models.ipynb #402c1b55
 def _check_sizes(config, tensors):
     "ValueError where the configuration does not describe the tensors; no network is built for this."
-    unknown = sorted(set(config) - {*CONFIG, 'mean', 'std'})  # (version 1 wrote the scale here, too)
+    unknown = sorted(set(config) - {*CONFIG, 'mean', 'std'})  # (the scale is there to be read by people)
     if unknown:
         raise ValueError(f'its configuration has {unknown[0]!r}, which no model has')
     n_subjects, fc_dim, pool = (config[k] for k in ('n_subjects', 'fc_dim', 'pool'))
@@ -229,30 +232,3 @@ def load_model(
     except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as e:
         raise _no_fit(path, str(e).splitlines()[0]) from None
     return model.eval(), header['meta']
-
-# %% ../../nbs/engine/models.ipynb #558c13a4
-def check_batch(
-    x,  # what somebody calls a batch of images
-    name: str = 'images',  # what error messages call it
-) -> Tensor:  # `x` as a plain tensor; raises ValueError
-    "What a network can take: floats (B, 3, H, W) in 0..1, at least 32 px."
-    if not isinstance(x, Tensor):
-        raise ValueError(
-            f'{name}: expected a tensor of images (B, 3, H, W), got {type(x).__name__}: stack them into one'
-        )
-    if x.ndim != 4 or x.shape[1] != 3:
-        raise ValueError(
-            f'{name}: expected RGB images of shape (B, 3, H, W), got {tuple(x.shape)}: '
-            'channels come second, and a single image needs x[None]'
-        )
-    if min(x.shape[2:]) < 32:
-        raise ValueError(f'{name}: images of {x.shape[2]}x{x.shape[3]} px, but five poolings need 32 px: resize them')
-    if not x.is_floating_point():
-        raise ValueError(f'{name}: images of {x.dtype}, expected floats in 0..1: pass x.float()/255')
-    if not x.isfinite().all():
-        raise ValueError(f'{name}: images with NaN or infinite values: look at how they were read')
-    if x.numel() and (x.min() < -0.01 or x.max() > 1.01):
-        raise ValueError(
-            f'{name}: values from {x.min():.3g} to {x.max():.3g}, expected 0..1: divide images of 0..255 by 255'
-        )
-    return x.as_subclass(Tensor)

@@ -23,7 +23,7 @@ from .files import file_size
 from ..model import GFACNN, IMAGENET_MEAN, IMAGENET_STD, LAYER_NAMES, VGG16_BLOCKS, new_trunk
 
 # %% auto #0
-__all__ = ['VGGFACE_MEAN', 'CAFFE_MEAN', 'VGGFACE_STD', 'CAFFE_STD', 'FC_PLACES', 'CONV_PLACES', 'MOST_BYTES', 'VGG19_BLOCKS',
+__all__ = ['VGGFACE_MEAN', 'CAFFE_MEAN', 'VGGFACE_STD', 'CAFFE_STD', 'FC_PLACES', 'CONV_PLACES', 'LARGEST_FILE', 'VGG19_BLOCKS',
            'torchvision_names', 'weights_scale', 'check_tensors', 'load_trunk', 'fc_from_keras', 'read_t7',
            'read_weights', 'find_weights', 'vgg16_trunk', 'vgg19_trunk', 'loss_trunk', 'fitting_layers', 'build_gfacnn',
            'fill_classifier']
@@ -65,7 +65,7 @@ def _three_numbers(t):
 def weights_scale(
     state: dict,  # name -> tensor, in any naming of `torchvision_names`
 ) -> tuple | None:  # mean and std of RGB in 0..1, three numbers each; None where the file does not tell
-    "The scale of the input that weights want: said by the file (`mean`, `std`), or known from names and number of outputs."
+    "The scale that weights want: `mean` and `std` of the file, or known from names and number of outputs."
     state = {k.removeprefix('module.'): v for k, v in state.items()}
     mean, std = state.get('mean'), state.get('std')
     if _three_numbers(mean) and _three_numbers(std) and (std > 0).all():
@@ -121,7 +121,7 @@ def load_trunk(
 
 # %% ../../nbs/engine/weights.ipynb #a1b09175
 CONV_PLACES = [i for name, i in LAYER_NAMES.items() if name.startswith('conv')]
-MOST_BYTES = 3 * 2**30  # of a file of weights; VGG19 in 64 bits has 1.2 GB
+LARGEST_FILE = 3 * 2**30  # of a file of weights; VGG19 in 64 bits has 1.2 GB
 
 
 def _check_layers(convs, fcs):
@@ -437,7 +437,7 @@ class _Torch7:
 
 def read_t7(
     path,  # a Torch7 file, in its binary format with 64-bit longs
-):  # its object: tables as dicts, objects of classes as dicts with their 'class', tensors as numpy arrays; raises ValueError
+):  # its object: tables as dicts, objects as dicts with their 'class', tensors as arrays; raises ValueError
     "Read a Torch7 file without running anything in it."
     return _Torch7(path).read()
 
@@ -501,7 +501,7 @@ def read_weights(
         size = file_size(path)
     except ValueError as e:
         raise ValueError(f'{path}: {e}') from None
-    if size > MOST_BYTES:
+    if size > LARGEST_FILE:
         raise ValueError(f'{path} has {size / 1e9:.1f} GB, more than any VGG: check the path')
     kind = _kind(path)
     if kind == '.safetensors':

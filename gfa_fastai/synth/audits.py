@@ -23,11 +23,7 @@ def shortcut_features(
     path,  # an image; ValueError that says why it cannot be read
 ) -> np.ndarray:  # (29,)
     "What a shortcut could use: colour means and deviations, sharpness, file size, radial spectrum, spectral peaks."
-    try:
-        image = read_image(path)
-    except ValueError as e:
-        raise ValueError(f'{path}: {e}') from None
-    x = np.ascontiguousarray(image[..., ::-1]).astype(F) * F(1 / 255)  # blue, green, red
+    x = np.ascontiguousarray(read_image(path)[..., ::-1]).astype(F) * F(1 / 255)  # blue, green, red
     grey = x.mean(-1)
     h, w = grey.shape
     window = np.outer(np.hanning(h), np.hanning(w))

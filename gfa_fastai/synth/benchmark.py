@@ -21,9 +21,7 @@ from concurrent.futures.process import BrokenProcessPool
 from numpy import float32 as F
 from pathlib import Path
 from tqdm import tqdm
-from ..inputs.faces import detect_face
 from ..inputs.files import write_bytes, write_json
-from ..inputs.images import read_image
 from ..inputs.tables import load_samples, save_samples
 from ..samples import validate_samples
 from gfa_fastai.synth.attacks import (
@@ -485,12 +483,15 @@ def _person(c, domain, number, split, photos=None):
 # %% ../../nbs/synthpad/benchmark.ipynb #9abe48fc
 def _photographs(files):
     "Those of a person's first files that show a face, as (path, box); and those that cannot be read, with the reason."
+    from gfa_fastai.inputs.faces import detect_face  # here: workers that render people start without them
+    from gfa_fastai.inputs.images import read_image
+
     good, damaged = [], []
     for path in files[:3]:
         try:
             image = read_image(path)
         except ValueError as e:
-            damaged.append(f'{path}: {e}')
+            damaged.append(str(e))
             continue
         box = detect_face(image) if min(image.shape[:2]) >= 32 else None
         if box is not None:
@@ -534,6 +535,8 @@ class _Photographs:
 
     def frame(self, rng, at, unit, size, roll):
         "One of the photographs, turned, scaled and moved: light, no depth, box."
+        from gfa_fastai.inputs.images import read_image
+
         path, (left, top, width, height) = self.photos[int(rng.integers(len(self.photos)))]
         light = np.power(read_image(path).astype(F) * F(1 / 255), F(2.2))
         scale = 2.16 * unit / width

@@ -20,7 +20,7 @@ from importlib.resources import files
 from pathlib import Path
 from ..inputs.faces import crop_face, find_faces, open_yunet
 from ..inputs.images import read_image, resize_square
-from ..inputs.models import load_model, model_header
+from ..inputs.models import load_model, model_header, one_threshold
 from ..inputs.videos import clip_frames, is_video, video_frames
 from ..model import run_head
 from ..samples import CLASSES
@@ -28,8 +28,8 @@ from .gallery import Gallery, check_name, model_hash
 from .quality import Gates, check_faces
 
 # %% auto #0
-__all__ = ['CODES', 'RISKS', 'both_answers', 'dev_thresholds', 'stated_thresholds', 'AuthResult', 'FaceAuthenticator',
-           'small_model', 'measure_shift', 'FaceReading', 'drawable', 'annotate', 'camera_frames', 'model_card']
+__all__ = ['CODES', 'RISKS', 'both_answers', 'dev_thresholds', 'AuthResult', 'FaceAuthenticator', 'small_model', 'measure_shift',
+           'FaceReading', 'drawable', 'annotate', 'camera_frames', 'model_card']
 
 # %% ../../nbs/engine/authenticate.ipynb #f1dcab72
 @torch.inference_mode()
@@ -120,26 +120,13 @@ def _similarity_thresholds(model, rows, far, names):
     return dict(point=next(iter(points)), points=points, measured_on=measured_on)
 
 # %% ../../nbs/engine/authenticate.ipynb #cb5b0be8
-def stated_thresholds(
-    meta: dict,  # what a model file says of itself
-) -> dict:  # as dev_thresholds gives them; empty where the file has none
-    "Operating points of a model file; of version 1's files the one number that they may have."
-    if meta.get('thresholds') is not None:
-        return meta['thresholds']
-    if not _is_number(meta.get('threshold')):
-        return {}
-    point = dict(threshold=float(meta['threshold']))
-    measured_on = f'the development people of {meta.get("train", "its training set")}'
-    return dict(live=dict(point='EER', points=dict(EER=point), measured_on=measured_on))
-
-
 def _is_number(x):
     return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
 
 
 def _choose_threshold(meta, kind, point, source):
     "Threshold for 'live' or 'similarity' and where it is from; (None, why) where there is none. Raises ValueError."
-    known = stated_thresholds(meta)
+    known = one_threshold(meta).get('thresholds', {})
     if isinstance(known, dict) and kind not in known:
         return None, f'{source} has no threshold for {kind}'
     damaged = f'{source}: its thresholds are damaged ({kind}): write them anew with dev_thresholds and save_model'
@@ -691,7 +678,7 @@ def model_card(
     file = small_model() if path == 'small' else Path(path)
     head = model_header(file)
     meta, c = head['meta'], head['config']
-    thresholds = stated_thresholds(meta)
+    thresholds = meta.get('thresholds', {})
     facts = dict(
         file=f'{file.name}, {file.stat().st_size / 1e6:.1f} MB',
         written_by=f'gfa_fastai {_stated(head["version"])}',
