@@ -400,8 +400,8 @@ def _notes(test, counts, how, chosen_on, species):
     if known.any():
         notes.append(
             f'{person[known].nunique()} of {counts["subjects"]} test subjects have '
-            'names that people of the training set have. If they are the same people, these '
-            'rates are too good.'
+            'names that people of the training set have. If they are the same people, '
+            'these rates are too good.'
         )
     datasets = sorted(test['dataset'].unique())
     if len(datasets) > 1:

@@ -237,7 +237,7 @@ def as_species(pai, n) -> tuple[list, np.ndarray]:  # raises ValueError
     if len(bad):
         raise ValueError(
             f'pai: {len(bad)} of {n} attacks have no species, the first is row '
-            f"{bad[0]}. Name it (as 'unspecified'), or pass pai=None to pool all attacks."
+            f"{bad[0]}. Name it (as 'unspecified'), or pass pai=None to pool them."
         )
     species, names = pd.factorize(pai.map(str), sort=True)
     return list(names), species

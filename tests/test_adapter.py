@@ -23,6 +23,7 @@ from gfa_fastai.adapt.by_name import METHODS, load_adapter
 from gfa_fastai.adapt.fda import FDA
 from gfa_fastai.adapt.light import LightFDA
 from gfa_fastai.adapt.methods import ColourMatch, FourierSwap, Identity, Recompress
+from gfa_fastai.inputs.files import PART
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -105,7 +106,7 @@ def test_table(samples, tmp_path, codec):
         assert abs(np.asarray(Image.open(new)).astype(float) - np.asarray(Image.open(old)) / 2).mean() < (
             1 if codec == 'png' else 25
         )
-    assert all(p.suffix in ('.png', '.jpg') for p in (tmp_path / 'cache').rglob('*') if p.is_file())
+    assert not list((tmp_path / 'cache').rglob(f'{PART}*'))
 
 
 def test_frames_are_transferred_and_faces_are_not(samples, tmp_path):
@@ -186,6 +187,10 @@ def test_bad_arguments(samples, tmp_path):
         Halve().transform(samples)
     with pytest.raises(ValueError, match="codec 'gif' is not known, choose one of png, jpeg"):
         Halve().transform(samples, tmp_path / 'c', codec='gif')
+    with pytest.raises(ValueError, match='quality is 0, it runs from 1 to 100'):
+        Halve().transform(samples, tmp_path / 'c', codec='jpeg', quality=0)
+    with pytest.raises(ValueError, match='bs is 0'):
+        Halve().transform(samples['path'].tolist(), bs=0)
     with pytest.raises(ValueError, match='pass a list of files'):
         Halve().transform(str(tmp_path))
     with pytest.raises(ValueError, match='no images'):

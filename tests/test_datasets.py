@@ -8,6 +8,7 @@ import cv2
 import pandas as pd
 import pytest
 
+from gfa_fastai.inputs.files import cache_folder
 from gfa_fastai.inputs.datasets import (
     ATTACK_NAMES,
     LIVE_NAMES,
@@ -129,6 +130,14 @@ def test_numbers_in_names_are_ordered_by_size(tmp_path):
     tree(tmp_path, *(f'live/anna/clip7_{i}.png' for i in range(1, 13)))
     df = read_folder(tmp_path, video_pattern=r'^(clip\d+)_').sort_values('frame')
     assert [int(Path(p).stem.split('_')[1]) for p in df.path] == list(range(1, 13))
+
+
+def test_a_cache_among_the_data_is_left_out(tmp_path):
+    tree(tmp_path, *(f'{c}/{s}/1.jpg' for c in ('live', 'attack') for s in 'ab'))
+    cache = cache_folder(tmp_path / 'cache')
+    tree(cache, '3c/3cd-face.png')
+    df, said = heard(read_folder, tmp_path)
+    assert len(df) == 4 and not said and df.attrs['left_out'] == ''
 
 
 def test_endings_that_are_not_read_are_counted(tmp_path):

@@ -205,7 +205,8 @@ def test_two_forms_as_they_start_are_equal_to_a_millionth(width):
     torch.manual_seed(0)
     net, x = TransformNet(width, out='tanh'), rand(2, 3, 48, 32)
     with torch.no_grad():
-        assert (fast_form(net)(x) - net(x)).abs().max() < 1e-6
+        off = (fast_form(net)(x) - net(x)).abs()
+    assert off.mean() < 1e-6 and off.max() < 5e-6  # float32, of an output in 0..1
 
 
 def test_two_forms_under_autocast():
@@ -464,6 +465,7 @@ BAD = [
     (dict(size=8), 'size is 8: crops need 16 pixels or more'),
     (dict(width=0), 'width is 0: above 0, up to 8'),
     (dict(weights=(1, math.nan, 0)), 'give three numbers of content, domain, total variation'),
+    (dict(loss_network=dict(depth=3)), "setting of the loss network 'depth' is not known, choose one of weights, arch"),
     (dict(weights=(1, 2)), 'give three numbers of content, domain, total variation'),
 ]
 
@@ -486,6 +488,9 @@ def test_bad_targets_and_images(tmp_path):
         FDA(faces(1)[0], width=0.125).transform(faces(1))
     with pytest.raises(ValueError, match='FDA.fit: no images'):
         FDA(width=0.125).fit([])
+    for bad in (dict(steps=0), dict(bs=0), dict(lr=0.0), dict(lr=math.nan)):
+        with pytest.raises(ValueError, match='all have to be above 0'):
+            FDA(faces(1)[0], width=0.125, size=32).fit(faces(2), progress=False, **bad)
     with pytest.raises(ValueError, match="precision is 'int8'; known are"):
         FDA(faces(1)[0], width=0.125, size=32).fit(faces(2), steps=1, precision='int8', progress=False)
 

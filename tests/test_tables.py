@@ -249,3 +249,13 @@ def test_a_name_of_the_training_is_said(tmp_path):
     notes = evaluate_scores(load_scores(tmp_path / 's.csv'), n=20).notes
     assert any(n.startswith('1 of 7 test subjects have names that people of the training set have') for n in notes)
     assert not any('training set' in n for n in evaluate_scores(table(), n=20).notes)
+
+
+def test_boxes_outside_the_picture_are_plain_numbers(tmp_path):
+    "A corner left of the picture is a negative number, and no formula."
+    box = (-1.48, 11.2, 35.75, 35.75)
+    row = dict(dataset='d', split='test', subject='s', video='v', frame=0, path='p.png', label='live', pai='', box=box)
+    save_samples(validate_samples(pd.DataFrame([dict(row, role='probe')])), tmp_path / 'samples.csv')
+    assert '-1.48 11.2 35.75 35.75' in (tmp_path / 'samples.csv').read_text()
+    assert "'" not in (tmp_path / 'samples.csv').read_text()
+    assert load_samples(tmp_path / 'samples.csv')['box'][0] == box

@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from gfa_fastai.inputs import videos
 from gfa_fastai.inputs.videos import (
     VIDEOS,
     choose_frames,
@@ -217,9 +218,15 @@ def test_hdr_is_said(tmp_path, transfer, said, kind):
 
 def video_header_of(path):
     "The header without a decoder, which may not know such a file."
-    from gfa_fastai.inputs import videos
-
     return videos._read_header(path)
+
+
+def test_hdr_is_said_where_frames_are_taken(tmp_path, monkeypatch):
+    path = video(tmp_path / 'v.mp4', moving(3))
+    monkeypatch.setattr(videos, '_colours_of', lambda data, track: 'HLG')
+    assert 'HDR (HLG)' in video_header(path).remarks()[0]
+    with pytest.warns(UserWarning, match=r'v.mp4: its colours are HDR .HLG. and come out wrong'):
+        assert len(list(clip_frames(path, 2))) == 2
 
 
 # --- what is read, and what is not

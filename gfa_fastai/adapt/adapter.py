@@ -24,17 +24,32 @@ with warnings.catch_warnings():
     warnings.simplefilter('ignore')
     from fastai.torch_core import default_device
 
-from ..inputs.files import bytes_hash, file_hash, file_size, writable_folder, write_bytes
+from ..inputs.files import bytes_hash, cache_folder, file_hash, file_size, write_bytes
 from ..inputs.frames import check_skipped
 from ..inputs.images import as_batch, image_list, read_image, write_png
 from ..samples import validate_samples
 
 # %% auto #0
-__all__ = ['CODECS', 'ADAPT_FORMAT', 'LARGEST', 'write_result', 'read_result', 'read_or_reason', 'result_key', 'run_files',
-           'Adapter', 'adapter_bytes', 'adapter_from_bytes']
+__all__ = ['CODECS', 'ADAPT_FORMAT', 'LARGEST', 'check_saving', 'write_result', 'read_result', 'read_or_reason', 'result_key',
+           'run_files', 'Adapter', 'adapter_bytes', 'adapter_from_bytes']
 
 # %% ../../nbs/engine/adapter.ipynb #48109b9b
 CODECS = dict(png='.png', jpeg='.jpg')
+
+
+def check_saving(
+    who: str,  # asks, for messages
+    codec: str,  # a key of CODECS
+    quality: int,  # of JPEG
+    bs: int,  # images that go through together
+):
+    "ValueError where results cannot be saved like that."
+    if codec not in CODECS:
+        raise ValueError(f'{who}: codec {codec!r} is not known, choose one of {", ".join(CODECS)}')
+    if not 1 <= quality <= 100:
+        raise ValueError(f'{who}: quality is {quality}, it runs from 1 to 100')
+    if bs < 1:
+        raise ValueError(f'{who}: bs is {bs}: one image or more go through together')
 
 
 def write_result(
@@ -205,6 +220,7 @@ def transform(
     progress: bool = True,  # show a bar
 ):  # of a table: the table with new paths; else arrays (H, W, 3) uint8; raises ValueError, OSError
     "Images in the target's domain."
+    check_saving('transform', codec, quality, bs)
     if isinstance(images, pd.DataFrame):
         return _transform_table(self, images, cache, codec, quality, bs, max_bad, progress)
     arrays = [read_image(i) for i in image_list(images, 'transform')]
@@ -219,10 +235,8 @@ def _transform_table(adapter, df, cache, codec, quality, bs, max_bad, progress):
     "A samples table through an adapter."
     if cache is None:
         raise ValueError('transform: a samples table needs cache, the folder for its results')
-    if codec not in CODECS:
-        raise ValueError(f'transform: codec {codec!r} is not known, choose one of {", ".join(CODECS)}')
     attrs = dict(df.attrs)
-    df, cache = validate_samples(df), writable_folder(cache)
+    df, cache = validate_samples(df), cache_folder(cache)
     column = 'frame_path' if 'frame_path' in df else 'path'
     sources = list(dict.fromkeys(df[column]))
     fingerprint, skipped, result, todo = adapter.fingerprint(), {}, {}, []

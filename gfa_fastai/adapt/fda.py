@@ -31,10 +31,13 @@ from ..train.checkpoint import load_checkpoint, save_checkpoint
 from ..train.precision import PRECISIONS, check_precision, precision_callbacks
 
 # %% auto #0
-__all__ = ['FDA_PRESETS', 'ROUND', 'new_loss_network', 'choose_target', 'RandomCrops', 'FitLog', 'Rounds', 'autocast',
-           'from_small', 'FDA', 'mean_grams', 'gram_gap']
+__all__ = ['LOSS_NETWORK', 'FDA_PRESETS', 'ROUND', 'new_loss_network', 'choose_target', 'RandomCrops', 'FitLog', 'Rounds',
+           'autocast', 'from_small', 'FDA', 'mean_grams', 'gram_gap']
 
 # %% ../../nbs/engine/adapt_fda.ipynb #12717c72
+LOSS_NETWORK = ('weights', 'arch', 'width', 'mean', 'std', 'seed')
+
+
 def new_loss_network(
     weights='small',  # 'small', 'imagenet', the path of a file, or None: random
     arch: str = 'vgg16',  # or 'vgg19'
@@ -295,7 +298,10 @@ class FDA(Adapter):
             raise ValueError(f'FDA: weights are {weights}: give three numbers of content, domain, total variation')
         self.preset, self.width, self.size, self.seed = preset, float(width), int(size), int(seed)
         self.weights, self.scale, self.precision = weights, scale, precision
-        self.loss_network, self.info = dict(loss_network or {}), dict(info or {})
+        self.loss_network = {k: str(v) if isinstance(v, Path) else v for k, v in (loss_network or {}).items()}
+        for name in self.loss_network:
+            _check_choice('setting of the loss network', name, LOSS_NETWORK)
+        self.info = dict(info or {})
         self.from_a_file = False
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
@@ -401,6 +407,8 @@ def fit(
 ) -> FDA:  # itself; raises ValueError, FloatingPointError, OSError
     "Train the transform network, Eq. 5."
     check_precision(precision, self.device)
+    if steps < 1 or bs < 1 or not 0 < lr < math.inf:
+        raise ValueError(f'FDA.fit: steps {steps}, bs {bs} and lr {lr}: all have to be above 0')
     images, start = image_list(images, f'{type(self).__name__}.fit'), time.time()
     weights = self.loss_network.get('weights', 'small')
     if self.from_a_file and weights not in ('small', None):

@@ -8,7 +8,7 @@ import cv2
 import json
 from pathlib import Path
 from tqdm import tqdm
-from .adapter import Adapter, CODECS, result_key, run_files
+from .adapter import Adapter, CODECS, check_saving, result_key, run_files
 from ..inputs.files import file_hash, writable_folder, write_json
 from ..inputs.images import IMAGES
 from ..inputs.videos import VIDEOS, clip_frames, frame_rate, save_video
@@ -111,8 +111,7 @@ def transfer_media(
     progress: bool = True,  # show a bar
 ) -> tuple:  # files made (or found made), and a list of (source, why it was skipped); raises ValueError, OSError
     "Transfer images, folders and videos; started again, it goes on where it was."
-    if codec not in CODECS:
-        raise ValueError(f'codec {codec!r} is not known, choose one of {", ".join(CODECS)}')
+    check_saving('transfer_media', codec, quality, bs)
     out, fingerprint, taken = writable_folder(out), adapter.fingerprint(), set()
     images, videos, skipped = find_media(paths, out)
     image_results = _result_names(images, out, CODECS[codec], taken)

@@ -16,8 +16,8 @@ import tempfile
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['PART', 'writable_folder', 'file_size', 'bytes_hash', 'file_hash', 'whole_file', 'write_bytes', 'write_text',
-           'write_json']
+__all__ = ['PART', 'CACHE_TAG', 'writable_folder', 'file_size', 'bytes_hash', 'file_hash', 'whole_file', 'write_bytes',
+           'write_text', 'write_json', 'cache_folder']
 
 # %% ../../nbs/engine/files.ipynb #d9a0e690
 def writable_folder(
@@ -158,3 +158,16 @@ def write_json(
 ):
     "Write JSON, whole or not at all; raises OSError."
     write_text(path, json.dumps(content, **{'indent': 1, **kwargs}) + '\n')
+
+
+CACHE_TAG = 'CACHEDIR.TAG'  # marks a cache, for programs that make backups too (bford.info/cachedir)
+
+
+def cache_folder(
+    path,  # folder; made if need be
+) -> Path:  # the same; raises OSError
+    "A writable folder that is marked as a cache: `read_folder` leaves it out where it lies among the data."
+    path = writable_folder(path)
+    if not (path / CACHE_TAG).exists():
+        write_text(path / CACHE_TAG, 'Signature: 8a477f597d28d172789f06886806bc55\n# A cache of gfa_fastai.\n')
+    return path

@@ -28,7 +28,7 @@ from gfa_fastai.inputs.faces import (
     find_on_small,
     locate_face,
 )
-from .files import bytes_hash, file_hash, writable_folder, write_json
+from .files import bytes_hash, cache_folder, file_hash, write_json
 from .images import MIN_SIDE, read_image, resize_square, turn_image, write_png
 from .videos import choose_frames, is_cut_off, is_video, video_frames, video_header
 from ..samples import as_box, validate_samples
@@ -527,7 +527,7 @@ def extract_frames(
     "Decode, find the face, crop and cache, for every image and video of a table, in parallel."
     choose = dict(every=every, spread=spread, first=first)
     _check_settings(size, margin, border, smooth, workers, choose)
-    df, cache, found = validate_samples(samples), writable_folder(cache), face_finder(detector)
+    df, cache, found = validate_samples(samples), cache_folder(cache), face_finder(detector)
 
     def make(path, args):
         args = dict(args, size=size, margin=margin, detector=found)

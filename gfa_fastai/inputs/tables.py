@@ -45,10 +45,15 @@ def _looks_numeric(column):
     return all(isinstance(v, str) for v in text) and _typed(text) is not text
 
 
+NUMBERS = re.compile(r'-?\d[\d.e-]*( -?\d[\d.e-]*)+')  # several, which no spreadsheet runs
+
+
 def _guarded(cell):
     "Text as it stands in the file; what is no text is left alone, a missing value is empty."
     if not isinstance(cell, str):
         return '' if pd.api.types.is_scalar(cell) and pd.isna(cell) else cell
+    if NUMBERS.fullmatch(cell):  # a box whose corner lies outside the picture
+        return cell
     return f"'{cell}" if cell[:1] and cell[0] in FORMULA else cell
 
 

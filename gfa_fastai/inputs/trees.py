@@ -8,6 +8,7 @@ import os
 import re
 import warnings
 from pathlib import Path
+from .files import CACHE_TAG
 from .videos import VIDEOS
 
 # %% auto #0
@@ -16,7 +17,8 @@ __all__ = ['natural_order', 'walk_files', 'sub_folder', 'find_root', 'match_name
 
 # %% ../../nbs/engine/trees.ipynb #75bba879
 def _is_junk(path):
-    return path.name.startswith('.') or path.name in ('__MACOSX', '@eaDir')
+    hidden = path.name.startswith('.') or path.name in ('__MACOSX', '@eaDir')
+    return hidden or (path / CACHE_TAG).is_file()
 
 
 def natural_order(

@@ -31,9 +31,9 @@ from ..synth.benchmark import DOMAIN_NAMES, SYNTHPAD_VERSION, make_synthpad
 
 # %% auto #0
 __all__ = ['PRESETS', 'run_settings', 'data_sources', 'code_hash', 'has_begun', 'open_run', 'hold_run', 'read_data',
-           'with_splits', 'drawn_people', 'run_samples', 'run_frames', 'list_arms', 'training_rows', 'arm_learner',
-           'train_arm', 'fit_fda', 'transfer_frames', 'run_arm', 'gallery_rows', 'arm_recognition', 'arm_divergence',
-           'take_measures', 'reproduce', 'run_arms', 'train_model']
+           'with_splits', 'drawn_people', 'shared_names', 'run_samples', 'run_frames', 'list_arms', 'training_rows',
+           'arm_learner', 'train_arm', 'fit_fda', 'transfer_frames', 'run_arm', 'gallery_rows', 'arm_recognition',
+           'arm_divergence', 'take_measures', 'reproduce', 'run_arms', 'train_model']
 
 # %% ../../nbs/engine/reproduce.ipynb #e8bd4961
 _BOTH, _FOUR = ['webcam', 'phone'], [*DOMAIN_NAMES]
@@ -374,6 +374,21 @@ def drawn_people(
             )
     return notes
 
+# %% ../../nbs/engine/reproduce.ipynb #e6612af3
+def shared_names(
+    df: pd.DataFrame,  # samples table with splits
+) -> list:  # of sentences
+    "Names that are in the training of one dataset and in the test of another."
+    train, test = (set(df.loc[df['split'] == split, 'subject']) for split in ('train', 'test'))
+    if not (shared := sorted(train & test)):
+        return []
+    shown = ', '.join(shared[:10]) + (', ...' if shared[10:] else '')
+    return [
+        f'{len(shared)} names are in the training of one dataset and in the test of another ({shown}). If they are the '
+        'same people, rates across these datasets are no test: name test people for all, with test_subjects '
+        '(--test-subjects).'
+    ]
+
 # %% ../../nbs/engine/reproduce.ipynb #875c21d2
 def run_samples(
     settings: dict,  # from run_settings
@@ -386,7 +401,7 @@ def run_samples(
         return make_synthpad(out / 'data', settings['preset'], domains=s['domains'], progress=progress), []
     df = read_data(s['roots'], s['dataset'], **s['reader'])
     split = with_splits(df, s['test_subjects'], s['dev_subjects'])
-    return split, [] if s['dev_subjects'] else drawn_people(df, split)
+    return split, ([] if s['dev_subjects'] else drawn_people(df, split)) + shared_names(split)
 
 # %% ../../nbs/engine/reproduce.ipynb #f5fa76d8
 def run_frames(
