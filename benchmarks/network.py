@@ -211,7 +211,7 @@ def optimiser(a):
 
 
 def recompute(a):
-    "The row of the report: a step with and without gradient checkpointing, and what it needs at full width (counted, or measured on a GPU)."
+    "The row of the report: a step with and without gradient checkpointing, and what it needs at full width."
     name = size_of(a)
     size = SIZES[name]
     batches = make_batches(**size, steps=2, device=a.device)

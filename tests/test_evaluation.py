@@ -334,7 +334,8 @@ def test_compare_systems_says_what_differs():
     a = table(1)
     with pytest.raises(
         ValueError,
-        match=r"2 videos have another label or species in the other table, the first is 'd10-2' \(dataset d, subject d010\)",
+        match=r"2 videos have another label or species in the other table, the first is 'd10-2' \(dataset d, "
+        r"subject d010\)",
     ):
         compare_systems(a, a.assign(pai=a.pai.where(a.video != 'd10-2', 'replay')))
     with pytest.raises(ValueError, match='in one table only'):
@@ -437,10 +438,17 @@ def test_with_interval():
 
 def test_the_score_side_does_without_torch(tmp_path):
     save_scores(table(), tmp_path / 'scores.csv')
-    code = (
-        "import sys; from gfa_fastai.evaluation import *; from gfa_fastai.inputs.tables import load_scores; from gfa_fastai.run.webpage import *; s = load_scores(sys.argv[1]); r = evaluate_scores(s); compare_systems(s, s)\n"
-        "page_html('t', report_markdown(r), {'f': report_figure(r, s)}); print([m for m in ('torch', 'fastai') if m in sys.modules])"
-    )
+    code = """
+import sys
+from gfa_fastai.evaluation import *
+from gfa_fastai.inputs.tables import load_scores
+from gfa_fastai.run.webpage import *
+s = load_scores(sys.argv[1])
+r = evaluate_scores(s)
+compare_systems(s, s)
+page_html('t', report_markdown(r), {'f': report_figure(r, s)})
+print([m for m in ('torch', 'fastai') if m in sys.modules])
+"""
     done = subprocess.run(
         [sys.executable, '-c', code, str(tmp_path / 'scores.csv')],
         capture_output=True,

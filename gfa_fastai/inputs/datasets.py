@@ -103,7 +103,7 @@ def _last_is_clip(parsed):
         return bool(same_upper)  # (people are there in both classes)
     raise ValueError(
         f'two folders below live, as in {"/".join(deep[0])}: is {deep[0][-2]!r} a person and {deep[0][-1]!r} '
-        f'a recording (clips=True), or is {deep[0][-1]!r} the person (clips=False)?'
+        f'a recording (clips=True, --clips yes), or is {deep[0][-1]!r} the person (clips=False, --clips no)?'
     )
 
 

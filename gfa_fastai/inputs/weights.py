@@ -258,8 +258,11 @@ def _h5_arrays(group, seen, path=()):
 def _keras_order(file):
     "Names of the layers in the order of the network, where the file says it."
     attributes = file.get('model_weights', file).attrs
-    if 'layer_names' not in attributes or math.prod(attributes.get_id('layer_names').shape) > 10_000:
+    if 'layer_names' not in attributes:
         return []
+    names = attributes.get_id('layer_names')
+    if names.dtype.kind != 'S' or math.prod(names.shape) * names.dtype.itemsize > 2**20:
+        return []  # (Keras writes short texts of one length)
     return [n.decode() if isinstance(n, bytes) else str(n) for n in attributes['layer_names']]
 
 

@@ -151,6 +151,11 @@ def _data_arguments(p, several=False):
         help='of folder: regular expression; its group in a file name is the person (default: the last folder is)',
     )
     p.add_argument(
+        '--clips',
+        choices=('yes', 'no'),
+        help='of folder: whether the last folder is a recording and the person above it (default: by the names)',
+    )
+    p.add_argument(
         '--test-subjects',
         type=_names,
         help='people for testing, as 0012,0014 (default: as the folders say, or drawn by a seed)',
@@ -193,6 +198,8 @@ _READER = ('video_pattern', 'subject_pattern', 'protocol', 'fold', 'allow_missin
 def _data_settings(a):
     "The same arguments for the library: dataset, people, frames, and what is for the readers."
     reader = {k: getattr(a, k) for k in _READER if getattr(a, k)}
+    if a.clips:
+        reader['clips'] = a.clips == 'yes'
     if p := reader.get('protocol'):
         reader['protocol'] = None if p == 'all' else int(p) if p.isdecimal() else p
     known = {k: getattr(a, k) for k in ('test_subjects', 'dev_subjects', 'max_bad', 'spread')}
