@@ -394,7 +394,8 @@ def gfa_evaluate(argv=None):
     p = Parser(
         'gfa_evaluate',
         "Error rates of anybody's scores. "
-        'CSV with the header dataset, split, subject, video, frame, label, pai, score, or four columns (claimed_id real_id label score). A higher score means more live; rates are those of the rows '
+        'CSV with the header dataset, split, subject, video, frame, label, pai, score, '
+        'or four columns (claimed_id real_id label score). A higher score means more live; rates are those of the rows '
         'of split test. A file without a column split is named for it, as scores_dev.txt.',
         [
             'gfa_evaluate scores_dev.csv scores_test.csv --html report.html',

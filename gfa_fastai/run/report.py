@@ -125,7 +125,8 @@ def untrained_warning(
     ended = ', '.join(f'{plain_text(k)} ended at L_anti {v:.3f}' for k, v in idle.items())
     return (
         f'**Not learned: {ended}**, and a network that guesses is at {GUESSING:.3f}. '
-        'Rates of such a network are noise, and say nothing about TPC: train longer, or take the weaker reading of TPC (--pairs halves).'
+        'Rates of such a network are noise, and say nothing about TPC: '
+        'train longer, or take the weaker reading of TPC (--pairs halves).'
     )
 
 # %% ../../nbs/engine/report.ipynb #c6c5d988
@@ -636,7 +637,8 @@ def unnamed_warning(
     return (
         f'**The recognition head of {len(idle)} of {len(named)} trainings has not learned its people**: '
         'L_id ended above nine tenths of a guess, which is the logarithm of their number. '
-        'The rates below are then those of features that were trained for something else. Train longer, or start from a trunk that knows faces (--weights small).'
+        'The rates below are then those of features that were trained for something else. '
+        'Train longer, or start from a trunk that knows faces (--weights small).'
     )
 
 # %% ../../nbs/engine/report.ipynb #0386e43f

@@ -246,7 +246,7 @@ def explain(
     auth: FaceAuthenticator,  # whose decision
     image,  # a picture, see read_image
     layer: str = 'relu5_3',  # one of CAM_LAYERS: later is coarser, and truer to the decision
-) -> tuple:  # map (H, W) of the upright picture, -1 to 1, above 0 for live; the picture; AuthResult. Raises ImportError, ValueError
+) -> tuple:  # map (H, W) of the upright picture, -1 to 1, above 0 for live; the picture; AuthResult; raises ValueError
     "Grad-CAM of the anti-spoofing head for one picture."
     if layer not in CAM_LAYERS:
         raise ValueError(f'explain: layer {layer!r} is not known, choose one of {", ".join(CAM_LAYERS)}')
