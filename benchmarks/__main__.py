@@ -1,14 +1,13 @@
 """How fast it is, and against what: python -m benchmarks [ROW ...]
 
-Every row is a piece of work of this library beside its anchors, the plain or the usual way to do the same: in one run, on the
-same data, in turns. `ms` is the median (lowest to highest round), `times` how many times as fast as the anchor in the same
-round, `goal` the least that is wanted. With one thread on a CPU it is processor time. Absolute times hold for this machine
-alone; compare within a row. Never part of the tests.
+Every row is a piece of work of this library beside its anchors, the plain or the usual way to do the same: in
+one run, on the same data, in turns. `ms` is the median (lowest to highest round), `times` how many times as
+fast as the anchor in the same round, `goal` the least that is wanted. With one thread on a CPU it is processor
+time. Absolute times hold for this machine alone; compare within a row. Never part of the tests.
 
-    python -m benchmarks                       # all rows but those that take long
+python -m benchmarks                       # all rows but those that take long
     python -m benchmarks tpc fda --quick
-    python -m benchmarks --json speed.json
-"""
+    python -m benchmarks --json speed.json"""
 
 import argparse
 import sys
@@ -33,7 +32,10 @@ ROWS = dict(  # name -> (module, function, what)
     fda=(
         'fda',
         'rows',
-        'images through the transform network, in fp32 and bf16, and through the light one, against the common PyTorch network',
+        (
+            'images through the transform network, in fp32 and bf16, and through the light one, against the common'
+            ' PyTorch network'
+        ),
     ),
     where=('fda', 'where', 'where the time of the transform network goes, and what bounds it'),
     fit=('fda', 'fit', 'a training step of FDA and of LightFDA'),

@@ -1,8 +1,9 @@
 """How fast a face is authenticated: python benchmarks/authenticate.py [--full]
 
-Start-up (imports beyond PyTorch, loading a model), the latency of `verify` for one photograph of 640x480 pixels, split into
-detector, network and the rest, and pictures a second through the network in batches; for the shipped small model and, with
---full, for a network of the paper's size with random weights. One thread unless OMP_NUM_THREADS says otherwise."""
+Start-up (imports beyond PyTorch, loading a model), the latency of `verify` for one photograph of 640x480
+pixels, split into detector, network and the rest, and pictures a second through the network in batches; for the
+shipped small model and, with --full, for a network of the paper's size with random weights. One thread unless
+OMP_NUM_THREADS says otherwise."""
 
 import argparse
 import os
@@ -12,7 +13,11 @@ import time
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 
-START = 'import time; t = time.perf_counter(); import torch; u = time.perf_counter(); from gfa_fastai.use.authenticate import FaceAuthenticator; v = time.perf_counter(); FaceAuthenticator.load("small", device="cpu"); print(u-t, v-u, time.perf_counter()-v)'
+START = (
+    'import time; t = time.perf_counter(); import torch; u = time.perf_counter(); from gfa_fastai.use.authenticate'
+    ' import FaceAuthenticator; v = time.perf_counter(); FaceAuthenticator.load("small", device="cpu"); print(u-t, v-u,'
+    ' time.perf_counter()-v)'
+)
 
 
 def timed(f, least=2.0):
@@ -53,7 +58,8 @@ def measure(name, auth, image, batches=(1, 8, 32)):
     x = {n: rng.integers(0, 256, (n, auth.size, auth.size, 3), dtype=np.uint8) for n in batches}
     net = {n: timed(lambda: both_answers(auth.model, x[n], x[n])) for n in batches}
     print(
-        f'{name}: verify {1000 * whole:.0f} ms (detector {1000 * faces:.0f}, network {1000 * net[1]:.1f}, the rest {1000 * (whole - faces - net[1]):.0f}); '
+        f'{name}: verify {1000 * whole:.0f} ms (detector {1000 * faces:.0f}, network {1000 * net[1]:.1f}, the rest'
+        f' {1000 * (whole - faces - net[1]):.0f}); '
         + ', '.join(f'{n / t:.0f} pictures/s in batches of {n}' for n, t in net.items())
     )
 

@@ -15,7 +15,8 @@ from gfa_fastai.metrics import auc, eer
 
 
 def table(subjects, videos, frames, seed=0):
-    "Scores with people, videos and frames of their own luck: a third of the people in dev, a third of the videos live, four species."
+    """Scores with people, videos and frames of their own luck: a third of the people in dev, a third of the videos
+    live, four species."""
     rng, n = np.random.default_rng(seed), subjects * videos * frames
     who, video = np.repeat(np.arange(subjects), videos * frames), np.repeat(np.arange(subjects * videos), frames)
     live = video % videos < videos // 3

@@ -135,7 +135,7 @@ def rows(a):
     wait = torch.cuda.synchronize if a.device == 'cuda' else lambda: None
     for h, w in ((96, 128),) if a.quick else ((256, 256), (480, 720)):
         x = smooth(h, w, a.device)
-        seen = turns({k: (lambda f=f: f(x)) for k, f in forms.items()}, a.rounds, clock(a.device, a.threads), wait)
+        seen = turns({k: lambda f=f: f(x) for k, f in forms.items()}, a.rounds, clock(a.device, a.threads), wait)
         usual, half = 'common network', 'common network, bf16'
         goals = {
             'TransformNet': {usual: 1.5},

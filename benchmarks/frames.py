@@ -1,8 +1,10 @@
-"""Row `frames`: how fast extract_frames goes through a folder of videos, on one thread and on more, and what memory it takes.
+"""Row `frames`: how fast extract_frames goes through a folder of videos, on one thread and on more, and what
+memory it takes.
 
-The videos are generated: a drawn face that moves, over a textured background. Each number of threads gets a process and a cache of
-its own, and the videos in three portions, a tenth, a third and the rest: the peak of memory after each says whether it grows with
-their number. The anchor is OpenCV alone, one thread that decodes every frame. By the time of day, which minds who else is at work."""
+The videos are generated: a drawn face that moves, over a textured background. Each number of threads gets a
+process and a cache of its own, and the videos in three portions, a tenth, a third and the rest: the peak of
+memory after each says whether it grows with their number. The anchor is OpenCV alone, one thread that decodes
+every frame. By the time of day, which minds who else is at work."""
 
 import json
 import os
@@ -87,11 +89,16 @@ cv2.setNumThreads(1)
 t = pd.read_csv(table)
 start, n = time.process_time(), sum(1 for p in t.path[:10] for _ in video_frames(p))
 decode = (time.process_time()-start)/n
-cuts, base, start, cpu, n, peaks = [0, len(t)//10, len(t)//3, len(t)], peak(), time.perf_counter(), time.process_time(), 0, []
+cuts = [0, len(t)//10, len(t)//3, len(t)]
+base, n, peaks = peak(), 0, []
+start, cpu = time.perf_counter(), time.process_time()
+settings = dict(workers=workers, every=every, progress=False)
 for a,b in zip(cuts, cuts[1:]):
-    n += len(extract_frames(t.iloc[a:b], cache, workers=workers, every=every, progress=False)); peaks.append(round(peak()-base))
+    n += len(extract_frames(t.iloc[a:b], cache, **settings))
+    peaks.append(round(peak()-base))
 took, used = time.perf_counter()-start, time.process_time()-cpu
-start = time.perf_counter(); extract_frames(t, cache, workers=workers, every=every, progress=False)
+start = time.perf_counter()
+extract_frames(t, cache, **settings)
 print(json.dumps(dict(frames=n, took=took, used=used, peaks=peaks, again=time.perf_counter()-start, decode=decode)))
 """
 
@@ -120,7 +127,10 @@ def rows(a, every=(1, 5)):
                 if first is None and e == 1:
                     lines.append(line('frames', case, 'OpenCV, decoding all', [r['decode']]))
                 first = first or r
-                note = f'{r["used"] / per * 1e3:.1f} ms of processor; peak after 1/10, 1/3, all: +{", +".join(map(str, r["peaks"]))} MB; again {r["again"]:.1f} s'
+                note = (
+                    f'{r["used"] / per * 1e3:.1f} ms of processor; peak after 1/10, 1/3, all:'
+                    f' +{", +".join(map(str, r["peaks"]))} MB; again {r["again"]:.1f} s'
+                )
                 lines.append(
                     line(
                         'frames',

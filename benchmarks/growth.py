@@ -1,10 +1,10 @@
-"""Row `growth`: how cost grows with the number of images, people, the batch and the size of images, and what memory does;
-and with the number of processes (threads: row `frames`).
+"""Row `growth`: how cost grows with the number of images, people, the batch and the size of images, and what
+memory does; and with the number of processes (threads: row `frames`).
 
-Every case is a process of its own, so that its peak of memory is its own: milliseconds of processor time for an image,
-and in the note the growth of the peak over what imports took. Of several processes it is the time of day, the start of the processes
-with it. Nothing should be worse than linear in
-the number of images, and memory should not grow with it."""
+Every case is a process of its own, so that its peak of memory is its own: milliseconds of processor time for an
+image, and in the note the growth of the peak over what imports took. Of several processes it is the time of
+day, the start of the processes with it. Nothing should be worse than linear in the number of images, and memory
+should not grow with it."""
 
 import os
 
@@ -31,7 +31,9 @@ from gfa_fastai.inputs.weights import vgg16_trunk
 from PIL import Image
 with tempfile.TemporaryDirectory() as tmp:
     rng, files = np.random.default_rng(0), []
-    for i in range(n): files.append(f'{tmp}/{i}.png'); Image.fromarray(rng.integers(0, 256, (48, 48, 3), dtype=np.uint8)).save(files[-1])
+    for i in range(n):
+        files.append(f'{tmp}/{i}.png')
+        Image.fromarray(rng.integers(0, 256, (48, 48, 3), dtype=np.uint8)).save(files[-1])
     net = vgg16_trunk(.125)
     channel_stats(net, picture_batches(files[:32], bs=32))
     report(lambda: channel_stats(net, picture_batches(files, bs=32)), n)
@@ -45,8 +47,11 @@ from gfa_fastai.adapt.fda import FDA
 from PIL import Image
 with tempfile.TemporaryDirectory() as tmp:
     rng, todo = np.random.default_rng(0), []
-    for i in range(n): Image.fromarray(rng.integers(0, 256, (48, 48, 3), dtype=np.uint8)).save(f'{tmp}/{i}.png'); todo.append((f'{tmp}/{i}.png', Path(f'{tmp}/out{i}.png'), str(i)))
-    fda = FDA(width=.25, size=48); fda.info['steps'] = 0
+    for i in range(n):
+        Image.fromarray(rng.integers(0, 256, (48, 48, 3), dtype=np.uint8)).save(f'{tmp}/{i}.png')
+        todo.append((f'{tmp}/{i}.png', Path(f'{tmp}/out{i}.png'), str(i)))
+    fda = FDA(width=.25, size=48)
+    fda.info['steps'] = 0
     fda.run([np.zeros((48, 48, 3), np.uint8)]*8)
     report(lambda: run_files(fda, todo), n)
 """
@@ -54,13 +59,22 @@ with tempfile.TemporaryDirectory() as tmp:
 SUBJECTS = (
     HEAD
     + """
-from gfa_fastai.metrics import bootstrap_subjects
 rng = np.random.default_rng(0)
-who = np.repeat(np.arange(n), 20); live = np.tile(np.arange(20) < 7, n)
 import pandas as pd
 from gfa_fastai.evaluation import evaluate_scores
-df = pd.DataFrame(dict(dataset='d', split=np.where(who < n//3, 'dev', 'test'), subject=who.astype(str), video=[f'{w}-{i}' for w,i in zip(who, np.tile(np.arange(20), n))], frame=0,
-    label=np.where(live, 'live', 'attack'), pai=np.where(live, '', 'print'), score=1/(1+np.exp(-(rng.normal(size=len(who)) + 2*live - 1)))))
+who = np.repeat(np.arange(n), 20)
+live = np.tile(np.arange(20) < 7, n)
+logit = rng.normal(size=len(who)) + 2*live - 1
+df = pd.DataFrame(dict(
+    dataset='d',
+    split=np.where(who < n//3, 'dev', 'test'),
+    subject=who.astype(str),
+    video=[f'{w}-{i}' for w, i in zip(who, np.tile(np.arange(20), n))],
+    frame=0,
+    label=np.where(live, 'live', 'attack'),
+    pai=np.where(live, '', 'print'),
+    score=1/(1+np.exp(-logit)),
+))
 report(lambda: evaluate_scores(df), len(df))
 """
 )

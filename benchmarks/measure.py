@@ -12,7 +12,8 @@ COLUMNS = ['row', 'case', 'what', 'ms', 'low', 'high', 'anchor', 'times', 'goal'
 
 
 def clock(device='cpu', threads=1):
-    "Processor time where one thread of a CPU works (others at work on the machine disturb it less), else the time of day."
+    """Processor time where one thread of a CPU works (others at work on the machine disturb it less), else the time of
+    day."""
     return time.process_time if str(device) == 'cpu' and threads == 1 else time.perf_counter
 
 
@@ -31,8 +32,9 @@ def turns(forms, rounds, now=time.process_time, wait=lambda: None):
 
 
 def line(row, case, what, seconds, anchor=None, anchor_seconds=None, goal=None, note='', per=1):
-    """A line of the report: milliseconds (median, lowest and highest round), over `per` pieces of work. `times`: how many times as fast as
-    the anchor, the median over rounds of the ratio in the same round. `goal`: the least that `times` should be."""
+    """A line of the report: milliseconds (median, lowest and highest round), over `per` pieces of work. `times`:
+    how many times as fast as the anchor, the median over rounds of the ratio in the same round. `goal`: the
+    least that `times` should be."""
     ms = [1e3 * s / per for s in seconds]
     out = dict(
         row=row,

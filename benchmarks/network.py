@@ -1,8 +1,10 @@
-"""Rows `trunk`, `step`, `data`, `optimiser`, `recompute` and `divergence`: the two-headed network, and what is around its step.
+"""Rows `trunk`, `step`, `data`, `optimiser`, `recompute` and `divergence`: the two-headed network, and what is
+around its step.
 
-Networks: with --quick a slim one at 48 pixels, on a CPU that of the quick reproduction (a quarter of the width, 64 pixels), on a
-GPU the paper's (width 1, 224 pixels). Batches of 32 pairs of frame and face. `step`: same network, same batches, same loss, same
-optimiser, by a loop as one writes it by hand, with the loss read off each step; goal: the learner takes 1.05 of it at most."""
+Networks: with --quick a slim one at 48 pixels, on a CPU that of the quick reproduction (a quarter of the width,
+64 pixels), on a GPU the paper's (width 1, 224 pixels). Batches of 32 pairs of frame and face. `step`: same
+network, same batches, same loss, same optimiser, by a loop as one writes it by hand, with the loss read off
+each step; goal: the learner takes 1.05 of it at most."""
 
 import statistics
 import tempfile
@@ -379,7 +381,8 @@ def one_step(batch, device, size, tpc=False, one=False, fused=False, last=False,
 
 
 def ladder(a):
-    "The row of the report: from a first draft to the learner's step, one change at a time; `times` the draft, and where the time goes at both ends."
+    """The row of the report: from a first draft to the learner's step, one change at a time; `times` the draft, and
+    where the time goes at both ends."""
     name = size_of(a)
     size = SIZES[name]
     batch, on = make_batches(**size, steps=1, device=a.device)[0], {}

@@ -1,4 +1,5 @@
-"""Rows `startup`, `authenticate` and `reproduce`: processes of their own, `startup` by their processor time, the others by the time of day."""
+"""Rows `startup`, `authenticate` and `reproduce`: processes of their own, `startup` by their processor time, the
+others by the time of day."""
 
 import os
 import subprocess

@@ -208,7 +208,7 @@ def threshold_rows(
     if threshold_from not in CONVENTIONS:
         raise ValueError(
             f'threshold_from={threshold_from!r} is not known, '
-            "choose 'dev', 'source', 'test' or a number"
+            'choose \'dev\', \'source\', \'test\' or a number'
         )
     if threshold_from == 'source':
         if source is None:
@@ -383,8 +383,9 @@ def _grouped(tables, species):
 def _notes(test, counts, how, chosen_on, species):
     "Sentences that must stand beside the numbers."
     special = dict(
-        logodds='Scores of videos are the mean log odds of their frames, '
-        'as a probability.',
+        logodds=(
+            'Scores of videos are the mean log odds of their frames, as a probability.'
+        ),
         frame='The unit is the frame, not the video: long videos count more.',
     )
     notes = [special.get(how, f'Scores of videos are the {how} of their frames.')]

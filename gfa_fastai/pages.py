@@ -59,12 +59,14 @@ def explore(
     draw,  # function that draws one figure from its keyword arguments
     **controls,  # name=(start, low, high): a slider; name=True or False: a switch; name=[first, ...]: a choice
 ):  # what `draw` returns, or None where there are widgets
-    "Draw with widgets where a reader can move them, and once with the start values everywhere else; ValueError for what is no control."
+    """Draw with widgets where a reader can move them, and once with the start values everywhere else; ValueError for
+    what is no control."""
     for name, v in controls.items():
         number = isinstance(v, tuple) and len(v) == 3 and v[1] <= v[0] <= v[2] and v[1] < v[2]
         if not (number or isinstance(v, bool) or isinstance(v, list) and v):
             raise ValueError(
-                f'explore: {name}={v!r} is no control. Give (start, low, high), True or False, or a list to choose from.'
+                f'explore: {name}={v!r} is no control. Give (start, low, high), True or False, or a list to choose'
+                ' from.'
             )
     if not _alive():
         return draw(**{k: v if isinstance(v, bool) else v[0] for k, v in controls.items()})
@@ -82,6 +84,6 @@ def results_file(
     if new or path.is_file():
         return path
     raise FileNotFoundError(
-        f'{path.name} is not among the results of the installed gfa_fastai. '
-        'Run the cells of this page that are flagged slow, or install the version of the library that the page belongs to.'
+        f'{path.name} is not among the results of the installed gfa_fastai. Run the cells of this page that are flagged'
+        ' slow, or install the version of the library that the page belongs to.'
     )

@@ -1,9 +1,10 @@
-"""Write README.md from nbs/index.ipynb: python scripts/readme.py (--check writes nothing and fails where they differ)
+"""Write README.md from nbs/index.ipynb: python scripts/readme.py (--check writes nothing and fails where they
+differ)
 
-The rule: markdown cells as they are, with relative links turned from `nbs/` to the top level; code cells as ```python
-fences without their `#|` lines, with the text of their stored outputs after them, indented by four. A cell with
-`#| hide` leaves nothing, one with `#| echo: false` its outputs only; an output that is markdown stays markdown; pictures
-among the outputs are left out."""
+The rule: markdown cells as they are, with relative links turned from `nbs/` to the top level; code cells as
+```python fences without their `#|` lines, with the text of their stored outputs after them, indented by four. A
+cell with `#| hide` leaves nothing, one with `#| echo: false` its outputs only; an output that is markdown stays
+markdown; pictures among the outputs are left out."""
 
 import argparse, json, posixpath, re, sys
 from pathlib import Path

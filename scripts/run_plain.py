@@ -1,7 +1,8 @@
-"""Run notebooks in plain IPython, without nbdev, writing nothing: python scripts/run_plain.py [--alone] nbs/03_metrics.ipynb ...
+"""Run notebooks in plain IPython, without nbdev, writing nothing: python scripts/run_plain.py [--alone]
+nbs/03_metrics.ipynb ...
 
-With --alone each notebook is copied into an empty folder and runs there, on the installed package, as on a bare Colab:
-no file beside it, no checkout on the path.
+With --alone each notebook is copied into an empty folder and runs there, on the installed package, as on a bare
+Colab: no file beside it, no checkout on the path.
 
 Skipped, as nbdev_test skips them: cells flagged slow, cuda, data or notest, and `#| eval: false`."""
 
@@ -18,7 +19,8 @@ def skipped(source: str) -> bool:
 
 
 def run(path: Path):
-    "Run the notebook at `path` in its own folder, on the package of this checkout where it lies in it; leave with the first error."
+    """Run the notebook at `path` in its own folder, on the package of this checkout where it lies in it; leave with the
+    first error."""
     from IPython.core.interactiveshell import InteractiveShell
 
     checkout, scripts = Path(__file__).resolve().parents[1], Path(__file__).resolve().parent

@@ -1,4 +1,5 @@
-"""What the tests of the house and of the book share: pages, modules, and one report for a rule that many files must keep."""
+"""What the tests of the house and of the book share: pages, modules, and one report for a rule that many files
+must keep."""
 
 import ast
 import configparser

@@ -75,7 +75,8 @@ META = dict(
 
 @pytest.fixture
 def auth(monkeypatch, tmp_path):
-    "An authenticator whose network is a rule: a red corner of the frame is an attack, and the embedding is the colour profile of the face."
+    """An authenticator whose network is a rule: a red corner of the frame is an attack, and the embedding is the colour
+    profile of the face."""
 
     def rule(model, frames, faces):
         live = 1 - (frames[:, :4, :4, 0].mean((1, 2)) > 200) * 0.9
@@ -626,7 +627,10 @@ def unit(seed, dim=16):
 def worker(path, who, n, pause=0):
     code = f"""import sys, numpy as np, time
 from gfa_fastai.use.gallery import Gallery
-for i in range({n}): Gallery(sys.argv[1], 'm', 16).add(f'{who}{{i}}', np.full(16, .25)); print(i, flush=True); time.sleep({pause})"""
+for i in range({n}):
+    Gallery(sys.argv[1], 'm', 16).add(f'{who}{{i}}', np.full(16, .25))
+    print(i, flush=True)
+    time.sleep({pause})"""
     return subprocess.Popen(
         [sys.executable, '-c', code, str(path)],
         env={**os.environ, 'PYTHONPATH': str(ROOT)},
@@ -964,7 +968,11 @@ def test_an_adapter_that_claims_to_be_huge(tmp_path):
 
 def test_start_brings_no_fastai():
     "The shipped model is up within two seconds beyond PyTorch because nothing that trains is imported."
-    code = "import sys\nfrom gfa_fastai.use.authenticate import FaceAuthenticator\nFaceAuthenticator.load('small', device='cpu')\nprint(*sorted({'fastai', 'sklearn', 'scipy', 'matplotlib', 'torchvision', 'accelerate'} & set(sys.modules)))"
+    code = (
+        "import sys\nfrom gfa_fastai.use.authenticate import FaceAuthenticator\nFaceAuthenticator.load('small',"
+        " device='cpu')\nprint(*sorted({'fastai', 'sklearn', 'scipy', 'matplotlib', 'torchvision', 'accelerate'} &"
+        " set(sys.modules)))"
+    )
     done = subprocess.run(
         [sys.executable, '-c', code], env={**os.environ, 'PYTHONPATH': str(ROOT)}, capture_output=True, text=True
     )

@@ -1,4 +1,5 @@
-"""What holds for the pages as a book, checked without Quarto: order, links, anchors, pictures, badges, references, anatomy.
+"""What holds for the pages as a book, checked without Quarto: order, links, anchors, pictures, badges, references,
+anatomy.
 
 One test a rule; it names every page that breaks it."""
 

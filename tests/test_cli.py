@@ -164,7 +164,8 @@ def test_arms_differ_in_tpc_only(whole):
 
 
 def test_fda_is_of_training_people_of_the_source(whole):
-    "Targets and what FDA was fitted on; frames of all test sets are transferred, faces are not, and nothing is scored twice."
+    """Targets and what FDA was fitted on; frames of all test sets are transferred, faces are not, and nothing is scored
+    twice."""
     from gfa_fastai.adapt.fda import FDA
 
     out, _ = whole
@@ -564,7 +565,8 @@ def test_two_folders(folder, tmp_path, capsys):
 
 
 def test_a_published_dataset_and_a_folder(msu, folder, tmp_path, capsys):
-    "As the paper crosses two datasets; what one reader alone takes goes to that one, and named people are looked for where they are."
+    """As the paper crosses two datasets; what one reader alone takes goes to that one, and named people are looked for
+    where they are."""
     args = [
         *PLAIN,
         '--data',
@@ -820,7 +822,10 @@ def test_evaluate_anybodys_scores(tmp_path):
                 rows.drop(columns=['split', 'dataset']).to_csv(path, index=False)
             else:
                 save_four_column(rows, path)
-        code = 'import sys; from gfa_fastai.run.cli import gfa_evaluate; s = gfa_evaluate(sys.argv[1:]); sys.exit(s or 3*bool({"torch", "fastai"} & set(sys.modules)))'
+        code = (
+            'import sys; from gfa_fastai.run.cli import gfa_evaluate; s = gfa_evaluate(sys.argv[1:]); sys.exit(s or'
+            ' 3*bool({"torch", "fastai"} & set(sys.modules)))'
+        )
         args = [
             tmp_path / f'scores_dev.{ext}',
             tmp_path / f'scores_test.{ext}',

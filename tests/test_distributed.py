@@ -118,9 +118,9 @@ def launch(script, *args, processes=1, command=()):
     run = (
         [*command]
         if command
-        else ['-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', str(processes)]
-        if processes > 1
-        else []
+        else (
+            ['-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', str(processes)] if processes > 1 else []
+        )
     )
     return subprocess.run([sys.executable, *run, str(script), *map(str, args)], env=env, capture_output=True, text=True)
 
@@ -249,7 +249,7 @@ def test_without_accelerate():
     "The module imports; several processes without the package are an error that says what to install."
     code = (
         "import sys; sys.modules['accelerate'] = None\n"
-        'from gfa_fastai.train.distributed import start_processes\nassert not start_processes()\n'
+        "from gfa_fastai.train.distributed import start_processes\nassert not start_processes()\n"
         "import os; os.environ.update(WORLD_SIZE='2', RANK='0')\nstart_processes()"
     )
     done = python(code)

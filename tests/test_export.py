@@ -164,7 +164,8 @@ def test_growing_is_opencvs_to_the_byte(shape):
     ],
 )
 def test_onnx_takes_any_size(onnx_file, frame, face, near):
-    "Noise, and random weights: the hardest for the resizing in the graph. A side that shrinks by no whole number leaves some bytes one off (test_resize_is_opencvs)."
+    """Noise, and random weights: the hardest for the resizing in the graph. A side that shrinks by no whole number
+    leaves some bytes one off (test_resize_is_opencvs)."""
     auth, path = onnx_file
     rng = np.random.default_rng(1)
     x, y = (rng.integers(0, 256, (2, *s, 3), dtype=np.uint8) for s in (frame, face))

@@ -9,42 +9,59 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PAPER = ROOT / 'nbs' / 'paper'
 RESULTS = ROOT / 'gfa_fastai' / 'results'
-SAMPLES = "from gfa_fastai.run.reproduce import read_data, with_splits\ndef samples(): return with_splits(read_data(['hall', 'door']))\n"
+SAMPLES = (
+    "from gfa_fastai.run.reproduce import read_data, with_splits\ndef samples(): return with_splits(read_data(['hall',"
+    " 'door']))\n"
+)
 OTHER = {  # page: (what its cell becomes, files that it makes)
     'table_4_cross': (
         SAMPLES + "DATA, VERSION, FILE, SIZE, STEPS = 'two doors', '1', Path('my_table_4.csv'), 48, 2\nSEEDS = 2",
         ['my_table_4.csv'],
     ),
     'table_2_3_intra': (
-        "from gfa_fastai.run.reproduce import read_data, with_splits\ndef protocol(number): return extract_frames(with_splits(read_data('hall')), WORK/'cache', size=SIZE, progress=False)\n"
-        "DATA, VERSION, FILE, SIZE, STEPS = 'a hall', '1', Path('my_table_3.csv'), 48, 2\nSEEDS = 2\nPROTOCOLS, HOME, TABLE_4 = {1: 'one', 2: 'two'}, 'two doors', Path('my_table_4.csv')",
+        (
+            "from gfa_fastai.run.reproduce import read_data, with_splits\ndef protocol(number): return"
+            " extract_frames(with_splits(read_data('hall')), WORK/'cache', size=SIZE, progress=False)\nDATA, VERSION,"
+            " FILE, SIZE, STEPS = 'a hall', '1', Path('my_table_3.csv'), 48, 2\nSEEDS = 2\nPROTOCOLS, HOME, TABLE_4 ="
+            " {1: 'one', 2: 'two'}, 'two doors', Path('my_table_4.csv')"
+        ),
         ['my_table_3.csv'],
     ),
     'section_4_5_multitask': (
         SAMPLES
-        + "DATA, VERSION, CURVES, TABLE = 'two doors', '1', Path('my_curves.csv'), Path('my_table.csv')\nTRAINS, SEEDS, SIZE, STEPS = ['hall'], 2, 48, 24",
+        + "DATA, VERSION, CURVES, TABLE = 'two doors', '1', Path('my_curves.csv'), Path('my_table.csv')\nTRAINS, SEEDS,"
+        " SIZE, STEPS = ['hall'], 2, 48, 24",
         ['my_curves.csv', 'my_table.csv'],
     ),
     'figure_3': (
         SAMPLES
-        + "DATA, VERSION, POINTS, NUMBERS, MODELS = 'two doors', '1', Path('my_points.csv'), Path('my_numbers.json'), WORK/'mine'\nTRAIN, SIZE, EPOCHS = 'hall', 48, 1",
+        + "DATA, VERSION, POINTS, NUMBERS, MODELS = 'two doors', '1', Path('my_points.csv'), Path('my_numbers.json'),"
+        " WORK/'mine'\nTRAIN, SIZE, EPOCHS = 'hall', 48, 1",
         ['my_points.csv'],
     ),
     'figure_5': (
-        "from gfa_fastai.inputs.frames import extract_frames\nfrom gfa_fastai.run.reproduce import read_data, with_splits\n"
-        "def samples(folder):\n    frames = extract_frames(with_splits(read_data(['hall', 'door'])), folder, size=48, spread=2, progress=False)\n    return frames.assign(path=frames.frame_path)\n"
-        "NAMES, STEPS, DATA, VERSION, ROWS, MADE = ('hall', 'door'), 2, 'two doors', '1', Path('my_figure_5.csv'), Path('my_figure_5.json')",
+        (
+            "from gfa_fastai.inputs.frames import extract_frames\nfrom gfa_fastai.run.reproduce import read_data,"
+            " with_splits\ndef samples(folder):\n    frames = extract_frames(with_splits(read_data(['hall', 'door'])),"
+            " folder, size=48, spread=2, progress=False)\n    return frames.assign(path=frames.frame_path)\nNAMES,"
+            " STEPS, DATA, VERSION, ROWS, MADE = ('hall', 'door'), 2, 'two doors', '1', Path('my_figure_5.csv'),"
+            " Path('my_figure_5.json')"
+        ),
         ['my_figure_5.csv'],
     ),
     'figure_8': (
-        SAMPLES
-        + "DATA, VERSION, CURVES, TABLE, MODELS = 'two doors', '1', Path('my_roc.csv'), Path('my_table.csv'), WORK/'mine'\nTRAIN, EPOCHS, SIZE, NETWORK, SEEDS = 'hall', 1, 48, {}, 2",
+        SAMPLES + "DATA, VERSION, CURVES, TABLE, MODELS = 'two doors', '1', Path('my_roc.csv'), Path('my_table.csv'),"
+        " WORK/'mine'\nTRAIN, EPOCHS, SIZE, NETWORK, SEEDS = 'hall', 1, 48, {}, 2",
         ['my_roc.csv', 'my_table.csv'],
     ),
     'table_1_ablation': (
-        "from gfa_fastai.run.reproduce import read_data, with_splits\nROOTS = ['hall', 'door']\nSOURCE, RUN, PULL = dict(data=ROOTS, preset='tiny', training=dict(steps=2, seeds=2)), WORK/'mine', (240, 512)\n"
-        "def samples(): return with_splits(read_data(ROOTS))\nDATA, VERSION, PREFIX, TRAIN, SIZE, STEPS, SEEDS_MORE = 'two doors', '1', 'my_table_1', 'hall', 48, 2, 1\n"
-        "SCORES, TERMS, OTHERS, CONTROLS, FLIPS = (Path(f'{PREFIX}_{n}.csv') for n in ('scores', 'terms', 'classical', 'controls', 'flips'))",
+        (
+            "from gfa_fastai.run.reproduce import read_data, with_splits\nROOTS = ['hall', 'door']\nSOURCE, RUN, PULL ="
+            " dict(data=ROOTS, preset='tiny', training=dict(steps=2, seeds=2)), WORK/'mine', (240, 512)\ndef samples():"
+            " return with_splits(read_data(ROOTS))\nDATA, VERSION, PREFIX, TRAIN, SIZE, STEPS, SEEDS_MORE = 'two"
+            " doors', '1', 'my_table_1', 'hall', 48, 2, 1\nSCORES, TERMS, OTHERS, CONTROLS, FLIPS ="
+            " (Path(f'{PREFIX}_{n}.csv') for n in ('scores', 'terms', 'classical', 'controls', 'flips'))"
+        ),
         [f'my_table_1_{n}.csv' for n in ('scores', 'terms', 'classical', 'controls', 'flips')],
     ),
 }
@@ -57,7 +74,9 @@ os.environ['IN_TEST'] = '1'
 nb = read_nb(sys.argv[1]); cell = Path(sys.argv[2]).read_text(encoding='utf-8')
 def left_out(c):
     if c.source.startswith('# The data of this page'): c.source = cell
-    return c.cell_type != 'code' or 'TemporaryDirectory() as d:\\n    small' in c.source or c.source.startswith(('#| data', '#| cuda'))      # the tiny twin is tried by nbdev_test
+    if c.cell_type != 'code' or c.source.startswith(('#| data', '#| cuda')):
+        return True
+    return 'TemporaryDirectory() as d:\\n    small' in c.source  # the tiny twin is tried by nbdev_test
 shell = CaptureShell(mpl_format='png')
 try: shell.run_all(nb, exc_stop=True, preproc=left_out)
 except Exception: sys.exit(shell.prettytb(fname=sys.argv[1]))
@@ -82,7 +101,8 @@ def folders(tmp_path_factory):
 
 
 def test_every_page_that_can_has_the_cell():
-    "Those that measure, but for the ones that need the switches of SynthPAD, and two that have a cell of their own for it."
+    """Those that measure, but for the ones that need the switches of SynthPAD, and two that have a cell of their own
+    for it."""
     have = {
         p.stem
         for p in PAPER.glob('*.ipynb')

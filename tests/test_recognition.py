@@ -340,9 +340,11 @@ def test_the_pairs_of_lfw_go_straight_in(tmp_path):
 def test_gallery_against_loops(photos):
     (s,) = gallery_scores(colours, photos, metric='l2')
     e = {
-        r.path: colours(torch.from_numpy(cv2.imread(r.path)[..., ::-1].copy()).permute(2, 0, 1)[None].float() / 255)[
-            0
-        ].numpy()
+        r.path: (
+            colours(torch.from_numpy(cv2.imread(r.path)[..., ::-1].copy()).permute(2, 0, 1)[None].float() / 255)[
+                0
+            ].numpy()
+        )
         for r in photos.itertuples()
     }
     gallery = photos[photos.role == 'gallery']

@@ -32,7 +32,7 @@ def table(people=6, attacks=('print', 'replay', 'mask'), frames=2, names=None):
             frame=f,
             path=f'{s}-{k}-{f}.png',
         )
-        for s in (names or [f'{i:04d}' for i in range(people)])
+        for s in names or [f'{i:04d}' for i in range(people)]
         for k in ('', *attacks)
         for f in range(frames)
     ]

@@ -1,4 +1,5 @@
-"Scoring a folder: a killed job goes on, other pictures are not mixed in, bad files are counted; and gfa_train in two processes."
+"""Scoring a folder: a killed job goes on, other pictures are not mixed in, bad files are counted; and gfa_train in
+two processes."""
 
 import os, subprocess, sys
 from pathlib import Path
@@ -104,7 +105,8 @@ def test_command(photos, model, tmp_path, capsys):
 
 
 def test_an_arm_leaves_nothing_in_memory(tmp_path):
-    "A Learner refers to itself: without a collection the weights and Adam's means of all arms would lie on a GPU together."
+    """A Learner refers to itself: without a collection the weights and Adam's means of all arms would lie on a GPU
+    together."""
     import gc
     from gfa_fastai.learner import GFALearner
     from pictures import picture_table

@@ -852,8 +852,8 @@ def _box_line(line, format, number):
     frame, *box = values[:5]
     if frame < 0 or frame != int(frame):
         raise ValueError(f'{frame} is no number of a frame')
-    return int(frame), tuple(box) if format == 'replay' else _from_eyes(*box) if format == 'oulu' else _from_corners(
-        *box
+    return int(frame), (
+        tuple(box) if format == 'replay' else _from_eyes(*box) if format == 'oulu' else _from_corners(*box)
     )
 
 

@@ -34,8 +34,8 @@ def _typed(column):
     return [int(v) for v in column] if whole else [float(v) if v else np.nan for v in column]
 
 # %% ../../nbs/engine/tables.ipynb #55fca229
-FORMULA = (
-    "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20'"  # what a spreadsheet may run, also in full width, and the apostrophe itself
+FORMULA = (  # what a spreadsheet may run, also in full width, and the apostrophe itself
+    "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20'"
 )
 
 

@@ -553,7 +553,7 @@ def _small_file() -> Path:
     if not path.is_file():
         raise FileNotFoundError(
             f'this release has no small trunk (gfa_fastai/weights/{path.name} is absent): '
-            "take weights=None, weights='imagenet', or the path of a file"
+            'take weights=None, weights=\'imagenet\', or the path of a file'
         )
     return path
 
@@ -678,7 +678,7 @@ def fill_classifier(
         wrong = f'has shape {tuple(state[key].shape)}' if whole else 'or its bias is missing'
         raise ValueError(
             f"{where}: '{key}' {wrong} where {name} has {tuple(own.weight.shape)}: "
-            'published weights need width=1, fc_dim=4096, pool=7'
+            "published weights need width=1, fc_dim=4096, pool=7"
         )
     fills_trunk = trunk and 'features.0.weight' in state
     if fills_trunk:

@@ -128,8 +128,10 @@ def _data_arguments(p, several=False):
     )
     p.add_argument(
         '--protocol',
-        help='of replay_attack, oulu_npu or siw, and of every one of several that takes it: '
-        'a name, a number, or all (default: grandtest, 1, 1)',
+        help=(
+            'of replay_attack, oulu_npu or siw, and of every one of several that takes it: '
+            'a name, a number, or all (default: grandtest, 1, 1)'
+        ),
     )
     p.add_argument('--fold', type=_positive, help='of a protocol of oulu_npu or siw that has several')
     p.add_argument(
@@ -187,8 +189,10 @@ def _training_arguments(p):
     p.add_argument(
         '--pairs',
         choices=('all', 'halves'),
-        help='reading of TPC: all ordered pairs of a batch, or those of its two halves, a far weaker pull '
-        "(default: the preset's)",
+        help=(
+            'reading of TPC: all ordered pairs of a batch, or those of its two halves, a far weaker pull '
+            '(default: the preset\'s)'
+        ),
     )
 
 
@@ -237,8 +241,10 @@ def gfa_reproduce(argv=None):
         nargs='+',
         action='extend',
         metavar='ROOT',
-        help='root of a dataset, or of several, for tests of each network on all of them '
-        '(default: SynthPAD, made on the spot)',
+        help=(
+            'root of a dataset, or of several, for tests of each network on all of them '
+            '(default: SynthPAD, made on the spot)'
+        ),
     )
     _data_arguments(p, several=True)
     _training_arguments(p)
@@ -394,9 +400,9 @@ def gfa_evaluate(argv=None):
     p = Parser(
         'gfa_evaluate',
         "Error rates of anybody's scores. "
-        'CSV with the header dataset, split, subject, video, frame, label, pai, score, '
-        'or four columns (claimed_id real_id label score). A higher score means more live; rates are those of the rows '
-        'of split test. A file without a column split is named for it, as scores_dev.txt.',
+        "CSV with the header dataset, split, subject, video, frame, label, pai, score, "
+        "or four columns (claimed_id real_id label score). A higher score means more live; rates are those of the rows "
+        "of split test. A file without a column split is named for it, as scores_dev.txt.",
         [
             'gfa_evaluate scores_dev.csv scores_test.csv --html report.html',
             'gfa_evaluate b.csv --threshold source --source a.csv',
@@ -406,16 +412,20 @@ def gfa_evaluate(argv=None):
     p.add_argument(
         '--threshold',
         default='dev',
-        help="'dev': EER of the dev rows; 'source': EER of the dev rows in --source; "
-        "'test': EER of the test rows, optimistic; or a number",
+        help=(
+            "'dev': EER of the dev rows; 'source': EER of the dev rows in --source; "
+            "'test': EER of the test rows, optimistic; or a number"
+        ),
     )
     p.add_argument('--source', nargs='+', help='score files on the training dataset')
     p.add_argument(
         '--video',
         default='mean',
         choices=(*HOW, 'frame'),
-        help="score of a video from those of its frames; 'logodds' takes the mean of their log odds, "
-        "'frame' counts frames",
+        help=(
+            "score of a video from those of its frames; 'logodds' takes the mean of their log odds, "
+            "'frame' counts frames"
+        ),
     )
     p.add_argument(
         '--species',
@@ -529,8 +539,10 @@ def gfa_transfer(argv=None):
         '--method',
         default='light',
         choices=[*FITTED, *SIMPLE],
-        help="fda is the paper's; light has its losses and keeps edges; colour and fourier need no fit; "
-        'recompress and identity are controls',
+        help=(
+            "fda is the paper's; light has its losses and keeps edges; colour and fourier need no fit; "
+            "recompress and identity are controls"
+        ),
     )
     p.add_argument('--model', help='a saved method, in place of --method and --target')
     p.add_argument(

@@ -621,7 +621,7 @@ def fda_words(
         'The loss network is the small VGG16 trunk that comes with the library, trained on people of all four domains '
         'of SynthPAD (the test people of its preset tiny among them) and not on ImageNet. '
         f'{only}Frames are transferred at the {size}x{size} pixels that the network sees, and kept as PNG like those '
-        "that are not transferred; faces are not transferred. Losses are relative to the preset's weights, means over "
+        'that are not transferred; faces are not transferred. Losses are relative to the preset\'s weights, means over '
         'the last tenth of the fit; the domain loss before is that of frames as they are.'
     )
 

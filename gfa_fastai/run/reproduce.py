@@ -230,7 +230,7 @@ def _read_settings(file):
             return known
     raise ValueError(
         f'{file} is missing, empty or cut off, and so is its copy: it cannot be said which settings the trainings in '
-        f'this folder have. Put run.json back from a backup, or choose another folder with --out.'
+        'this folder have. Put run.json back from a backup, or choose another folder with --out.'
     )
 
 
@@ -702,9 +702,12 @@ def arm_divergence(
 
     tests = sorted(set(frames['dataset']) - {train})
     return {
-        (train, test, how): _read_or_make(
-            out / 'measures' / f'divergence-{train}-{test}-{how.replace(" ", "_")}.csv', lambda: measure(rows(), test)
-        ).set_index('layer')
+        (train, test, how): (
+            _read_or_make(
+                out / 'measures' / f'divergence-{train}-{test}-{how.replace(" ", "_")}.csv',
+                lambda: measure(rows(), test),
+            ).set_index('layer')
+        )
         for test in tests
         for how, rows in kinds.items()
     }

@@ -151,7 +151,7 @@ def _check_precision():
     if cast not in ('no', ''):
         raise ValueError(
             f'accelerate is told to use {cast}, and fastai would not know of it: '
-            f'run accelerate launch --mixed_precision no, and give the precision to '
+            'run accelerate launch --mixed_precision no, and give the precision to '
             f'guarded(learn, precision={cast!r}) or gfa_train (--precision {cast}).'
         )
 

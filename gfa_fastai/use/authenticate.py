@@ -682,9 +682,11 @@ def model_card(
     facts = dict(
         file=f'{file.name}, {file.stat().st_size / 1e6:.1f} MB',
         written_by=f'gfa_fastai {_stated(head["version"])}',
-        architecture=f'GFA-CNN: VGG16 trunk of width {_stated(c.get("width"))}, '
-        f'two heads of {_stated(c.get("fc_dim"))} '
-        f'units, {_stated(c.get("n_subjects"))} training people',
+        architecture=(
+            f'GFA-CNN: VGG16 trunk of width {_stated(c.get("width"))}, '
+            f'two heads of {_stated(c.get("fc_dim"))} '
+            f'units, {_stated(c.get("n_subjects"))} training people'
+        ),
         classes=_stated(head['classes']),
         pictures=_pictures(meta, c),
         domain_adaptation='yes, in the file' if head['adapter'] else 'none',

@@ -62,7 +62,9 @@ def check_faces(
     if q['sharp'] < gates.min_sharp:
         return (
             'blurred',
-            f'sharpness of the face {q["sharp"]:.0f}, at least {gates.min_sharp:g} is needed: '
-            'hold still, clean the lens',
+            (
+                f'sharpness of the face {q["sharp"]:.0f}, at least {gates.min_sharp:g} is needed: '
+                'hold still, clean the lens'
+            ),
         )
     return None, ''
