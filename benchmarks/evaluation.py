@@ -9,7 +9,8 @@ import pandas as pd
 from sklearn.metrics import roc_curve
 
 from benchmarks.measure import against, line, turns
-from gfa_fastai.evaluation import compare_thresholds, evaluate_scores, page_html, report_figure, report_markdown
+from gfa_fastai.evaluation import compare_thresholds, evaluate_scores, report_markdown
+from gfa_fastai.run.webpage import page_html, report_figure
 from gfa_fastai.inputs.tables import load_scores, save_scores
 from gfa_fastai.metrics import auc, eer
 

@@ -100,7 +100,9 @@ PROCESSES = (
 from gfa_fastai.synth.benchmark import make_synthpad
 with tempfile.TemporaryDirectory() as tmp:
     start = time.perf_counter()
-    made = make_synthpad(tmp, 'quick', domains=['webcam'], subjects=(int(sys.argv[2]), 0, 0), size=64, workers=n, progress=False)
+    people = int(sys.argv[2]), 0, 0
+    settings = dict(domains=['webcam'], subjects=people, size=64, progress=False)
+    made = make_synthpad(tmp, 'quick', workers=n, **settings)
     print(json.dumps(dict(seconds=time.perf_counter()-start, n=len(made), mb=0)))
 """
 )

@@ -533,7 +533,7 @@ def test_options_that_a_dataset_does_not_take(args, words, tmp_path, capsys):
 
 def test_a_dataset_without_its_folder(tmp_path, capsys):
     status, said = run(capsys, 'gfa_reproduce', *PLAIN, '--dataset', 'siw', '--out', tmp_path / 'run')
-    assert status == 2 and 'dataset siw is said, and no folder of data' in said
+    assert status == 2 and 'dataset siw is given, and no folder of data' in said
 
 
 # -- several datasets: the paper's cross-tests
@@ -737,9 +737,9 @@ def test_training_people_among_the_scored_are_named(folder, tmp_path, capsys):
     names = ['--test-subjects', '0000,0001', '--dev-subjects', '0002']
     assert run(capsys, 'gfa_train', folder, '--out', tmp_path / 'm', *TINY, '--bs', 8, *names)[0] == 0
     status, said = run(capsys, 'gfa_score', tmp_path / 'm' / 'model.safetensors', folder, '--out', tmp_path / 's.csv')
-    assert status == 0 and '5 of them bear names of people that the model was trained on (0003' in said
+    assert status == 0 and '5 of the test people have the name of somebody that the model was trained on (0003' in said
     assert (
-        'bear names'
+        'have the name of somebody'
         not in run(
             capsys, 'gfa_score', tmp_path / 'm' / 'model.safetensors', folder, '--out', tmp_path / 's.csv', *names
         )[1]
@@ -1146,7 +1146,7 @@ def test_people_of_the_training_are_said(tmp_path, capsys):
     df = scores_of(0)
     df.assign(in_training=(df['split'] == 'test') & (df['subject'] == '013')).to_csv(tmp_path / 's.csv', index=False)
     status, said = run(capsys, 'gfa_evaluate', tmp_path / 's.csv', '--resamples', 20)
-    assert status == 0 and '1 of the test people bear names of people that the model was trained on' in said, said
+    assert status == 0 and '1 of the test people have the name of somebody that the model was trained on' in said, said
 
 
 def test_one_writer_a_run_folder(tmp_path, capsys):

@@ -297,7 +297,7 @@ def test_notebooks_are_clean(tmp_path):
 def test_code_is_laid_out():
     if not shutil.which('ruff'):
         pytest.skip('ruff is not installed here: only `.[dev]` brings it')
-    line = ['ruff', 'format', '--check', '--quiet', 'nbs', 'tests', 'benchmarks', 'scripts', 'setup.py']
+    line = ['ruff', 'format', '--no-cache', '--check', '--quiet', 'nbs', 'tests', 'benchmarks', 'scripts', 'setup.py']
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, f'run `ruff format`: {done.stdout}{done.stderr}'
 

@@ -101,7 +101,11 @@ def test_command(photos, model, tmp_path, capsys):
     args = [str(a) for a in (model, photos, '--out', tmp_path / 's.csv')]
     assert cli.gfa_score(args) == 0
     said = capsys.readouterr().out
-    assert '48 images of 6 people' in said and '2 of them bear names' in said and '0001, 0002' in said
+    assert (
+        '48 images of 6 people' in said
+        and '2 of the test people have the name of somebody' in said
+        and '0001, 0002' in said
+    )
 
 
 def test_an_arm_leaves_nothing_in_memory(tmp_path):

@@ -6,6 +6,7 @@
 from __future__ import annotations
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -16,8 +17,8 @@ import tempfile
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['PART', 'CACHE_TAG', 'writable_folder', 'file_size', 'bytes_hash', 'file_hash', 'whole_file', 'write_bytes',
-           'write_text', 'write_json', 'cache_folder']
+__all__ = ['PART', 'CACHE_TAG', 'writable_folder', 'file_size', 'bytes_hash', 'file_hash', 'remove_parts', 'whole_file',
+           'write_bytes', 'write_text', 'write_json', 'cache_folder']
 
 # %% ../../nbs/engine/files.ipynb #d9a0e690
 def writable_folder(
@@ -83,6 +84,15 @@ def _new_part(path):
     part = path.with_name(f'{PART}{secrets.token_hex(8)}-{path.name[-40:]}')
     os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     return part
+
+
+def remove_parts(
+    path: Path,  # a file that nobody else writes at this moment
+):
+    "Remove what processes that were killed while they wrote `path` have left."
+    path = Path(path)
+    for part in path.parent.glob(f'{PART}*-{glob.escape(path.name[-40:])}'):
+        part.unlink(missing_ok=True)
 
 
 def _disk_full(error, folder):

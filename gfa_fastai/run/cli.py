@@ -369,14 +369,14 @@ def gfa_score(argv=None):
 
 
 def _seen_words(scores):
-    "A warning about test people who bear names from the training of the model; '' where there are none."
+    "A warning about test people with names from the training of the model; '' where there are none."
     if 'in_training' not in scores:
         return ''
     marked = scores['in_training'].astype(str) == 'True'
     names = sorted(scores.loc[marked & (scores['split'] == 'test'), 'subject'].astype(str).unique())
     shown = ', '.join(names[:5]) + (', ...' if names[5:] else '')
     return (
-        f'{len(names)} of the test people bear names of people that the model was trained on ({shown}). '
+        f'{len(names)} of the test people have the name of somebody that the model was trained on ({shown}). '
         'If they are the same people, their error rates are no test.'
         if names
         else ''

@@ -124,7 +124,6 @@ def _data_group(data, sizes):
     given = dict(data) if isinstance(data, dict) else dict(roots=data)
     known = sizes | dict(roots=None, dataset='folder', test_subjects=None, dev_subjects=None, max_bad=0.01, margin=0.3)
     reader = {k: given.pop(k) for k in list(given) if k not in known}
-    reader = {k: v for k, v in reader.items() if v is not None}
     roots, s = given.get('roots'), _group('data', given, known)
     sources = data_sources([] if roots is None else roots, s['dataset'], reader)
     _at_least_1('spread', s['spread'])

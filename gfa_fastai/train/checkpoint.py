@@ -4,7 +4,6 @@
 
 # %% ../../nbs/engine/checkpoint.ipynb #aaa7de15
 from __future__ import annotations
-import glob
 import hashlib
 import time
 import warnings
@@ -13,7 +12,7 @@ with warnings.catch_warnings():
     warnings.simplefilter('ignore')
     from fastai.vision.all import *
 
-from ..inputs.files import PART, whole_file
+from ..inputs.files import remove_parts, whole_file
 from ..learner import TERMS
 from .guards import check_weights, guarded
 from .precision import precision_of
@@ -93,8 +92,7 @@ def load_checkpoint(
 ):  # the state, on the CPU; None where there is no whole checkpoint; raises ValueError for other settings
     "Read a checkpoint; a damaged one is set aside, and a message says so."
     path = Path(path)
-    for part in path.parent.glob(f'{PART}*-{glob.escape(path.name[-40:])}'):
-        part.unlink(missing_ok=True)  # of a process that was killed while it wrote
+    remove_parts(path)
     if not path.exists():
         return None
     try:
