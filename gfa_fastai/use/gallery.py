@@ -12,7 +12,7 @@ import unicodedata
 from fastcore.basics import patch
 from filelock import FileLock, Timeout
 from pathlib import Path
-from ..inputs.files import file_size, whole_file, writable_folder
+from ..inputs.files import file_size, remove_parts, whole_file, writable_folder
 
 # %% auto #0
 __all__ = ['GALLERY_FORMAT', 'model_hash', 'check_name', 'Gallery']
@@ -122,6 +122,7 @@ def _write_gallery(path, model, people):
     "Write a gallery file whole, for its owner only, and flushed to the disk; raises OSError."
     rounded = {name: [[float(f'{v:.7g}') for v in row] for row in e] for name, e in people.items()}
     content = dict(format='gfa_fastai gallery', version=GALLERY_FORMAT, model=model, people=rounded)
+    remove_parts(path)  # the lock says that nobody else writes
     with whole_file(path) as part:
         part.chmod(0o600)
         with open(part, 'w', encoding='utf-8') as f:
