@@ -214,6 +214,17 @@ def _training_table(samples, bs, flips, flip_classes):
     return df
 
 # %% ../nbs/07_data.ipynb #5d60857a
+def _usable(device):
+    "The torch.device that was asked for; ValueError where it cannot be used here."
+    try:
+        return torch.zeros(1, device=device).device
+    except (AssertionError, RuntimeError) as e:
+        why = str(e).splitlines()[0][:80]
+        raise ValueError(
+            f'device {device!r} cannot be used ({why}). Give cpu, cuda or mps.'
+        ) from None
+
+
 def gfa_dataloaders(
     samples: pd.DataFrame,  # samples table with frame_path and face_path
     bs: int = 32,  # batch size (paper: 32)
@@ -236,7 +247,7 @@ def gfa_dataloaders(
         splits=[list(np.flatnonzero(train)), list(np.flatnonzero(~train))],
     )
     dsets._dbunch_type = PairLoaders
-    on_gpu = torch.device(device or default_device()).type == 'cuda'
+    on_gpu = _usable(device or default_device()).type == 'cuda'
     dls = dsets.dataloaders(
         bs=bs,
         val_bs=2 * bs,

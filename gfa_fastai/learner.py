@@ -295,7 +295,7 @@ class GFALearner(Learner):
         return self.dls.test_dl(samples, **kwargs)
 
 # %% ../nbs/08_learner.ipynb #64724b18
-def _check(dls, loss, halve_every):
+def _check(dls, loss, lr, halve_every):
     "ValueError for what cannot be trained with."
     if not hasattr(dls, 'vocab'):
         raise ValueError(
@@ -307,6 +307,14 @@ def _check(dls, loss, halve_every):
             f'gfa_learner: loss is {loss!r}. Give a GFALoss whose TPC has a sum or a '
             'mean, or None for the paper\'s.'
         )
+    numbers = dict(lambda_id=loss.lambda_id, lambda_tpc=loss.lambda_tpc)
+    if not isinstance(lr, slice):
+        numbers['lr'] = lr
+    for name, value in numbers.items():
+        if isinstance(value, str) or not 0 <= value < float('inf'):
+            raise ValueError(
+                f'gfa_learner: {name} is {value!r}; it is a number, 0 or more.'
+            )
     if halve_every < 1:
         raise ValueError(
             f'gfa_learner: halve_every is {halve_every}; it is a number of steps, '
@@ -322,6 +330,9 @@ def _check_people(model, dls):
             f'The model tells {people} people apart, the training data has '
             f'{len(dls.vocab)}. Make a new one and load its trunk.'
         )
+    dropout = model.config['dropout']
+    if not 0 <= dropout < 1:
+        raise ValueError(f'dropout is {dropout}; it is a share, from 0 to below 1.')
 
 # %% ../nbs/08_learner.ipynb #532512a6
 def gfa_learner(
@@ -336,7 +347,7 @@ def gfa_learner(
 ) -> GFALearner:
     "The two-headed network with the paper's loss, optimiser and schedule."
     loss = loss or GFALoss()
-    _check(dls, loss, halve_every)
+    _check(dls, loss, lr, halve_every)
     if seed is not None:
         set_seed(seed)
         dls.train.rng = random.Random(seed)

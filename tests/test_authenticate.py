@@ -1,6 +1,6 @@
 "Pictures in, decisions out: bad files, gates, galleries from many processes, thresholds, cards, the command."
 
-import json, os, re, signal, stat, struct, subprocess, sys, time, zlib
+import json, os, re, shutil, signal, stat, struct, subprocess, sys, time, zlib
 from pathlib import Path
 
 import cv2
@@ -689,6 +689,14 @@ def test_gallery_is_its_owner_s(tmp_path):
 
 
 @POSIX
+def test_a_gallery_that_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / 'g.json')
+    for path in (tmp_path / 'g.json', '/dev/zero'):
+        with pytest.raises(ValueError, match='no regular file'):
+            Gallery(path, 'm', 16)
+
+
+@POSIX
 def test_gallery_behind_a_link(tmp_path):
     (tmp_path / 'real').mkdir()
     (tmp_path / 'link.json').symlink_to(tmp_path / 'real' / 'g.json')
@@ -839,6 +847,10 @@ def test_command(capsys, files):
         and 'accept, accepted: live (score 1.00, threshold 0.50), Ann' in out
         and (files / 'seen' / 'ann.png.png').exists()
     )
+    (files / 'other').mkdir()
+    shutil.copy(files / 'attack.png', files / 'other' / 'ann.png')
+    run(capsys, files, 'verify', files / 'ann.png', files / 'other' / 'ann.png', '--out', files / 'two')
+    assert sorted(p.name for p in (files / 'two').iterdir()) == ['ann.png.png', 'ann.png_2.png']
     status, out, _ = run(capsys, files, 'verify', files / 'attack.png')
     assert status == 1 and 'reject, attack: score 0.10 under threshold 0.50' in out
     assert run(capsys, files, 'verify', files / 'ann.png', files / 'two.png')[0] == 1

@@ -120,3 +120,6 @@ def test_sizes_that_differ_between_batches():
 def test_a_batch_of_nothing():
     with pytest.raises(ValueError, match='bs=0'):
         picture_batches(grey((32, 32)), bs=0)
+    for size in ('a', -3, 0):
+        with pytest.raises(ValueError, match=f'size={size!r}'):
+            picture_batches(grey((32, 32)), size=size)

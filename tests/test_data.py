@@ -325,6 +325,7 @@ def test_workers(frames):
         (lambda f: f.assign(split=['dev', *f.split[1:]]), {}, 'is in dev and train'),
         (lambda f: f, dict(bs=97), 'bs is 97, but there are 32 training rows.*smaller bs, or more images'),
         (lambda f: f, dict(bs=0), 'bs is 0'),
+        (lambda f: f, dict(device='x'), "device 'x' cannot be used"),
         (lambda f: f, dict(bs=2.5), 'bs is 2.5'),
         (lambda f: f, dict(bs='8'), "bs is '8'"),
         (lambda f: list(f.path), {}, 'expected a pandas DataFrame, got list'),

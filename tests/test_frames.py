@@ -375,6 +375,9 @@ def test_chosen_frames_of_a_table(tmp_path, kw, limit, want):
     [
         dict(every=0),
         dict(spread=0),
+        dict(size='a'),
+        dict(max_bad=2),
+        dict(max_bad=-1),
         dict(first=-1),
         dict(every=2.5),
         dict(smooth=-1),

@@ -278,6 +278,15 @@ def test_halving_counts_over_fits(new):
     assert [h['mom'] for h in learn.opt.hypers] == [0.9, 0.9]
     with pytest.raises(ValueError, match='halve_every is 0'):
         new(halve_every=0)
+    for kwargs, words in (
+        (dict(lr=-1), 'lr is -1'),
+        (dict(lr='fast'), "lr is 'fast'"),
+        (dict(loss=GFALoss(lambda_tpc=-1)), 'lambda_tpc is -1'),
+        (dict(loss=GFALoss(lambda_id=float('nan'))), 'lambda_id is nan'),
+        (dict(model=partial(GFACNN, width=0.125, pool=1, fc_dim=16, dropout=1)), 'dropout is 1'),
+    ):
+        with pytest.raises(ValueError, match=words):
+            new(**kwargs)
 
 
 def test_discriminative_rates_are_halved_too(new):

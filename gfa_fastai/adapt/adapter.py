@@ -27,6 +27,7 @@ with warnings.catch_warnings():
 from ..inputs.files import bytes_hash, cache_folder, file_hash, file_size, write_bytes
 from ..inputs.frames import check_skipped
 from ..inputs.images import as_batch, image_list, read_image, write_png
+from ..inputs.models import content_digest
 from ..samples import validate_samples
 
 # %% auto #0
@@ -273,7 +274,8 @@ def to_bytes(self: Adapter) -> bytes:
     "Method, settings and tensors as the content of a safetensors file."
     header = dict(adapt_format=str(ADAPT_FORMAT), method=type(self).__name__, config=json.dumps(self.config()))
     tensors = {k: v.detach().cpu().contiguous() for k, v in self.state().items()}
-    return save_tensors({'none': torch.zeros(1)} | tensors, header)
+    tensors = {'none': torch.zeros(1)} | tensors
+    return save_tensors(tensors, header | dict(sha256=content_digest(header, tensors)))
 
 
 @patch
@@ -326,6 +328,11 @@ def adapter_from_bytes(
         raise ValueError(
             f'{where}: adaptation format {version}, this release reads {ADAPT_FORMAT}: fit and save it again, '
             'or install the release that wrote it'
+        )
+    said = header.pop('sha256', None)  # (files of version 1 have none)
+    if said is not None and said != content_digest(header, state):
+        raise ValueError(
+            f'{where} was damaged after it was written (its SHA-256 digest differs): copy or save it again'
         )
     if name not in classes:
         raise ValueError(f'{where} holds the method {name!r}, not one of {", ".join(classes)}')

@@ -289,8 +289,8 @@ class FDA(Adapter):
         _check_choice('preset', preset, FDA_PRESETS)
         _check_choice('scale', scale, ('trained', 'own'))
         _check_choice('precision', precision, PRECISIONS)
-        if size < 16:
-            raise ValueError(f'FDA: size is {size}: crops need 16 pixels or more')
+        if not (isinstance(size, (int, np.integer)) and size >= 16):
+            raise ValueError(f'FDA: size is {size!r}: crops need a whole number of pixels, 16 or more')
         if not 0 < width <= 8:
             raise ValueError(f"FDA: width is {width}: above 0, up to 8 (1 is the paper's)")
         weights = tuple(map(float, weights or FDA_PRESETS[preset]['weights']))
@@ -407,7 +407,8 @@ def fit(
 ) -> FDA:  # itself; raises ValueError, FloatingPointError, OSError
     "Train the transform network, Eq. 5."
     check_precision(precision, self.device)
-    if steps < 1 or bs < 1 or not 0 < lr < math.inf:
+    whole = all(isinstance(n, (int, np.integer)) for n in (steps, bs))
+    if not whole or steps < 1 or bs < 1 or not 0 < lr < math.inf:
         raise ValueError(f'FDA.fit: steps {steps}, bs {bs} and lr {lr}: all have to be above 0')
     images, start = image_list(images, f'{type(self).__name__}.fit'), time.time()
     weights = self.loss_network.get('weights', 'small')

@@ -14,7 +14,7 @@ from ..inputs.images import IMAGES
 from ..inputs.videos import VIDEOS, clip_frames, frame_rate, save_video
 
 # %% auto #0
-__all__ = ['find_media', 'transfer_video', 'transfer_media']
+__all__ = ['find_media', 'transfer_video', 'result_names', 'transfer_media']
 
 # %% ../../nbs/engine/media.ipynb #73e85199
 def _files_of(path, out):
@@ -88,8 +88,13 @@ def transfer_video(
     write_json(note, dict(key=key, size=result.stat().st_size))
 
 
-def _result_names(files, out, suffix, taken):
-    "A result for every file, no two of one name and none of the source's; `taken` grows."
+def result_names(
+    files,  # of (file, name relative to its root)
+    out: Path,  # folder for the results
+    suffix: str,  # of the results
+    taken: set,  # results that are taken; it grows
+) -> list:  # of Paths
+    "A result for every file, no two of one name and none of the source's."
     results = []
     for file, name in files:
         result, n = out / name.with_suffix(suffix), 1
@@ -114,8 +119,8 @@ def transfer_media(
     check_saving('transfer_media', codec, quality, bs)
     out, fingerprint, taken = writable_folder(out), adapter.fingerprint(), set()
     images, videos, skipped = find_media(paths, out)
-    image_results = _result_names(images, out, CODECS[codec], taken)
-    video_results = _result_names(videos, out, '.mp4', taken)
+    image_results = result_names(images, out, CODECS[codec], taken)
+    video_results = result_names(videos, out, '.mp4', taken)
 
     def key(file):
         return result_key(fingerprint, file_hash(file), codec, quality)

@@ -109,6 +109,8 @@ def picture_batches(
         raise ValueError('images: there are none. Check the folder or the filter that they came from.')
     if bs < 1:
         raise ValueError(f'picture_batches: bs={bs}; it is a number of images, 1 or more')
+    if size is not None and not (isinstance(size, (int, np.integer)) and size >= 1):
+        raise ValueError(f'picture_batches: size={size!r}; it is a side in pixels, 1 or more')
     return PictureBatches(images, subjects, bs, size, progress)
 
 # %% ../../nbs/engine/batches.ipynb #cae1df8b

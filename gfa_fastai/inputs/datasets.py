@@ -281,14 +281,24 @@ def _table(rows, dataset):
 
 # %% ../../nbs/engine/datasets.ipynb #e0128aa1
 def _with_dev(df, dev, seed):
-    "Move a share of the training people to dev; raises ValueError."
+    "Move a share of the training people to dev, and say whom; raises ValueError."
     if not 0 <= dev < 1:
         raise ValueError(f'dev is {dev}; it is a share of the training people, from 0 up to, not including, 1.')
     if not dev:
         return df
     test = df.loc[df['split'] == 'test', 'subject'].unique()
     n = df['subject'].nunique()
-    return split_by_subject(df, dev=dev * (n - len(test)) / n, test_subjects=test, seed=seed)
+    split = split_by_subject(df, dev=dev * (n - len(test)) / n, test_subjects=test, seed=seed)
+    drawn = sorted(split.loc[split['split'] == 'dev', 'subject'].unique())
+    shown = ', '.join(drawn[:10]) + (', ...' if drawn[10:] else '')
+    said = (
+        f'{len(drawn)} of the {n - len(test)} training people of {df["dataset"].iloc[0]} are its development people '
+        f'({shown}): it has none of its own. dev=0 leaves them in the training; name others with split_by_subject, '
+        'or with --dev-subjects of a command.'
+    )
+    warnings.warn(said, stacklevel=3)
+    split.attrs['drawn'] = [said]
+    return split
 
 # %% ../../nbs/engine/datasets.ipynb #57b481d9
 _CASIA = ['', 'warped', 'cut', 'replay']

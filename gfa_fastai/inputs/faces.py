@@ -159,7 +159,8 @@ def box_fits(
 ) -> bool:
     "Whether a box can be one of this image: its middle lies on it, and it is not huge."
     (H, W), (x, y, w, h) = image.shape[:2], box
-    return 0 <= x + w / 2 <= W and 0 <= y + h / 2 <= H and max(w, h) <= 2 * max(H, W)
+    inside = 0 <= x + w / 2 <= W and 0 <= y + h / 2 <= H
+    return inside and min(w, h) > 0 and max(w, h) <= 2 * max(H, W)
 
 
 def check_box(

@@ -102,11 +102,11 @@ def _disk_full(error, folder):
     return not isinstance(error, (OSError, ValueError)) and shutil.disk_usage(folder).free < 2**20
 
 
-def _full_message(path, needed):
-    "What a user should know of a full disk; `needed` in bytes."
+def _full_message(path, needed, written):
+    "What a user should know of a full disk; `written` bytes were, and are removed again."
     folder = path.parent.resolve()
     disk = next(p for p in [folder, *folder.parents] if os.path.ismount(p))
-    free = shutil.disk_usage(disk).free / 1e6
+    free = (shutil.disk_usage(disk).free + written) / 1e6
     return (
         f'cannot write {path}: no space left on the disk at {disk}. {needed / 1e6:.1f} MB or more are needed, '
         f'{free:.1f} MB are free. Free some and run the same command again, or choose another folder.'
@@ -130,7 +130,7 @@ def whole_file(
     except Exception as e:
         if _disk_full(e, path.parent):
             written = part.stat().st_size if part and part.exists() else 0
-            full = OSError(_full_message(path, size or written))
+            full = OSError(_full_message(path, size or written, written))
             full.errno = errno.ENOSPC
             raise full from None
         about_it = isinstance(e, OSError) and e.strerror and (part is None or e.filename in (None, str(part)))

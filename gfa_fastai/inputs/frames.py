@@ -340,12 +340,15 @@ def check_skipped(
     )
 
 
-def _check_settings(size, margin, border, smooth, workers, choose):
+def _check_settings(size, margin, border, smooth, workers, max_bad, choose):
     "Raise for settings that make no sense."
-    if not (size >= MIN_SIDE and margin >= 0):
+    numbers = all(isinstance(v, (int, float, np.number)) for v in (size, margin))
+    if not (numbers and size >= MIN_SIDE and margin >= 0):
         raise ValueError(
-            f'extract_frames: size={size}, margin={margin}; size is {MIN_SIDE} pixels or more, margin 0 or more.'
+            f'extract_frames: size={size!r}, margin={margin!r}; size is {MIN_SIDE} pixels or more, margin 0 or more.'
         )
+    if not (isinstance(max_bad, (int, float, np.number)) and 0 <= max_bad <= 1):
+        raise ValueError(f'extract_frames: max_bad={max_bad!r}; it is a share, from 0 to 1.')
     if border not in (None, *BORDERS):
         raise ValueError(f'extract_frames: border={border!r}; known are {", ".join(map(repr, BORDERS))}.')
     for name, value in dict(choose, smooth=smooth, workers=workers).items():
@@ -526,7 +529,7 @@ def extract_frames(
 ):  # with frame, frame_path, face_path, face, box; `attrs`: skipped, notes, counts; raises ValueError, OSError
     "Decode, find the face, crop and cache, for every image and video of a table, in parallel."
     choose = dict(every=every, spread=spread, first=first)
-    _check_settings(size, margin, border, smooth, workers, choose)
+    _check_settings(size, margin, border, smooth, workers, max_bad, choose)
     df, cache, found = validate_samples(samples), cache_folder(cache), face_finder(detector)
 
     def make(path, args):

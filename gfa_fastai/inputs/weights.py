@@ -650,6 +650,10 @@ def build_gfacnn(
         raise ValueError(f'n_subjects is {n_subjects}: the recognition head needs at least one person to tell')
     if not 0 <= kwargs.get('dropout', 0.5) < 1:
         raise ValueError(f'dropout is {kwargs["dropout"]}: it is a probability, from 0 to below 1')
+    for name in ('fc_dim', 'pool'):
+        value = kwargs.get(name)
+        if value is not None and not (isinstance(value, (int, np.integer)) and value >= 1):
+            raise ValueError(f'{name} is {value!r}: give a whole number, 1 or more')
     state, source = find_weights(weights, width)
     model = GFACNN(n_subjects, vgg16_trunk(width, state, source), **kwargs)
     fits = fitting_layers(model, state or {}, heads)

@@ -720,8 +720,18 @@ def _answer(a, auth, path, result) -> int:
         name, live_only = getattr(a, 'name', None), getattr(a, 'live_only', False)
         _save_answers(a, path, 1, auth.watch(path, name=name, live_only=live_only))
     elif a.out:
-        write_png(Path(a.out) / f'{Path(path).name}.png', annotate(read_image(path), result))
+        write_png(_annotated(a, path, '.png'), annotate(read_image(path), result))
     return int(not result.accepted)
+
+
+def _annotated(a, path, suffix):
+    "Where the annotated copy of one of the command's files goes: two of one name in two folders become two."
+    from gfa_fastai.adapt.media import result_names
+
+    files = list(dict.fromkeys(getattr(a, 'images', [path])))
+    kept = [Path(f).stem if suffix == '.mp4' else Path(f).name for f in files]
+    named = [(Path(f), Path(name + suffix)) for f, name in zip(files, kept)]
+    return result_names(named, Path(a.out), suffix, set())[files.index(path)]
 
 # %% ../../nbs/engine/cli.ipynb #d0000004
 def _save_answers(a, source, every, answers):
@@ -730,7 +740,7 @@ def _save_answers(a, source, every, answers):
     from gfa_fastai.use.authenticate import annotate
 
     is_file = not isinstance(source, int)
-    path = Path(a.out) / (f'{Path(source).stem}.mp4' if is_file else 'webcam.mp4')
+    path = _annotated(a, source, '.mp4') if is_file else Path(a.out) / 'webcam.mp4'
     rate = (frame_rate(source) if is_file else 25.0) / every
     save_video(path, (annotate(frame, result) for _, frame, result in answers), fps=rate)
 

@@ -280,21 +280,28 @@ def _who(writer):
 def read_data(
     data,  # root of a dataset, or a list of roots
     dataset='folder',  # a key of READERS, or a list of them, one for each root
+    draw: bool = True,  # readers split development people off where a dataset has none
     **reader,  # further arguments; each goes to the readers that take it
-) -> pd.DataFrame:  # samples table; a folder gives its name to the dataset; raises ValueError
+) -> (
+    pd.DataFrame
+):  # samples table; a folder gives its name to the dataset; `attrs['drawn']`: who was split off. Raises ValueError
     "Read a dataset, or several into one table."
     tables = []
     for root, name in data_sources(data, dataset, reader):
         own = {k: v for k, v in reader.items() if k in _takes(name)}
         if name == 'folder':
             own = dict(dataset=Path(root).resolve().name) | own
+        if not draw and 'dev' in _takes(name):
+            own = own | dict(dev=0)
         tables.append(READERS[name](root, **own))
     called = [t['dataset'].iloc[0] for t in tables]
     if twice := [n for n in called if called.count(n) > 1]:
         raise ValueError(
             f'two datasets are called {twice[0]}: give each once, or rename a folder that is read as folder'
         )
-    return tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
+    df = tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
+    df.attrs['drawn'] = [said for t in tables for said in t.attrs.get('drawn', [])]
+    return df
 
 # %% ../../nbs/engine/reproduce.ipynb #60be1261
 def with_splits(
@@ -398,9 +405,10 @@ def run_samples(
     s = settings['data']
     if s['roots'] is None:
         return make_synthpad(out / 'data', settings['preset'], domains=s['domains'], progress=progress), []
-    df = read_data(s['roots'], s['dataset'], **s['reader'])
+    df = read_data(s['roots'], s['dataset'], draw=not s['dev_subjects'], **s['reader'])
     split = with_splits(df, s['test_subjects'], s['dev_subjects'])
-    return split, ([] if s['dev_subjects'] else drawn_people(df, split)) + shared_names(split)
+    drawn = [] if s['dev_subjects'] else df.attrs['drawn'] + drawn_people(df, split)
+    return split, drawn + shared_names(split)
 
 # %% ../../nbs/engine/reproduce.ipynb #f5fa76d8
 def run_frames(
@@ -813,7 +821,8 @@ def train_model(
     settings = on_first(lambda: run_settings(**groups, adaptation=False) | dict(tpc=tpc, seed=seed))
     with contextlib.ExitStack() as held:
         out = on_first(lambda: _enter_run(held, out, settings))
-        frames, _ = on_first(run_frames, settings, out)
+        frames, notes = on_first(run_frames, settings, out)
+        on_first(lambda: [print(said, flush=True) for said in notes['drawn']])
         _train_one(dict(tpc=tpc, fda=False, seed=seed), frames, out, settings)
     return out / 'model.safetensors'
 

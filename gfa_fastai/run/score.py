@@ -73,7 +73,8 @@ def score_folder(
             'Give a model that gfa_train or gfa_reproduce wrote.'
         )
     cache = Path(cache or Path(out).parent / 'cache')
-    samples = _assign_splits(read_data(data, dataset, **reader), test_subjects, dev_subjects)
+    people = read_data(data, dataset, draw=not (test_subjects or dev_subjects), **reader)
+    samples = _assign_splits(people, test_subjects, dev_subjects)
     frames = extract_frames(
         samples, cache, meta['size'], meta['margin'], max_bad, progress, spread=spread or meta.get('spread')
     )

@@ -18,7 +18,7 @@ from .guards import check_weights, guarded
 from .precision import precision_of
 
 # %% auto #0
-__all__ = ['state_digest', 'save_checkpoint', 'load_checkpoint', 'Checkpoint', 'fit_resumable']
+__all__ = ['state_digest', 'state_bytes', 'save_checkpoint', 'load_checkpoint', 'Checkpoint', 'fit_resumable']
 
 # %% ../../nbs/engine/checkpoint.ipynb #5bb5ea42
 def state_digest(
@@ -44,6 +44,16 @@ def state_digest(
     return digest.hexdigest()
 
 
+def state_bytes(
+    state,  # tensors, numbers and texts in dicts, lists and tuples
+) -> int:  # of its tensors
+    "How much space a checkpoint needs."
+    if isinstance(state, Tensor):
+        return state.nbytes
+    items = state.values() if isinstance(state, dict) else state
+    return sum(map(state_bytes, items)) if isinstance(state, (dict, list, tuple)) else 0
+
+
 def save_checkpoint(
     path,  # file; its folder is made if need be
     state: dict,  # tensors, numbers and texts in dicts, lists and tuples
@@ -51,7 +61,7 @@ def save_checkpoint(
 ):
     "Write a checkpoint, whole or not at all; raises OSError."
     content = dict(state, settings={k: str(v) for k, v in settings.items()})
-    with whole_file(path) as part:
+    with whole_file(path, state_bytes(content)) as part:
         torch.save(dict(content, digest=state_digest(content)), part)
 
 # %% ../../nbs/engine/checkpoint.ipynb #0119c75c

@@ -42,6 +42,10 @@ def _checked(x, name):
 def _frame_and_face(item, box, size, margin):
     "Frame and face crop of one picture, as tensors."
     image = read_image(item)
+    if not (isinstance(margin, (int, float, np.number)) and 0 <= margin < np.inf):
+        raise ValueError(f'predict: margin is {margin!r}; it is a share of the box, 0 or more.')
+    if box is not None and (isinstance(box, str) or len(box) != 4):
+        raise ValueError(f'predict: box is {box!r}; give x, y, width and height in pixels.')
     box, _ = locate_face(image, box, margin)
     return _as_tensor(resize_square(image, size)), _as_tensor(crop_face(image, box, size, margin))
 
