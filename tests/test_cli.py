@@ -709,6 +709,35 @@ def test_names_are_text_in_reports(name, tmp_path):
 # -- train, score, evaluate
 
 
+@pytest.mark.parametrize('name', ['Ren\udce9', r'$\fra{', 'a$b_c$d', '$', '名$x$'])
+def test_names_are_text_in_figures(name):
+    "Bytes that are not UTF-8 and formulas that are none, as labels, titles and ticks."
+    import matplotlib.pyplot as plt
+    from gfa_fastai.run.webpage import figure_png
+
+    figure, axes = plt.subplots()
+    axes.bar([name, 'b'], [1, 2], label=name)
+    axes.set(title=name, yticks=[0, 1], yticklabels=[name, r'$x^2$'])
+    axes.legend()
+    assert figure_png(figure).startswith(b'\x89PNG')
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='names that are not UTF-8')
+def test_names_that_are_not_utf8(folder, tmp_path, capsys):
+    "Of people, species, data and run folder, from the training to the report."
+    data, run_folder = (tmp_path / os.fsdecode(name) for name in (b'd\xe9', b'r\xff'))
+    shutil.copytree(folder, data)
+    for person in list(data.glob('*/**/000*')):
+        person.rename(person.with_name(os.fsdecode(b'Ren\xe9 ') + person.name))
+    status, said = run(capsys, 'gfa_train', data, '--out', run_folder, *TINY)
+    assert status == 0, said
+    args = ['gfa_score', run_folder / 'model.safetensors', data, '--out', run_folder / 'more.csv']
+    status, said = run(capsys, *args)
+    assert status == 0, said
+    status, said = run(capsys, 'gfa_evaluate', run_folder / 'scores.csv', '--json', run_folder / 'e.json')
+    assert status == 0, said
+
+
 def test_train_score_evaluate(folder, tmp_path, capsys):
     names = ['--test-subjects', '0000,0001', '--dev-subjects', '0002']
     status, said = run(capsys, 'gfa_train', folder, '--out', tmp_path / 'm', *TINY, '--bs', 8, *names)
@@ -981,6 +1010,17 @@ def test_light_imitates_a_saved_fda(folder, tmp_path, capsys):
             capsys, 'gfa_transfer', folder, '--target', target(tmp_path), *args, '--out', tmp_path / 'x', *QUICK
         )
         assert status == 2 and words in said, said
+
+
+def test_transfer_counts_what_it_does_not_read(tmp_path, capsys):
+    "Endings in a folder that are not read here are named and counted; texts are not."
+    data = tmp_path / 'data'
+    data.mkdir()
+    cv2.imwrite(str(data / 'a.png'), np.zeros((32, 32, 3), np.uint8))
+    for name in ('a.raw', 'b.RAW', 'c.psd', 'notes.txt'):
+        (data / name).write_bytes(b'x')
+    status, said = run(capsys, 'gfa_transfer', data, '--method', 'identity', '--out', tmp_path / 'out')
+    assert status == 0 and f'{data}: 1 .psd left out' in said and '2 .raw left out' in said and '.txt' not in said, said
 
 
 def test_transfer_says_what_it_skipped(folder, tmp_path, capsys):

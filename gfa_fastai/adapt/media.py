@@ -6,9 +6,11 @@
 from __future__ import annotations
 import cv2
 import json
+from collections import Counter
 from pathlib import Path
 from tqdm import tqdm
 from .adapter import Adapter, CODECS, check_saving, result_key, run_files
+from ..inputs.datasets import unread_ending
 from ..inputs.files import file_hash, writable_folder, write_json
 from ..inputs.images import IMAGES
 from ..inputs.videos import VIDEOS, clip_frames, frame_rate, save_video
@@ -42,7 +44,11 @@ def find_media(
             continue
         if path.is_dir() and (out == path.resolve() or out in path.resolve().parents):
             raise ValueError(f'the output folder {out} is or holds the input {path}: choose another folder')
-        for file, name in _files_of(path, out):
+        files = _files_of(path, out)
+        if path.is_dir():
+            endings = Counter(ending for file, _ in files if (ending := unread_ending(file)))
+            skipped += [(str(path), f'{n} {ending} left out: not read here') for ending, n in sorted(endings.items())]
+        for file, name in files:
             ending = file.suffix.lower()
             if ending in IMAGES:
                 images.append((file, name))

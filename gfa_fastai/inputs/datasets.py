@@ -26,9 +26,9 @@ from gfa_fastai.inputs.trees import (
 from ..samples import LABELS, SPLITS, split_by_subject, validate_samples
 
 # %% auto #0
-__all__ = ['LIVE_NAMES', 'ATTACK_NAMES', 'SPLIT_NAMES', 'REPLAY_PROTOCOLS', 'BOX_FORMATS', 'READERS', 'read_folder',
-           'read_casia_fasd', 'read_replay_attack', 'read_msu_mfsd', 'in_oulu', 'read_oulu_npu', 'in_siw', 'read_siw',
-           'read_lfw_pairs', 'read_boxes', 'official_counts', 'dataset_summary']
+__all__ = ['LIVE_NAMES', 'ATTACK_NAMES', 'SPLIT_NAMES', 'REPLAY_PROTOCOLS', 'BOX_FORMATS', 'READERS', 'unread_ending',
+           'read_folder', 'read_casia_fasd', 'read_replay_attack', 'read_msu_mfsd', 'in_oulu', 'read_oulu_npu',
+           'in_siw', 'read_siw', 'read_lfw_pairs', 'read_boxes', 'official_counts', 'dataset_summary']
 
 # %% ../../nbs/engine/datasets.ipynb #67039ce1
 LIVE_NAMES = {'live', 'real', 'bonafide', 'genuine', 'client', 'clientraw'}
@@ -165,12 +165,20 @@ _NO_MEDIA = frozenset(
 )
 
 
+def unread_ending(
+    path,  # of a file
+) -> str:  # as '.heic'; '' of what is read, and of texts, tables and the like
+    "The ending of a file that may be a picture or a video and is not read."
+    ending = Path(path).suffix.lower()
+    return '' if ending in IMAGES | VIDEOS | _NO_MEDIA else ending
+
+
 def _left_out(files, root):
     "How many files have endings that are not read, as text by class; '' where there are none."
     counts = {}
     for path in files:
-        ending = path.suffix.lower()
-        if not ending or ending in _NO_MEDIA or not path.is_file():
+        ending = unread_ending(path)
+        if not ending or not path.is_file():
             continue
         try:
             label = _parse([*path.relative_to(root).parts[:-1], 'somebody'])['label']
@@ -214,7 +222,7 @@ def read_folder(
         raise FileNotFoundError(f'no folder at {root}. {_FOLDER}')
     there = list(walk_files(root))
     files = [p for p in there if p.suffix.lower() in IMAGES | VIDEOS]
-    left_out = _left_out([p for p in there if p.suffix.lower() not in IMAGES | VIDEOS], root)
+    left_out = _left_out(there, root)
     if not files:
         also = f' There are others ({left_out}).' if left_out else ''
         raise ValueError(f'{root} has no images and no videos ({", ".join(sorted(IMAGES | VIDEOS))}).{also} {_FOLDER}')

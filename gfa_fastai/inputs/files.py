@@ -18,7 +18,7 @@ from pathlib import Path
 
 # %% auto #0
 __all__ = ['PART', 'CACHE_TAG', 'writable_folder', 'file_size', 'bytes_hash', 'file_hash', 'remove_parts', 'whole_file',
-           'write_bytes', 'write_text', 'write_json', 'cache_folder']
+           'write_bytes', 'write_text', 'write_json', 'plain_name', 'cache_folder']
 
 # %% ../../nbs/engine/files.ipynb #d9a0e690
 def writable_folder(
@@ -107,8 +107,9 @@ def _full_message(path, needed, written):
     folder = path.parent.resolve()
     disk = next(p for p in [folder, *folder.parents] if os.path.ismount(p))
     free = (shutil.disk_usage(disk).free + written) / 1e6
+    least = max(needed / 1e6, 0.1)
     return (
-        f'cannot write {path}: no space left on the disk at {disk}. {needed / 1e6:.1f} MB or more are needed, '
+        f'cannot write {path}: no space left on the disk at {disk}. {least:.1f} MB or more are needed, '
         f'{free:.1f} MB are free. Free some and run the same command again, or choose another folder.'
     )
 
@@ -168,6 +169,29 @@ def write_json(
 ):
     "Write JSON, whole or not at all; raises OSError."
     write_text(path, json.dumps(content, **{'indent': 1, **kwargs}) + '\n')
+
+
+@contextlib.contextmanager
+def plain_name(
+    path,  # of a file
+):  # yields it as text: absolute, or that of a link to it where it is not UTF-8
+    "A name of a file for libraries that take UTF-8 only."
+    path = os.path.abspath(path)
+    if _is_utf8(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / f'file{Path(path).suffix.encode("ascii", "ignore").decode()}'
+        link.symlink_to(path)
+        yield str(link)
+
+
+def _is_utf8(text):
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 CACHE_TAG = 'CACHEDIR.TAG'  # marks a cache, for programs that make backups too (bford.info/cachedir)

@@ -12,7 +12,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_tensors, save as save_tensors, save_file
 from .. import __version__
-from .files import file_size, whole_file
+from .files import file_size, plain_name, whole_file
 from ..model import GFACNN
 from ..samples import CLASSES
 
@@ -133,7 +133,7 @@ def _open_model(path):
     except ValueError as e:
         raise ValueError(f'{path}: {e}') from None
     try:
-        with safe_open(path, framework='pt') as f:
+        with plain_name(path) as name, safe_open(name, framework='pt') as f:
             raw, names = f.metadata() or {}, list(f.keys())
     except SafetensorError as e:
         raise ValueError(f'{path} is not a whole safetensors file ({e}): copy or save it again') from None
@@ -178,7 +178,7 @@ def _read_model(path):
     "Header and tensors of a model file; the digest is checked."
     raw, names = _open_model(path)
     header, header['adapter_header'] = _parse_header(path, raw, names)
-    with safe_open(path, framework='pt') as f:
+    with plain_name(path) as name, safe_open(name, framework='pt') as f:
         tensors = {k: f.get_tensor(k) for k in names}
     said = raw.pop('sha256', None)
     if (said or raw['format_version'] != '1') and said != content_digest(raw, tensors):

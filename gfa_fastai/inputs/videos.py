@@ -11,11 +11,10 @@ import numpy as np
 import os
 import struct
 import sys
-import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from .files import file_size, whole_file
+from .files import file_size, plain_name, whole_file
 from .images import MIN_SIDE, turn_image
 
 # %% auto #0
@@ -203,20 +202,6 @@ def _read_header(path):
 
 # %% ../../nbs/engine/videos.ipynb #01308340
 @contextlib.contextmanager
-def _plain_name(path):
-    "A name of a file that OpenCV can take."
-    path = os.path.abspath(path)
-    try:
-        path.encode()
-        yield path
-    except UnicodeEncodeError:
-        with tempfile.TemporaryDirectory() as folder:
-            link = Path(folder) / f'video{Path(path).suffix.encode("ascii", "ignore").decode()}'
-            link.symlink_to(path)
-            yield str(link)
-
-
-@contextlib.contextmanager
 def open_video(
     path,  # a video file
     rotate: int = 0,  # 180: stored upside down, whatever the file says
@@ -229,7 +214,7 @@ def open_video(
     if rotate:
         header.turn = False, False, False
     os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')  # its complaints come back as errors of ours
-    with _plain_name(path) as name:
+    with plain_name(path) as name:
         video = cv2.VideoCapture(name, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
         try:
             if not video.isOpened():
@@ -375,7 +360,7 @@ def save_video(
     if path.suffix.lower() != '.mp4':
         raise ValueError(f'{path}: videos are written as .mp4')
     with whole_file(path) as part:
-        with _plain_name(part) as name:
+        with plain_name(part) as name:
             n = _write_frames(name, path, frames, fps)
         if part.stat().st_size == 0 or not _read_header(part).whole:  # (OpenCV does not say so)
             raise RuntimeError(f'cannot write the video {path}: OpenCV did not finish it')

@@ -60,7 +60,8 @@ def command(f):
         try:
             return f(argv) or 0
         except (ValueError, OSError, FloatingPointError) as e:
-            say(f'{f.__name__}: {e}', sys.stderr)
+            text = re.sub(r'^Exception occured in `\w+` when calling event `\w+`:\s*', '', str(e))  # fastai's words
+            say(f'{f.__name__}: {text}', sys.stderr)
             return 2
         except KeyboardInterrupt as e:
             say(f'\n{f.__name__}: stopped. What is finished is kept: the same command goes on from there.', sys.stderr)

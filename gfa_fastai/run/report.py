@@ -18,12 +18,12 @@ from pathlib import Path
 import gfa_fastai
 from ..evaluation import compare_systems, compare_thresholds, percent, plain_text, video_scores
 from ..inputs.datasets import READERS
-from ..inputs.files import whole_file, write_text
+from ..inputs.files import write_bytes, write_text
 from ..inputs.models import model_header
 from ..inputs.tables import read_table
 from ..metrics import LINES, plot_det, plot_roc, plot_scores, student_interval
 from ..pages import PALETTE
-from .webpage import page_html
+from .webpage import figure_png, page_html
 from ..samples import person_key, sample_counts
 from ..synth.benchmark import SYNTHPAD_VERSION
 
@@ -666,12 +666,8 @@ def save_figures(
     figures: dict,  # name -> matplotlib figure
 ):
     "Save figures as PNG and close them."
-    import matplotlib.pyplot as plt
-
     for name, fig in figures.items():
-        with whole_file(folder / f'{name}.png') as part:
-            fig.savefig(part, format='png', dpi=110)
-        plt.close(fig)
+        write_bytes(folder / f'{name}.png', figure_png(fig))
 
 
 def to_html(

@@ -14,7 +14,7 @@ from ..evaluation import Report, by_class, log_odds, validate_scores, video_scor
 from ..metrics import deviate, plot_det, plot_roc, plot_scores
 
 # %% auto #0
-__all__ = ['STYLE', 'REMOTE', 'report_figure', 'page_html']
+__all__ = ['STYLE', 'REMOTE', 'report_figure', 'drawable_text', 'figure_png', 'page_html']
 
 # %% ../../nbs/engine/webpage.ipynb #937fff48
 def report_figure(
@@ -57,6 +57,43 @@ th{background:#f5f7fa}img{max-width:100%}'''
 REMOTE = re.compile(r'<img src="(?:[a-z+.-]+:|//)[^>]*>', re.I)  # a picture from elsewhere
 
 
+def drawable_text(
+    text: str,
+) -> str:
+    "A text that matplotlib can draw: no bytes that are not UTF-8, and dollars that are no formula as they are."
+    from matplotlib.mathtext import MathTextParser
+
+    text = text.encode('utf-8', 'replace').decode()
+    if '$' not in text:
+        return text
+    try:
+        MathTextParser('agg').parse(text)
+    except ValueError:
+        return text.replace('$', r'\$')
+    return text
+
+
+def figure_png(
+    figure,  # of matplotlib; names from anybody's data may stand in it
+) -> bytes:  # a PNG file
+    "A figure as a picture; it is closed."
+    import matplotlib.pyplot as plt
+    from matplotlib.text import Text
+
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        ticks = axis.get_ticklocs()
+        labels = axis.get_major_formatter().format_ticks(ticks)
+        drawable = [drawable_text(label) for label in labels]
+        if drawable != labels:
+            axis.set_ticks(ticks, labels=drawable)
+    for text in figure.findobj(Text):
+        text.set_text(drawable_text(text.get_text()))
+    file = io.BytesIO()
+    figure.savefig(file, format='png', dpi=110)
+    plt.close(figure)
+    return file.getvalue()
+
+
 def page_html(
     title: str,  # of the page, plain text
     text: str,  # Markdown
@@ -64,17 +101,13 @@ def page_html(
 ) -> str:  # one page, pictures inside
     "Markdown and figures as one HTML page that needs no other file."
     from markdown_it import MarkdownIt
-    import matplotlib.pyplot as plt
 
     title = html.escape(title.encode('utf-8', 'replace').decode())
     markdown = MarkdownIt('commonmark', {'html': False}).enable('table')
     body = markdown.render(text.encode('utf-8', 'replace').decode())
     body = [f'<h1>{title}</h1>', REMOTE.sub('', body)]
     for description, figure in (figures or {}).items():
-        file = io.BytesIO()
-        figure.savefig(file, format='png', dpi=110)
-        plt.close(figure)
-        data = base64.b64encode(file.getvalue()).decode()
+        data = base64.b64encode(figure_png(figure)).decode()
         body.append(f'<p><img alt="{html.escape(description)}" src="data:image/png;base64,{data}"></p>')
     head = f'<meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
     return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n{"".join(body)}</body></html>\n'
