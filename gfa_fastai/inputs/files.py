@@ -99,7 +99,8 @@ def _disk_full(error, folder):
     "Whether a full disk is the reason of an error."
     if getattr(error, 'errno', None) in (errno.ENOSPC, errno.EDQUOT) or 'No space left' in str(error):
         return True
-    return not isinstance(error, (OSError, ValueError)) and shutil.disk_usage(folder).free < 2**20
+    has_a_reason = isinstance(error, ValueError) or getattr(error, 'errno', None)
+    return not has_a_reason and shutil.disk_usage(folder).free < 2**20
 
 
 def _full_message(path, needed, written):
