@@ -125,7 +125,7 @@ def _threads():
 
 
 def run_files(
-    adapter: Adapter,
+    adapter,  # an Adapter
     todo: list,  # of (source, result, key): files, and what the result is saved under
     quality: int = 95,  # of JPEG results
     bs: int = 8,  # images of one size that go through together
