@@ -143,12 +143,13 @@ def test_pictures(kind):
 
 def samples():
     "A good table of nine people."
-    rows = [
-        dict(dataset='d', split=split, subject=f'{split}{i}', label=label, video=f'{split}{i}{label}', path=f'{i}{split}{label}.png')
-        for split in ('train', 'dev', 'test')
-        for i in range(3)
-        for label in ('live', 'attack')
-    ]  # fmt: skip
+    rows = []
+    for split in ('train', 'dev', 'test'):
+        for i in range(3):
+            for label in ('live', 'attack'):
+                person = f'{split}{i}'
+                row = dict(dataset='d', split=split, subject=person, label=label)
+                rows.append(row | dict(video=person + label, path=f'{person}{label}.png'))
     df = pd.DataFrame(rows)
     return df.assign(frame_path=df['path'], face_path=df['path'])
 
