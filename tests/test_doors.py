@@ -1,6 +1,7 @@
 """The doors, the functions that people call with things from outside: each with each kind of bad input.
 
-A door answers with a ValueError or an OSError that says something. It does not hang, and nothing from inside gets out."""
+A door answers with a ValueError or an OSError that says something. It does not hang, and no error from inside
+gets out."""
 
 import functools
 import os
