@@ -181,12 +181,12 @@ class PairDL(TfmdDL):
         "The same with what the network says; red where the class is wrong."
         frame, face, *answers = (x[:max_n] for x in b)
         classes, people = self.names(*answers)
-        said, named = self.names(*(x[:max_n] for x in out[:2]))
+        decided, named = self.names(*(x[:max_n] for x in out[:2]))
         titles = [
             f'{c}, {p}\nsays {sc}, {sp}'
-            for c, p, sc, sp in zip(classes, people, said, named)
+            for c, p, sc, sp in zip(classes, people, decided, named)
         ]
-        colours = ['black' if a == b else '#CC3311' for a, b in zip(classes, said)]
+        colours = ['black' if a == b else '#CC3311' for a, b in zip(classes, decided)]
         show_pairs(frame, face, titles, colours, **kwargs)
 
 
