@@ -970,6 +970,7 @@ def test_an_adapter_that_claims_to_be_huge(tmp_path):
     path = FDA(noise(), width=0.25, size=64, info=dict(steps=1)).save(tmp_path / 'a.safetensors')
     with safe_open(path, 'pt') as f:
         header, state = f.metadata(), {k: f.get_tensor(k) for k in f.keys()}
+    del header['sha256']  # whoever forges a header leaves it out, as files of version 1 do
     for width in (1e5, -1, float('nan'), float('inf')):
         save_file(
             state, path, metadata=header | dict(config=json.dumps(json.loads(header['config']) | dict(width=width)))

@@ -462,7 +462,7 @@ BAD = [
     (dict(preset='fast'), "preset 'fast' is not known, choose one of careful, paper, authors, johnson"),
     (dict(scale='big'), "scale 'big' is not known, choose one of trained, own"),
     (dict(precision='int8'), "FDA: precision 'int8' is not known, choose one of fp32, bf16, fp16"),
-    (dict(size=8), 'size is 8: crops need 16 pixels or more'),
+    (dict(size=8), 'size is 8: crops need a whole number of pixels, 16 or more'),
     (dict(width=0), 'width is 0: above 0, up to 8'),
     (dict(weights=(1, math.nan, 0)), 'give three numbers of content, domain, total variation'),
     (dict(loss_network=dict(depth=3)), "setting of the loss network 'depth' is not known, choose one of weights, arch"),

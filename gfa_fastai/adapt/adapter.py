@@ -329,8 +329,8 @@ def adapter_from_bytes(
             f'{where}: adaptation format {version}, this release reads {ADAPT_FORMAT}: fit and save it again, '
             'or install the release that wrote it'
         )
-    said = header.pop('sha256', None)  # (files of version 1 have none)
-    if said is not None and said != content_digest(header, state):
+    stated = header.pop('sha256', None)  # (files of version 1 have none)
+    if stated is not None and stated != content_digest(header, state):
         raise ValueError(
             f'{where} was damaged after it was written (its SHA-256 digest differs): copy or save it again'
         )
