@@ -279,6 +279,8 @@ def test_other_settings_are_refused(whole, capsys):
 
 # -- folders of one's own
 
+PEOPLE = ['--test-subjects', '0000,0001', '--dev-subjects', '0002']
+
 
 def test_folder(folder, tmp_path, capsys):
     status, said = run(
@@ -287,10 +289,7 @@ def test_folder(folder, tmp_path, capsys):
         *PLAIN,
         '--data',
         folder,
-        '--test-subjects',
-        '0000,0001',
-        '--dev-subjects',
-        '0002',
+        *PEOPLE,
         '--out',
         tmp_path / 'run',
     )
@@ -323,10 +322,7 @@ def test_folder_with_fda(folder, tmp_path, capsys):
         *TINY,
         '--data',
         folder,
-        '--test-subjects',
-        '0000,0001',
-        '--dev-subjects',
-        '0002',
+        *PEOPLE,
         '--out',
         tmp_path / 'run',
     )
