@@ -24,7 +24,7 @@ with warnings.catch_warnings():
     warnings.simplefilter('ignore')
     from fastai.torch_core import default_device
 
-from ..inputs.files import bytes_hash, cache_folder, file_hash, file_size, write_bytes
+from ..inputs.files import bytes_hash, cache_folder, check_size, file_hash, write_bytes
 from ..inputs.frames import check_skipped
 from ..inputs.images import as_batch, image_list, read_image, write_png
 from ..inputs.models import content_digest
@@ -302,12 +302,7 @@ def adapter_bytes(
     "Content of an adapter's file."
     if not Path(path).exists():
         raise FileNotFoundError(f'no saved adaptation at {path}: check the path')
-    try:
-        size = file_size(path)
-    except ValueError as e:
-        raise ValueError(f'{path}: {e}') from None
-    if size > LARGEST:
-        raise ValueError(f'{path} has {size / 1e6:.0f} MB, far more than any adaptation: check the path')
+    check_size(path, LARGEST, 'any adaptation')
     return Path(path).read_bytes()
 
 

@@ -17,8 +17,8 @@ import tempfile
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['PART', 'CACHE_TAG', 'writable_folder', 'file_size', 'bytes_hash', 'file_hash', 'remove_parts', 'whole_file',
-           'write_bytes', 'write_text', 'write_json', 'plain_name', 'cache_folder']
+__all__ = ['PART', 'CACHE_TAG', 'writable_folder', 'file_size', 'check_size', 'bytes_hash', 'file_hash', 'remove_parts',
+           'whole_file', 'write_bytes', 'write_text', 'write_json', 'plain_name', 'cache_folder']
 
 # %% ../../nbs/engine/files.ipynb #d9a0e690
 def writable_folder(
@@ -55,6 +55,21 @@ def file_size(
             'it is no regular file but a device, a pipe or a socket, which may never end: copy it to a file'
         )
     return found.st_size
+
+
+def check_size(
+    path,  # of a file that is to be read
+    most: float = float('inf'),  # bytes
+    what: str = '',  # that the file should be, as 'a gallery'
+) -> int:  # bytes; raises ValueError
+    "Size of a regular file; an error names the file where it is none, or larger than it can be."
+    try:
+        size = file_size(path)
+    except ValueError as e:
+        raise ValueError(f'{path}: {e}') from None
+    if size > most:
+        raise ValueError(f'{path} has {size / 1e6:.0f} MB, far more than {what} has: check the path')
+    return size
 
 # %% ../../nbs/engine/files.ipynb #44048d59
 def bytes_hash(

@@ -12,7 +12,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_tensors, save as save_tensors, save_file
 from .. import __version__
-from .files import file_size, plain_name, whole_file
+from .files import check_size, plain_name, whole_file
 from ..model import GFACNN
 from ..samples import CLASSES
 
@@ -128,10 +128,7 @@ def _open_model(path):
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f'no model at {path}: check the path')
-    try:
-        file_size(path)
-    except ValueError as e:
-        raise ValueError(f'{path}: {e}') from None
+    check_size(path)
     try:
         with plain_name(path) as name, safe_open(name, framework='pt') as f:
             raw, names = f.metadata() or {}, list(f.keys())

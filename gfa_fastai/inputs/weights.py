@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import VGG16_Weights, VGG19_Weights
-from .files import file_size
+from .files import check_size, file_size
 from ..model import GFACNN, IMAGENET_MEAN, IMAGENET_STD, LAYER_NAMES, VGG16_BLOCKS, new_trunk
 
 # %% auto #0
@@ -500,12 +500,7 @@ def read_weights(
     path = Path(path)
     if not path.exists() or path.is_dir():
         raise FileNotFoundError(f'no file of weights at {path}: check the path')
-    try:
-        size = file_size(path)
-    except ValueError as e:
-        raise ValueError(f'{path}: {e}') from None
-    if size > LARGEST_FILE:
-        raise ValueError(f'{path} has {size / 1e9:.1f} GB, more than any VGG: check the path')
+    check_size(path, LARGEST_FILE, 'any VGG')
     kind = _kind(path)
     if kind == '.safetensors':
         try:

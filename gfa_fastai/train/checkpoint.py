@@ -12,7 +12,7 @@ with warnings.catch_warnings():
     warnings.simplefilter('ignore')
     from fastai.vision.all import *
 
-from ..inputs.files import file_size, remove_parts, whole_file
+from ..inputs.files import check_size, remove_parts, whole_file
 from ..learner import TERMS
 from .guards import check_weights, guarded
 from .precision import precision_of
@@ -95,7 +95,7 @@ def load_checkpoint(
     remove_parts(path)
     if not path.exists():
         return None
-    file_size(path)  # refuses what is no file: a pipe would wait for ever
+    check_size(path)  # refuses what is no file: a pipe would wait for ever
     try:
         state, first_version = _read_checkpoint(path)
     except OSError:

@@ -12,7 +12,7 @@ import unicodedata
 from fastcore.basics import patch
 from filelock import FileLock, Timeout
 from pathlib import Path
-from ..inputs.files import file_size, remove_parts, whole_file, writable_folder
+from ..inputs.files import check_size, remove_parts, whole_file, writable_folder
 
 # %% auto #0
 __all__ = ['GALLERY_FORMAT', 'model_hash', 'check_name', 'Gallery']
@@ -76,12 +76,7 @@ def _read_gallery(path, model, dim):
         raise ValueError(f'it holds {x}')
 
     path, people = Path(path), {}
-    try:
-        size = file_size(path)
-    except ValueError as e:
-        raise ValueError(f'{path}: {e}') from None
-    if size > _MAX_BYTES:
-        raise ValueError(f'{path} has {size / 1e6:.0f} MB: this is no gallery')
+    check_size(path, _MAX_BYTES, 'a gallery')
     try:
         d = json.loads(path.read_text(encoding='utf-8'), parse_constant=no)
     except (ValueError, RecursionError) as e:
