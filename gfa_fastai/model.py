@@ -102,7 +102,7 @@ def run_head(
             fc2 = x
     return x, fc2
 
-# %% ../nbs/04_model.ipynb #2ba3ff0d
+# %% ../nbs/04_model.ipynb #ffd7ea46
 def clean_psi(
     head: nn.Sequential,  # what `fc_head` returns
     x: Tensor,  # (B, n_in) features
