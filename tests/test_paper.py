@@ -41,7 +41,10 @@ OTHER = {  # page: (its cell 'The data of this page' as it becomes, or what is r
     'figure_4_patterns': (
         [
             ON,
-            ("TRAINS, ASKED = ['webcam', 'phone'], list(PATTERNS)", "TRAINS, ASKED = ['webcam'], ['halftone', 'moire']"),
+            (
+                "TRAINS, ASKED = ['webcam', 'phone'], list(PATTERNS)",
+                "TRAINS, ASKED = ['webcam'], ['halftone', 'moire']",
+            ),
             ('PEOPLE, SIZE = (1, 1, 25), 64', 'PEOPLE, SIZE = (1, 1, 2), 48'),
         ],
         ['results/figure_4.csv'],
