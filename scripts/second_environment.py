@@ -114,7 +114,9 @@ def execute_there(path, python, threads, processor, to):
     env |= dict(PYTHONPATH=str(ROOT), PYTHONWARNINGS='ignore', MPLBACKEND='agg')
     if processor:
         env |= dict(ATEN_CPU_CAPABILITY=processor, ONEDNN_MAX_CPU_ISA=processor.upper())
-        env |= dict(MKL_ENABLE_INSTRUCTIONS=processor.upper(), NPY_DISABLE_CPU_FEATURES='AVX512F AVX512_SKX')
+        env |= dict(
+            MKL_ENABLE_INSTRUCTIONS=processor.upper(), NPY_DISABLE_CPU_FEATURES='X86_V4 AVX512_ICL AVX512F AVX512_SKX'
+        )
     line = [str(python), __file__, '--here', str(path), str(to)]
     done = subprocess.run(line, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors='replace')
     if done.returncode:
