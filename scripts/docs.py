@@ -21,6 +21,7 @@ from urllib.parse import urljoin
 from nbdev.config import get_config
 from nbdev.process import Processor
 from nbdev.processors import FilterDefaults
+from nbdev.showdoc import showdoc_nm
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAD = re.compile(r'\A---\n\n(?:\[source\]\((?P<source>[^)]*)\)\{[^}]*\}\n\n)?#+ (?P<name>\S+)\n\n', flags=re.S)
@@ -35,21 +36,17 @@ def definitions(cells):
                 yield from documented(node)
 
 
-def documented(node, before=''):
-    "(name, docstring) of a definition and of what is defined in it; a patched method has the name of its class."
-    name = before + node.name
-    first = node.args.args[0].annotation if not isinstance(node, ast.ClassDef) and node.args.args else None
-    patched = any(getattr(d, 'id', '') == 'patch' for d in node.decorator_list)
-    if patched and isinstance(first, ast.Name):
-        name = f'{first.id}.{node.name}'
+def documented(node, owner=''):
+    "(name, docstring) of a definition and of the methods in it; a patched method has the name of its class."
+    names = [f'{owner}.{node.name}'] if owner else showdoc_nm(node)
     own = ast.get_docstring(node)
-    if isinstance(node, ast.ClassDef):
-        inits = [n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == '__init__']
-        own = own or next((ast.get_docstring(n) for n in inits), None)
-    yield name, own
-    for inner in node.body if isinstance(node, ast.ClassDef) else ():
-        if isinstance(inner, ast.FunctionDef):
-            yield from documented(inner, f'{name}.')
+    methods = [n for n in node.body if isinstance(n, ast.FunctionDef)] if isinstance(node, ast.ClassDef) else []
+    if own is None:
+        own = next((ast.get_docstring(n) for n in methods if n.name == '__init__'), None)
+    for name in [names] if isinstance(names, str) else names:
+        yield name, own
+    for method in methods:
+        yield from documented(method, node.name)
 
 
 def without_links(text):
@@ -159,10 +156,10 @@ def name_of(cell):
 
 def in_order(cells, names):
     """The cells, with neighbouring entries in the order of `names`, and an exported source after its own entries."""
-    out, run = [], []
+    out, run, places = [], [], {name: i for i, name in enumerate(names)}
 
     def place():
-        entries = sorted(run, key=lambda cell: names.index(name_of(cell)))
+        entries = sorted(run, key=lambda cell: places.get(name_of(cell), len(places)))
         run.clear()
         source = out.pop() if out and 'exports' in (out[-1].get('directives_') or {}) else None
         own = names_in(source) if source is not None else set()
