@@ -14,6 +14,7 @@ SAMPLES = (
     " 'door']))\n"
 )
 ON = ('MEASURE = False', 'MEASURE = True')
+BOTH = ('DATA = None', "DATA = ['hall', 'door']")
 OTHER = {  # page: (its cell 'The data of this page' as it becomes, or what is replaced; files that it makes)
     'table_4_cross': (
         SAMPLES + "DATA, VERSION, FILE, SIZE, STEPS = 'two doors', '1', Path('my_table_4.csv'), 48, 2\nSEEDS = 2",
@@ -65,14 +66,14 @@ OTHER = {  # page: (its cell 'The data of this page' as it becomes, or what is r
         ['my_roc.csv', 'my_table.csv'],
     ),
     'table_1_ablation': (
-        (
-            "from gfa_fastai.run.reproduce import read_data, with_splits\nROOTS = ['hall', 'door']\nSOURCE, RUN, PULL ="
-            " dict(data=ROOTS, preset='tiny', training=dict(steps=2, seeds=2)), WORK/'mine', (240, 512)\ndef samples():"
-            " return with_splits(read_data(ROOTS))\nDATA, VERSION, PREFIX, TRAIN, SIZE, STEPS, SEEDS_MORE = 'two"
-            " doors', '1', 'my_table_1', 'hall', 48, 2, 1\nSCORES, TERMS, OTHERS, CONTROLS, FLIPS ="
-            " (Path(f'{PREFIX}_{n}.csv') for n in ('scores', 'terms', 'classical', 'controls', 'flips'))"
-        ),
-        [f'my_table_1_{n}.csv' for n in ('scores', 'terms', 'classical', 'controls', 'flips')],
+        [
+            ON,
+            BOTH,
+            ("PRESET = 'standard'", "PRESET = 'tiny'"),
+            ('SIZE, STEPS, SEEDS = 64, 400, 3', 'SIZE, STEPS, SEEDS = 48, 2, 1'),
+            ("training=dict(precision='bf16')", 'training=dict(steps=2, seeds=2)'),
+        ],
+        [f'results/table_1_{n}.csv' for n in ('scores', 'terms', 'classical', 'controls', 'flips')],
     ),
 }
 RENDERED = {'figure_4_patterns'}  # pages of SynthPAD, whose patterns have switches
