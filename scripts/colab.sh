@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # Every page as Run all on Colab: on the packages that Colab has, the library from its wheel, each page alone in an
 # empty folder, every cell, at most ten minutes a page.
-#   scripts/colab.sh [--pretend-gpu] [--newest] [--venv FOLDER] [NOTEBOOK ...]
+#   scripts/colab.sh [--pretend-gpu] [--newest] [--venv FOLDER] [--minutes N] [--keep FOLDER] [NOTEBOOK ...]
 # --pretend-gpu   the same pages where torch says that there is a GPU (tests/pretend_gpu.py)
 # --newest        on the newest fastai and fastcore in place of Colab's pins
 # --venv FOLDER   keep the environment there, and use what is installed there the next time
+# --minutes N     what a page may take, instead of ten minutes
+# --keep FOLDER   keep the executed pages there
 # PYTHON says which Python (default python3.13, Colab's).
 #
 # The pins are in scripts/colab_constraints.txt, with their date and how to renew them. They are installed first; then
@@ -16,12 +18,13 @@
 # that are not on the list; what Colab's own patches to IPython change.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-newest= venv=
+newest= venv= options=()
 while [ $# -gt 0 ]; do
     case $1 in
         --pretend-gpu) export PRETEND_GPU=1; shift ;;
         --newest) newest=1; shift ;;
         --venv) venv=$2; shift 2 ;;
+        --minutes | --keep) options+=("$1" "$2"); shift 2 ;;
         -*) echo "colab.sh: unknown option $1" >&2; exit 2 ;;
         *) break ;;
     esac
@@ -68,4 +71,4 @@ PY
 )
 shopt -s globstar nullglob
 notebooks=("$@"); [ $# -gt 0 ] || notebooks=(nbs/**/[!_]*.ipynb)
-PATH="$venv/bin:$PATH" "$venv/bin/python" scripts/run_plain.py --alone ${COLAB_KEEP:+--keep "$COLAB_KEEP"} "${notebooks[@]}"
+PATH="$venv/bin:$PATH" "$venv/bin/python" scripts/run_plain.py --alone "${options[@]}" "${notebooks[@]}"
