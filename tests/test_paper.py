@@ -69,6 +69,18 @@ OTHER = {  # page: (its cell 'The data of this page' as it becomes, or what is r
         ],
         ['results/figure_6.csv', 'results/figure_6_standard.csv'],
     ),
+    'figure_7': (
+        [
+            ON,
+            (
+                "SIZES = {'320x240': (240, 320), '720x480': (480, 720), '720x1280': (1280, 720)}",
+                "SIZES = {'320x240': (48, 64), '720x480': (64, 96), '720x1280': (128, 72)}",
+            ),
+            ('WIDTH, STEPS, SHORT, SEEDS = 0.25, 4000, 100, 3', 'WIDTH, STEPS, SHORT, SEEDS = 0.125, 2, 2, 2'),
+            ('PEOPLE, VIEW = (1, 0, 6), 224', 'PEOPLE, VIEW = (1, 0, 2), 44'),
+        ],
+        ['results/figure_7.csv', 'results/figure_7_drawn.csv'],
+    ),
     'figure_8': (
         SAMPLES + "DATA, VERSION, CURVES, TABLE, MODELS = 'two doors', '1', Path('my_roc.csv'), Path('my_table.csv'),"
         " WORK/'mine'\nTRAIN, EPOCHS, SIZE, NETWORK, SEEDS = 'hall', 1, 48, {}, 2",
@@ -85,7 +97,7 @@ OTHER = {  # page: (its cell 'The data of this page' as it becomes, or what is r
         [f'results/table_1_{n}.csv' for n in ('scores', 'terms', 'classical', 'controls', 'flips')],
     ),
 }
-RENDERED = {'figure_4_patterns', 'figure_6'}  # on SynthPAD
+RENDERED = {'figure_4_patterns', 'figure_6', 'figure_7'}  # on SynthPAD
 RUN = '''
 import json, os, sys
 from pathlib import Path
