@@ -10,15 +10,17 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 import unicodedata
+import warnings
 from functools import wraps
 from pathlib import Path
 import gfa_fastai
 
 # %% auto #0
-__all__ = ['Stopped', 'say', 'command', 'Help', 'Parser', 'gfa_reproduce', 'gfa_synth', 'gfa_train', 'gfa_score', 'gfa_evaluate',
-           'gfa_transfer', 'gfa_authenticate']
+__all__ = ['Stopped', 'shown', 'say', 'command', 'Help', 'Parser', 'gfa_reproduce', 'gfa_synth', 'gfa_train', 'gfa_score',
+           'gfa_evaluate', 'gfa_transfer', 'gfa_authenticate']
 
 # %% ../../nbs/engine/cli.ipynb #4bb2e048
 class Stopped(KeyboardInterrupt):
@@ -26,7 +28,30 @@ class Stopped(KeyboardInterrupt):
 
 
 def _stop(number, frame):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # (nothing interrupts the clearing up)
     raise Stopped
+
+
+def _end(number, frame):
+    "SIGTERM after a command: it has finished, and the process ends as it would without it."
+    say('stopped after the command had finished', sys.stderr)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def shown(
+    text,  # one line or several
+) -> str:
+    "A text with control characters as escapes."
+    hidden = {'Cc', 'Cs'}
+    controls = '\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069'  # of the direction of writing
+
+    def one(c):
+        if c == '\n' or (unicodedata.category(c) not in hidden and c not in controls):
+            return c
+        return c.encode('unicode_escape').decode()
+
+    return ''.join(map(one, str(text)))
 
 
 def say(
@@ -34,41 +59,38 @@ def say(
     file=None,  # None: standard output
 ):
     "Print a text; control characters in it are shown as escapes."
-    hidden = {'Cc', 'Cs'}
-    controls = '\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069'  # of the direction of writing
-
-    def shown(c):
-        if c == '\n' or (unicodedata.category(c) not in hidden and c not in controls):
-            return c
-        return c.encode('unicode_escape').decode()
-
-    print(''.join(map(shown, str(text))), file=file or sys.stdout, flush=True)
+    print(shown(text), file=file or sys.stdout, flush=True)
 
 
 def command(f):
     "Make a command of `f(argv)`. What a user can mend becomes one line; the exit status is what `f` returns, or 0."
 
-    @wraps(f)
-    def run(argv=None) -> int:
-        for stream in (sys.stdout, sys.stderr):
-            if hasattr(stream, 'reconfigure'):
-                stream.reconfigure(errors='backslashreplace')
-        try:
-            before = signal.signal(signal.SIGTERM, _stop)
-        except ValueError:  # not in the main thread
-            before = None
+    def answer(argv):
         try:
             return f(argv) or 0
         except (ValueError, OSError, FloatingPointError) as e:
             text = re.sub(r'^Exception occured in `\w+` when calling event `\w+`:\s*', '', str(e))  # fastai's words
             say(f'{f.__name__}: {text}', sys.stderr)
             return 2
+
+    @wraps(f)
+    def run(argv=None) -> int:
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, 'reconfigure'):
+                stream.reconfigure(errors='backslashreplace')
+        form, before = warnings.formatwarning, None
+        try:
+            warnings.formatwarning = lambda message, *_: f'{f.__name__}: {shown(message)}\n'
+            if threading.current_thread() is threading.main_thread():
+                before = signal.signal(signal.SIGTERM, _stop)
+            return answer(argv)
         except KeyboardInterrupt as e:
             say(f'\n{f.__name__}: stopped. What is finished is kept: the same command goes on from there.', sys.stderr)
             return 143 if isinstance(e, Stopped) else 130
         finally:
             if before is not None:
-                signal.signal(signal.SIGTERM, before)
+                signal.signal(signal.SIGTERM, _end if before == signal.SIG_DFL else before)
+            warnings.formatwarning = form
 
     return run
 
@@ -269,7 +291,7 @@ def _reproduced(done, fda):
     parts = ['HTER (%) at the source-dev threshold\n' + markdown_table(headline_table(done['rates']), True)]
     for what in ('TPC', 'FDA') if fda else ('TPC',):
         parts.append(f'{what} on minus {what} off\n' + markdown_table(difference_table(done['paired'], what), True))
-    parts += [*done['notes']['drawn'], untrained_warning(done['losses']), f'report: {done["report"]}']
+    parts += [untrained_warning(done['losses']), f'report: {done["report"]}']
     return '\n' + '\n\n'.join(filter(None, parts))
 
 # %% ../../nbs/engine/cli.ipynb #ec8a1bb8
@@ -366,6 +388,8 @@ def gfa_score(argv=None):
     say(f'{len(scores)} images of {scores["subject"].nunique()} people scored: {a.out}')
     if seen := _seen_words(scores):
         say(f'{seen} Name the test people with --test-subjects.')
+    for said in scores.attrs['drawn']:
+        say(said)
     _say_skipped(scores.attrs['skipped'])
 
 
@@ -727,12 +751,12 @@ def _answer(a, auth, path, result) -> int:
 
 def _annotated(a, path, suffix):
     "Where the annotated copy of one of the command's files goes: two of one name in two folders become two."
-    from gfa_fastai.adapt.media import result_names
+    from gfa_fastai.adapt.media import claim_results
 
     files = list(dict.fromkeys(getattr(a, 'images', [path])))
     kept = [Path(f).stem if suffix == '.mp4' else Path(f).name for f in files]
     named = [(Path(f), Path(name + suffix)) for f, name in zip(files, kept)]
-    return result_names(named, Path(a.out), suffix, set())[files.index(path)]
+    return claim_results(named, Path(a.out), suffix, set())[files.index(path)]
 
 # %% ../../nbs/engine/cli.ipynb #d0000004
 def _save_answers(a, source, every, answers):

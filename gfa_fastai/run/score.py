@@ -87,7 +87,7 @@ def score_folder(
     scores['in_training'] = (scores['split'] == 'test') & scores['subject'].isin(seen)
     save_scores(scores, out)
     shutil.rmtree(blocks, ignore_errors=True)
-    scores.attrs['skipped'] = skipped
+    scores.attrs.update(skipped=skipped, drawn=people.attrs['drawn'])
     return scores
 
 

@@ -23,7 +23,7 @@ from ..inputs.images import read_image, resize_square
 from ..inputs.models import load_model, model_header, one_threshold
 from ..inputs.videos import clip_frames, is_video, video_frames
 from ..model import run_head
-from ..samples import CLASSES
+from ..samples import CLASSES, check_number, validate_samples
 from .gallery import Gallery, check_name, model_hash
 from .quality import Gates, check_faces
 
@@ -63,6 +63,9 @@ def dev_thresholds(
     from gfa_fastai import metrics  # brings SciPy: not for whoever only verifies
     from gfa_fastai.evaluation import score_samples
 
+    check_number('dev_thresholds: apcer', apcer, 0, 1)
+    check_number('dev_thresholds: far', far, 0, 1)
+    frames = validate_samples(frames)
     rows = frames[(frames['split'] == split) & (frames['role'] == 'probe')]
     scores = score_samples(model, rows, progress=False)
     is_live = scores['label'] == 'live'
@@ -257,7 +260,7 @@ def _choose_device(device):
         return 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
     try:
         torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as e:
+    except (AssertionError, OverflowError, RuntimeError, TypeError, ValueError) as e:
         reason = str(e).splitlines()[0][:120]
         raise ValueError(f'device {device!r} cannot be used ({reason}): give cpu, cuda or mps') from None
     return device
@@ -630,6 +633,7 @@ def watch(
     live_only: bool = False,  # live or attack, whoever it is
 ):  # an iterator of (number of the frame, the frame, AuthResult); raises ValueError, OSError
     "An answer for each frame."
+    check_number('watch: every', every, 1, whole=True)
     return self._answers(source, every, self.claimed_name(name), live_only)
 
 
