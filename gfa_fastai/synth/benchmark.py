@@ -511,7 +511,7 @@ def _people(folder, needed):
             f'synthpad: faces={str(folder)!r} is not a folder. '
             'Give a folder of photographs, best with a folder for each person.'
         )
-    there = walk_files(folder)
+    there = sorted(walk_files(folder))  # (numbers of people follow this order)
     files, unread = [p for p in there if p.suffix.lower() in IMAGES], unread_endings(there)
     if not files:
         also = f' There are others, which are not read ({unread}).' if unread else ''
