@@ -16,11 +16,10 @@ from PIL import Image, ImageDraw, ImageFont
 from dataclasses import asdict, dataclass, field
 from fastcore.basics import patch
 from functools import lru_cache
-from importlib.resources import files
 from pathlib import Path
 from ..inputs.faces import crop_face, find_faces, open_yunet
 from ..inputs.images import read_image, resize_square
-from ..inputs.models import load_model, model_header, one_threshold
+from ..inputs.models import load_model, model_header, one_threshold, small_model
 from ..inputs.videos import clip_frames, is_video, video_frames
 from ..model import run_head
 from ..samples import CLASSES
@@ -28,8 +27,8 @@ from .gallery import Gallery, check_name, model_hash
 from .quality import Gates, check_faces
 
 # %% auto #0
-__all__ = ['CODES', 'RISKS', 'both_answers', 'dev_thresholds', 'AuthResult', 'FaceAuthenticator', 'small_model', 'measure_shift',
-           'FaceReading', 'drawable', 'annotate', 'camera_frames', 'model_card']
+__all__ = ['CODES', 'RISKS', 'both_answers', 'dev_thresholds', 'AuthResult', 'FaceAuthenticator', 'measure_shift', 'FaceReading',
+           'drawable', 'annotate', 'camera_frames', 'model_card']
 
 # %% ../../nbs/engine/authenticate.ipynb #f1dcab72
 @torch.inference_mode()
@@ -261,16 +260,6 @@ def _choose_device(device):
         reason = str(e).splitlines()[0][:120]
         raise ValueError(f'device {device!r} cannot be used ({reason}): give cpu, cuda or mps') from None
     return device
-
-# %% ../../nbs/engine/authenticate.ipynb #488a90f4
-def small_model() -> Path:  # raises FileNotFoundError
-    "Where the shipped small model lies."
-    path = Path(str(files('gfa_fastai') / 'weights' / 'small_model.safetensors'))
-    if not path.is_file():
-        raise FileNotFoundError(
-            f'this release has no small model (gfa_fastai/weights/{path.name} is absent): give the path of a model file'
-        )
-    return path
 
 # %% ../../nbs/engine/authenticate.ipynb #e696615b
 @patch(cls_method=True)
