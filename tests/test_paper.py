@@ -1,4 +1,4 @@
-"The pages of the paper on other data: their cell 'The data of this page' changed, and nothing else."
+"The pages of the paper on other data, at a small size: their switches are set, and nothing else is changed."
 
 import json, os, shutil, subprocess, sys
 from pathlib import Path
@@ -13,7 +13,8 @@ SAMPLES = (
     "from gfa_fastai.run.reproduce import read_data, with_splits\ndef samples(): return with_splits(read_data(['hall',"
     " 'door']))\n"
 )
-OTHER = {  # page: (what its cell becomes, files that it makes)
+ON = ('MEASURE = False', 'MEASURE = True')
+OTHER = {  # page: (its cell 'The data of this page' as it becomes, or what is replaced; files that it makes)
     'table_4_cross': (
         SAMPLES + "DATA, VERSION, FILE, SIZE, STEPS = 'two doors', '1', Path('my_table_4.csv'), 48, 2\nSEEDS = 2",
         ['my_table_4.csv'],
@@ -34,10 +35,8 @@ OTHER = {  # page: (what its cell becomes, files that it makes)
         ['my_curves.csv', 'my_table.csv'],
     ),
     'figure_3': (
-        SAMPLES
-        + "DATA, VERSION, POINTS, NUMBERS, MODELS = 'two doors', '1', Path('my_points.csv'), Path('my_numbers.json'),"
-        " WORK/'mine'\nTRAIN, SIZE, EPOCHS = 'hall', 48, 1",
-        ['my_points.csv'],
+        [ON, ('DATA = None', "DATA = 'hall'"), ('SIZE, EPOCHS = 64, 5', 'SIZE, EPOCHS = 48, 1')],
+        ['runs/figure_3/figure_3.csv'],
     ),
     'figure_5': (
         (
@@ -66,20 +65,26 @@ OTHER = {  # page: (what its cell becomes, files that it makes)
     ),
 }
 RUN = '''
-import os, sys
+import json, os, sys
 from pathlib import Path
 from execnb.nbio import read_nb
 from execnb.shell import CaptureShell
 os.environ['IN_TEST'] = '1'
-nb = read_nb(sys.argv[1]); cell = Path(sys.argv[2]).read_text(encoding='utf-8')
+nb = read_nb(sys.argv[1]); change = json.loads(Path(sys.argv[2]).read_text(encoding='utf-8'))
+left = [] if isinstance(change, str) else [old for old, _ in change]
 def left_out(c):
-    if c.source.startswith('# The data of this page'): c.source = cell
+    if isinstance(change, str):
+        if c.source.startswith('# The data of this page'): c.source = change
+    elif c.cell_type == 'code':
+        for old, new in change:
+            if old in c.source: c.source = c.source.replace(old, new); left.remove(old)
     if c.cell_type != 'code' or c.source.startswith(('#| data', '#| cuda')):
         return True
     return 'TemporaryDirectory() as d:\\n    small' in c.source  # the tiny twin is tried by nbdev_test
 shell = CaptureShell(mpl_format='png')
 try: shell.run_all(nb, exc_stop=True, preproc=left_out)
 except Exception: sys.exit(shell.prettytb(fname=sys.argv[1]))
+if left: sys.exit(f'nothing to replace: {left}')
 '''
 
 
@@ -100,23 +105,20 @@ def folders(tmp_path_factory):
     return root
 
 
-def test_every_page_that_can_has_the_cell():
-    """Those that measure, but for the ones that need the switches of SynthPAD, and two that have a cell of their own
-    for it."""
+def test_every_page_that_measures_is_tried():
+    "Pages with a switch, and pages with a cell of their data, but for those of SynthPAD alone."
     have = {
         p.stem
         for p in PAPER.glob('*.ipynb')
-        if any(
-            ''.join(c['source']).startswith('# The data of this page')
-            for c in json.loads(p.read_text(encoding='utf-8'))['cells']
-        )
+        for c in json.loads(p.read_text(encoding='utf-8'))['cells']
+        if ''.join(c['source']).startswith(('# The data of this page', 'MEASURE = False'))
     }
     assert have == set(OTHER)
 
 
 @pytest.mark.parametrize('page', OTHER)
 def test_page_on_other_data(page, folders, tmp_path):
-    cell, files = OTHER[page]
+    change, files = OTHER[page]
     results_before = {p.name: p.read_bytes() for p in RESULTS.iterdir()}
     for name in 'hall', 'door':
         (tmp_path / name).symlink_to(folders / name)
@@ -125,10 +127,10 @@ def test_page_on_other_data(page, folders, tmp_path):
         df[df.train.isin(['webcam', 'slr']) & df.test.isin(['webcam', 'slr'])].replace(
             dict(webcam='hall', slr='door')
         ).to_csv(tmp_path / 'my_table_4.csv', index=False)
-    (tmp_path / 'cell.py').write_text(cell, encoding='utf-8')
+    (tmp_path / 'change.json').write_text(json.dumps(change), encoding='utf-8')
     env = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'MPLBACKEND': 'agg'}
     done = subprocess.run(
-        [sys.executable, '-c', RUN, PAPER / f'{page}.ipynb', 'cell.py'],
+        [sys.executable, '-c', RUN, PAPER / f'{page}.ipynb', 'change.json'],
         cwd=tmp_path,
         env=env,
         text=True,
