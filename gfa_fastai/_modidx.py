@@ -1226,6 +1226,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/gfa_fastai', 'doc_host': '
                                   'gfa_fastai.model.GFACNN.identify': ('model.html#gfacnn.identify', 'gfa_fastai/model.py'),
                                   'gfa_fastai.model.GFACNN.live_score': ('model.html#gfacnn.live_score', 'gfa_fastai/model.py'),
                                   'gfa_fastai.model.GFACNN.spoof': ('model.html#gfacnn.spoof', 'gfa_fastai/model.py'),
+                                  'gfa_fastai.model.GFACNN.spoof_outputs': ('model.html#gfacnn.spoof_outputs', 'gfa_fastai/model.py'),
+                                  'gfa_fastai.model.clean_psi': ('model.html#clean_psi', 'gfa_fastai/model.py'),
                                   'gfa_fastai.model.fc_head': ('model.html#fc_head', 'gfa_fastai/model.py'),
                                   'gfa_fastai.model.init_conv': ('model.html#init_conv', 'gfa_fastai/model.py'),
                                   'gfa_fastai.model.init_head': ('model.html#init_head', 'gfa_fastai/model.py'),
