@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 from gfa_fastai.compare.detectors import (
-    METHODS,
+    DETECTORS,
     Method,
     classifier_arrays,
     compare_methods,
@@ -71,7 +71,7 @@ def detector(frames):
     return train_detector(frames, 'lbp', SIZE, progress=False)
 
 
-OF_PICTURES = [name for name in METHODS if not get_method(name).of_videos]
+OF_PICTURES = [name for name in DETECTORS if not get_method(name).of_videos]
 
 
 @pytest.mark.parametrize('name', OF_PICTURES)

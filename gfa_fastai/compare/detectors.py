@@ -32,7 +32,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from torch import nn
 
 # %% auto #0
-__all__ = ['METHODS', 'CANDIDATES', 'CONTROLS', 'small_model_trunk', 'frozen_trunk', 'trunk_statistics', 'Method', 'get_method',
+__all__ = ['DETECTORS', 'CANDIDATES', 'CONTROLS', 'small_model_trunk', 'frozen_trunk', 'trunk_statistics', 'Method', 'get_method',
            'classifier_arrays', 'decide', 'fit_method', 'decide_all', 'people_folds', 'left_out_decisions',
            'fit_calibration', 'operating_points', 'Detector', 'train_detector', 'fit_detector', 'picture_statistics',
            'control_features', 'method_features', 'compare_methods', 'rate_choice', 'save_detector', 'load_detector']
@@ -82,7 +82,7 @@ _NAMES = dict(
     lbp_top='LBP-TOP',
     motion='Motion',
 )
-METHODS = ('linear', *_NAMES)  # names of the methods
+DETECTORS = ('linear', *_NAMES)  # names of the methods
 CANDIDATES = ('lbp', 'colour_lbp', 'colour_texture', 'ida', 'linear')  # what 'auto' chooses from
 
 
@@ -101,12 +101,12 @@ class Method:
 
 
 def get_method(
-    name: str,  # one of METHODS
+    name: str,  # one of DETECTORS
     trunk: nn.Sequential = None,  # of 'linear'; None: that of the small model
 ) -> Method:  # raises ValueError
     "A method by its name. Features of single pictures read the whole frame."
-    if name not in METHODS:
-        raise ValueError(f'method {name!r} is not known, choose one of {", ".join(METHODS)}')
+    if name not in DETECTORS:
+        raise ValueError(f'method {name!r} is not known, choose one of {", ".join(DETECTORS)}')
     if name == 'linear':
         trunk = small_model_trunk() if trunk is None else trunk
         return Method(partial(trunk_statistics, trunk=trunk), linear_probe(), 'frame')
@@ -258,7 +258,7 @@ def operating_points(
 class Detector:
     "A detector of attacks: features, classifiers as arrays, a calibration, and what is known about it."
 
-    method: str  # one of METHODS
+    method: str  # one of DETECTORS
     classifiers: list  # of arrays, from `fit_method`
     slope: float  # of the calibration
     bias: float
@@ -300,7 +300,7 @@ class Detector:
 
 def train_detector(
     frames: pd.DataFrame,  # table with frame_path and face_path; its rows of split 'train' are learned
-    method: str = 'lbp',  # one of METHODS
+    method: str = 'lbp',  # one of DETECTORS
     size: int = 224,  # of the frames, in pixels
     margin: float = 0.3,  # of the face crops
     folds: int = 5,  # groups of people in cross-validation
@@ -316,7 +316,7 @@ def train_detector(
 
 
 def fit_detector(
-    method: str,  # one of METHODS
+    method: str,  # one of DETECTORS
     X,  # (N, ...) its features
     rows: pd.DataFrame,  # their N rows
     size: int,  # of the frames, in pixels

@@ -385,7 +385,8 @@ def _choose_method(a):
     given += ['--precision'] * (a.precision != 'fp32') + ['--no-tpc'] * (not a.tpc)
     if a.method not in (None, 'network') and given:
         raise ValueError(f'{given[0]} is an option of the network: leave it out, or take --method network')
-    if a.method or given:
+    several_processes = int(os.environ.get('WORLD_SIZE', 1)) > 1
+    if a.method or given or several_processes:
         return a.method or 'network'
     from gfa_fastai.run.few_shot import MANY_PEOPLE
     from gfa_fastai.run.reproduce import read_data

@@ -10,7 +10,7 @@ import pandas as pd
 from dataclasses import dataclass
 from gfa_fastai.compare.detectors import (
     CANDIDATES,
-    METHODS,
+    DETECTORS,
     compare_methods,
     fit_detector,
     get_method,
@@ -61,7 +61,7 @@ class FewShot:
 def train_few(
     out,  # run folder
     data,  # root of a dataset
-    method: str = 'auto',  # one of METHODS, or auto
+    method: str = 'auto',  # one of DETECTORS, or auto
     dataset: str = 'folder',  # a key of READERS
     size: int = 224,  # side of the frames in pixels
     folds: int = 5,  # groups of people in cross-validation
@@ -73,8 +73,8 @@ def train_few(
     **reader,  # further arguments of the reader
 ) -> FewShot:  # raises ValueError, OSError
     "Train a detector on a folder, and judge it on people who were left out. Started again, it does the same again."
-    if method not in ('auto', *METHODS):
-        raise ValueError(f'method {method!r} is not known, choose one of auto, {", ".join(METHODS)}')
+    if method not in ('auto', *DETECTORS):
+        raise ValueError(f'method {method!r} is not known, choose one of auto, {", ".join(DETECTORS)}')
     if not 2 <= folds <= 50:
         raise ValueError(f'folds is {folds!r}: give a number from 2 to 50')
     margin, spread = 0.3, spread or 8
