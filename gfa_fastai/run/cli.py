@@ -195,6 +195,12 @@ def _training_arguments(p):
             '(default: the preset\'s)'
         ),
     )
+    p.add_argument(
+        '--scale',
+        choices=('paper',),
+        help="paper: weigh TPC so that it pulls as the paper's does (all pairs of 32 images, 4,096 features), "
+        'at any width, batch and reading',
+    )
 
 
 _READER = ('video_pattern', 'subject_pattern', 'protocol', 'fold', 'allow_missing')
@@ -213,7 +219,7 @@ def _data_settings(a):
 
 def _training_settings(a, *more):
     "The arguments of the training for run_settings."
-    return {k: getattr(a, k) for k in ('steps', 'bs', 'precision', 'weights', 'pairs', *more)}
+    return {k: getattr(a, k) for k in ('steps', 'bs', 'precision', 'weights', 'pairs', 'scale', *more)}
 
 # %% ../../nbs/engine/cli.ipynb #c3ea8f59
 @command
