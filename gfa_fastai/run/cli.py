@@ -217,6 +217,12 @@ def _training_arguments(p):
             '(default: the preset\'s)'
         ),
     )
+    p.add_argument(
+        '--scale',
+        choices=('paper',),
+        help="paper: weigh TPC so that it pulls as the paper's does (all pairs of 32 images, 4,096 features), "
+        'at any width, batch and reading',
+    )
 
 
 _READER = ('video_pattern', 'subject_pattern', 'protocol', 'fold', 'allow_missing')
@@ -235,7 +241,7 @@ def _data_settings(a):
 
 def _training_settings(a, *more):
     "The arguments of the training for run_settings."
-    return {k: getattr(a, k) for k in ('steps', 'bs', 'precision', 'weights', 'pairs', *more)}
+    return {k: getattr(a, k) for k in ('steps', 'bs', 'precision', 'weights', 'pairs', 'scale', *more)}
 
 # %% ../../nbs/engine/cli.ipynb #c3ea8f59
 @command
@@ -332,36 +338,94 @@ def gfa_synth(argv=None):
 # %% ../../nbs/engine/cli.ipynb #97bda710
 @command
 def gfa_train(argv=None):
-    "Train the two-headed network on a folder of images."
-    from gfa_fastai.run.reproduce import PRESETS, train_model
+    "Train a model on a folder of images: the best detector for few people, or the two-headed network."
+    from gfa_fastai.run.reproduce import PRESETS
 
     p = Parser(
         'gfa_train',
-        'Train the two-headed network on a folder of images. '
-        'Stopped and started again with the same --out, it goes on where it was.',
+        'Train a model on a folder of images: the best of several detectors where there are few people, '
+        'or the two-headed network. Stopped and started again with the same --out, it goes on where it was.',
         [
-            'gfa_train photos --out model --weights small',
-            'gfa_train MSU-MFSD --dataset msu_mfsd --preset full --precision bf16 --out msu',
+            'gfa_train photos --out model',
+            'gfa_train MSU-MFSD --dataset msu_mfsd --method network --preset full --precision bf16 --out msu',
         ],
     )
     p.add_argument('data', help='root of the dataset')
-    p.add_argument('--out', required=True, help='run folder for model.safetensors, scores.csv and terms.csv')
+    p.add_argument('--out', required=True, help='run folder for model.safetensors and scores.csv')
+    p.add_argument(
+        '--method',
+        choices=_METHODS,
+        help=(
+            'network: GFA-CNN; auto: the best of five detectors on people who were left out; or one detector by name '
+            "(default: auto for fewer than 40 people, unless an option of the network is given; then network)"
+        ),
+    )
     _data_arguments(p)
     p.add_argument(
+        '--size', type=_positive, help="side of the images in pixels (default: the preset's; 224 for a detector)"
+    )
+    p.add_argument('--folds', type=_positive, default=5, help='of a detector: groups of people in cross-validation')
+    p.add_argument(
         '--preset',
-        default='quick',
         choices=PRESETS,
-        help='image size and width of the network; steps and batch where they are not given',
+        help='of the network: image size and width; steps and batch where they are not given (default: quick)',
     )
     _training_arguments(p)
     p.add_argument('--no-tpc', dest='tpc', action='store_false', help='without the TPC loss')
     p.add_argument('--seed', type=int, default=0, help='of first weights and order of batches')
     a = p.parse_args(argv)
-    data, training = dict(roots=a.data, **_data_settings(a)), _training_settings(a)
-    path = train_model(a.out, a.tpc, a.seed, preset=a.preset, data=data, training=training)
+    method = _choose_method(a)
+    if method == 'network':
+        _train_network(a)
+    else:
+        _train_detector(a, method)
+
+
+def _train_network(a):
+    "Train the two-headed network."
+    from gfa_fastai.run.reproduce import train_model
+
+    data, training = dict(roots=a.data, size=a.size, **_data_settings(a)), _training_settings(a)
+    path = train_model(a.out, a.tpc, a.seed, preset=a.preset or 'quick', data=data, training=training)
     if not int(os.environ.get('RANK', 0)):  # of several processes the first one prints
         scores = path.with_name('scores.csv')
         say(f'model:  {path}\nscores: {scores} (development and test people; gfa_evaluate reads them)')
+
+
+def _train_detector(a, method):
+    "Train a detector, and say what it is worth."
+    from gfa_fastai.run.few_shot import few_shot_words, train_few
+
+    settings = {k: v for k, v in _data_settings(a).items() if k != 'dev_subjects'}
+    done = train_few(a.out, a.data, method, size=a.size or 224, folds=a.folds, seed=a.seed, **settings)
+    say(few_shot_words(done))
+    say(f'model:  {done.model}\nscores: {done.scores} (the --source of gfa_evaluate for scores of other people)')
+    _say_skipped(done.skipped)
+
+
+_METHODS = ('network', 'auto', 'linear', 'lbp', 'dog_lbp', 'colour_lbp', 'colour_texture', 'ida', 'colour_sift')
+
+
+def _choose_method(a):
+    "The method that was asked for, or the one that fits the number of people; raises ValueError."
+    options = ('preset', 'steps', 'bs', 'weights', 'pairs', 'dev_subjects')
+    given = [f'--{name.replace("_", "-")}' for name in options if getattr(a, name) is not None]
+    given += ['--precision'] * (a.precision != 'fp32') + ['--no-tpc'] * (not a.tpc)
+    if a.method not in (None, 'network') and given:
+        raise ValueError(f'{given[0]} is an option of the network: leave it out, or take --method network')
+    several_processes = int(os.environ.get('WORLD_SIZE', 1)) > 1
+    if a.method or given or several_processes:
+        return a.method or 'network'
+    from gfa_fastai.run.few_shot import MANY_PEOPLE
+    from gfa_fastai.run.reproduce import read_data
+    from gfa_fastai.samples import person_key
+
+    settings = _data_settings(a)
+    reader = {k: v for k, v in settings.items() if k in _READER + ('clips', 'dataset')}
+    people = person_key(read_data(a.data, draw=False, **reader)).nunique()
+    method = 'network' if people >= MANY_PEOPLE else 'auto'
+    say(f'{people} people: --method {method} ({MANY_PEOPLE} are enough for the network)')
+    return method
 
 # %% ../../nbs/engine/cli.ipynb #dade01ff
 @command

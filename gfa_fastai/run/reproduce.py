@@ -65,7 +65,7 @@ PRESETS = dict(
 def run_settings(
     preset: str = 'quick',  # a key of PRESETS
     data=None,  # None: SynthPAD; a root or a list of roots; or a dict of roots and other settings of `data`
-    training=None,  # dict of steps, bs, seeds, weights, pairs, precision, width; None in it is the preset's
+    training=None,  # dict of steps, bs, seeds, weights, pairs, scale, precision, width; None in it is the preset's
     adaptation=True,  # with arms of FDA; False: half of the trainings; or a dict of width and steps
     measures=None,  # dict of recognition and divergence: whether they are measured
 ) -> dict:  # plain values only; raises ValueError or FileNotFoundError
@@ -74,7 +74,7 @@ def run_settings(
         raise ValueError(f'preset {preset!r} is not known, choose one of {", ".join(PRESETS)}')
     sizes = PRESETS[preset]
     data, reader = _data_group(data, sizes['data'])
-    training = _group('training', training, sizes['training'] | dict(precision='fp32'))
+    training = _group('training', training, sizes['training'] | dict(precision='fp32', scale=None))
     _check_training(training)
     if adaptation not in (True, False, None):
         adaptation = _group('adaptation', adaptation, sizes['adaptation'])
@@ -118,6 +118,8 @@ def _check_training(s):
     check_number('width', s['width'], 0.01, 8)
     if s['pairs'] not in ('all', 'halves'):
         raise ValueError(f'pairs {s["pairs"]!r} is not known, choose all or halves')
+    if s['scale'] not in (None, 'paper'):
+        raise ValueError(f"scale {s['scale']!r} is not known, choose paper, or leave it out")
     if s['precision'] not in ('fp32', 'bf16', 'fp16'):
         raise ValueError(f'precision {s["precision"]!r} is not known, choose fp32, bf16 or fp16')
     s['weights'] = str(s['weights'])
@@ -502,7 +504,7 @@ def arm_learner(
     weights = None if s['weights'] == 'random' else s['weights']
     pool = int(np.clip(settings['data']['size'] // 32, 1, 7))
     network = functools.partial(build_gfacnn, weights=weights, width=s['width'], pool=pool)
-    loss = GFALoss(TPCLoss(s['pairs']) if arm['tpc'] else False)
+    loss = GFALoss(TPCLoss(s['pairs'], scale=s['scale']) if arm['tpc'] else False)
     return guarded(gfa_learner(dls, network, loss, seed=arm['seed'], cbs=cbs), s['precision'])
 
 # %% ../../nbs/engine/reproduce.ipynb #6f683236
