@@ -64,7 +64,10 @@ OTHER = {  # page: (its cell 'The data of this page' as it becomes, or what is r
         [
             ON,
             ('RUN = None', "RUN = 'run'"),
-            ("WIDTH, STEPS, SIZE, WEIGHTS = 0.5, 150, 64, 'small'", "WIDTH, STEPS, SIZE, WEIGHTS = 0.125, 2, 48, 'small'"),
+            (
+                "WIDTH, STEPS, SIZE, WEIGHTS = 0.5, 150, 64, 'small'",
+                "WIDTH, STEPS, SIZE, WEIGHTS = 0.125, 2, 48, 'small'",
+            ),
             ("PEOPLE, PRESET = 20, 'standard'", "PEOPLE, PRESET = 2, 'tiny'"),
         ],
         ['results/figure_6.csv', 'results/figure_6_standard.csv'],
