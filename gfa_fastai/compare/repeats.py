@@ -5,6 +5,7 @@
 # %% ../../nbs/engine/repeats.ipynb #8f5746a0
 from __future__ import annotations
 import zlib
+from functools import lru_cache
 from typing import NamedTuple
 import numpy as np
 import pandas as pd
@@ -47,6 +48,7 @@ class Tested(NamedTuple):
     errors: np.ndarray  # (people, 4), of `person_errors`
 
 
+@lru_cache(maxsize=64)
 def draws_of(
     name: str,  # of a dataset
     count: int,  # how many there are to draw from, and how many are drawn
