@@ -17,23 +17,22 @@ ON = ('MEASURE = False', 'MEASURE = True')
 BOTH = ('DATA = None', "DATA = ['hall', 'door']")
 OTHER = {  # page: (its cell 'The data of this page' as it becomes, or what is replaced; files that it makes)
     'table_4_cross': (
-        SAMPLES + "DATA, VERSION, FILE, SIZE, STEPS = 'two doors', '1', Path('my_table_4.csv'), 48, 2\nSEEDS = 2",
-        ['my_table_4.csv'],
+        [ON, BOTH, ('SIZE, STEPS, SEEDS = 64, 400, 3', 'SIZE, STEPS, SEEDS = 48, 2, 2')],
+        ['results/table_4.csv'],
     ),
     'table_2_3_intra': (
-        (
-            "from gfa_fastai.run.reproduce import read_data, with_splits\ndef protocol(number): return"
-            " extract_frames(with_splits(read_data('hall')), WORK/'cache', size=SIZE, progress=False)\nDATA, VERSION,"
-            " FILE, SIZE, STEPS = 'a hall', '1', Path('my_table_3.csv'), 48, 2\nSEEDS = 2\nPROTOCOLS, HOME, TABLE_4 ="
-            " {1: 'one', 2: 'two'}, 'two doors', Path('my_table_4.csv')"
-        ),
-        ['my_table_3.csv'],
+        [
+            ON,
+            ('DATA = None', "DATA = 'hall'"),
+            ("READER = 'oulu_npu'", "READER = 'folder'"),
+            ('SIZE, STEPS, SEEDS = 64, 800, 3', 'SIZE, STEPS, SEEDS = 48, 2, 2'),
+            ("{1: 'session', 2: 'medium', 3: 'camera', 4: 'all'}", "{1: 'one', 2: 'two'}"),
+        ],
+        ['results/table_3.csv'],
     ),
     'section_4_5_multitask': (
-        SAMPLES
-        + "DATA, VERSION, CURVES, TABLE = 'two doors', '1', Path('my_curves.csv'), Path('my_table.csv')\nTRAINS, SEEDS,"
-        " SIZE, STEPS = ['hall'], 2, 48, 24",
-        ['my_curves.csv', 'my_table.csv'],
+        [ON, BOTH, ('SIZE, STEPS, SEEDS = 64, 400, 3', 'SIZE, STEPS, SEEDS = 48, 24, 2')],
+        ['results/section_4_5.csv', 'results/section_4_5_curves.csv'],
     ),
     'figure_3': (
         [ON, ('DATA = None', "DATA = 'hall'"), ('SIZE, EPOCHS = 64, 5', 'SIZE, EPOCHS = 48, 1')],
@@ -148,9 +147,10 @@ def test_page_on_other_data(page, folders, tmp_path):
         (tmp_path / name).symlink_to(folders / name)
     if page == 'table_2_3_intra':  # Table 2 is drawn from the rows of Table 4
         df = pd.read_csv(RESULTS / 'table_4.csv', dtype=dict(version=str))
+        (tmp_path / 'results').mkdir()
         df[df.train.isin(['webcam', 'slr']) & df.test.isin(['webcam', 'slr'])].replace(
             dict(webcam='hall', slr='door')
-        ).to_csv(tmp_path / 'my_table_4.csv', index=False)
+        ).to_csv(tmp_path / 'results/table_4.csv', index=False)
     if page == 'figure_4_patterns':  # it asks networks of Table 1
         for tpc in 'off', 'on':
             for seed in 0, 1:
