@@ -61,6 +61,11 @@ def test_sidebar_tells_the_story():
     assert all(not o.startswith(('paper/', 'synthpad/')) and not re.match(r'\d\d_', o) for o in found[first_engine:])
 
 
+def test_the_first_steps_come_first():
+    "A guide that is wanted on the first day is not below the fold of the sidebar."
+    assert 'guides/quickstart.ipynb' in sidebar()[:3]
+
+
 def test_quarto_reads_the_sidebar():
     "nbdev leaves nbs/sidebar.yml alone only where settings.ini says custom_sidebar."
     assert CFG['custom_sidebar'] == 'True'
@@ -325,6 +330,21 @@ def test_a_picture_on_every_page():
     report(rule, [p for p in READ if p != NBS / 'index.ipynb'])
 
 
+COLUMN = 78  # characters of code that the rendered docs show at once
+
+
+def test_printed_lines_fit_the_column():
+    def rule(path):
+        "What a cell prints on a page that is read in order is not wider than the column of the docs."
+        for i, cell in enumerate(cells_of(path)):
+            printed = [''.join(o['text']) for o in cell.get('outputs', []) if o['output_type'] == 'stream']
+            wide = [line for text in printed for line in text.splitlines() if len(line) > COLUMN]
+            if wide:
+                yield f'cell {i}: {len(wide[0])} columns: {wide[0][:60]}'
+
+    report(rule, BOOK)
+
+
 # --- equations
 
 
@@ -348,6 +368,28 @@ def test_equations_carry_the_number_of_the_paper():
         for names in re.findall(r'\bEqs?\.\s*(\d+(?:\s*(?:to|and|or|,|-|\u2013)\s*\d+)*)', text):
             if not all(1 <= int(n) <= 8 for n in re.findall(r'\d+', names)):
                 yield f'the paper has no Eq. {names}'
+
+    report(rule, NOTEBOOKS)
+
+
+def glyphs(formula):
+    "About how many characters wide a formula is."
+    formula = re.sub(r'\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}', lambda m: max(m[1], m[2], key=len), formula)
+    formula = re.sub(r'\\(?:[a-zA-Z]*Vert|cdot|times)', '|', formula)
+    formula = re.sub(
+        r'\\(?:mathrm|mathbf|mathcal|text|operatorname|hat|bar|left|right|[bB]igg?[lr]?)(?![a-z])', '', formula
+    )
+    formula = re.sub(r'\\[a-zA-Z]+', 'x', formula)
+    return len(re.sub(r'[\\{}^_\s]', '', formula))
+
+
+def test_inline_formulas_fit_a_phone():
+    def rule(path):
+        "A formula of more than 26 characters is displayed: inline it runs out of a phone's column."
+        text = re.sub(r'\$\$.*?\$\$', '', prose(path), flags=re.S)
+        for formula in re.findall(r'(?<![\\$])\$([^$\n]+)\$', text):
+            if glyphs(formula) > 26:
+                yield formula
 
     report(rule, NOTEBOOKS)
 
