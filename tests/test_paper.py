@@ -51,14 +51,14 @@ OTHER = {  # page: (its cell 'The data of this page' as it becomes, or what is r
         ['results/figure_4.csv'],
     ),
     'figure_5': (
-        (
-            "from gfa_fastai.inputs.frames import extract_frames\nfrom gfa_fastai.run.reproduce import read_data,"
-            " with_splits\ndef samples(folder):\n    frames = extract_frames(with_splits(read_data(['hall', 'door'])),"
-            " folder, size=48, spread=2, progress=False)\n    return frames.assign(path=frames.frame_path)\nNAMES,"
-            " STEPS, DATA, VERSION, ROWS, MADE = ('hall', 'door'), 2, 'two doors', '1', Path('my_figure_5.csv'),"
-            " Path('my_figure_5.json')"
-        ),
-        ['my_figure_5.csv'],
+        [
+            ON,
+            ('DATA = None', "DATA = ['hall', 'door']"),
+            ('LONG = None', "LONG = 'fit.safetensors'"),
+            ('STEPS, SIZE = 150, 96', 'STEPS, SIZE = 2, 48'),
+            ('PEOPLE, VIEW = (30, 8), 224', 'PEOPLE, VIEW = (1, 1), 48'),
+        ],
+        ['results/figure_5.csv'],
     ),
     'figure_8': (
         SAMPLES + "DATA, VERSION, CURVES, TABLE, MODELS = 'two doors', '1', Path('my_roc.csv'), Path('my_table.csv'),"
@@ -129,6 +129,15 @@ def make_network(folder, **info):
     save_model(GFACNN(2, width=0.125, pool=1), folder / 'model.safetensors', train='webcam', steps=0, **info)
 
 
+def make_fit(path):
+    "A small network of FDA, hardly fitted."
+    import numpy as np
+    from gfa_fastai.adapt.fda import FDA
+
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 48, 48, 3)).astype(np.uint8)
+    FDA(pictures[0], width=0.125, size=32, scale='own').fit(list(pictures[1:]), steps=1, progress=False).save(path)
+
+
 def test_every_page_that_measures_is_tried():
     "Pages with a switch, and pages with a cell of their data, but for those of SynthPAD alone."
     have = {
@@ -155,6 +164,8 @@ def test_page_on_other_data(page, folders, tmp_path):
         for tpc in 'off', 'on':
             for seed in 0, 1:
                 make_network(tmp_path / f'runs/standard/arms/webcam-tpc_{tpc}-seed{seed}', tpc=tpc == 'on', seed=seed)
+    if page == 'figure_5':  # and a fit of the preset `full`
+        make_fit(tmp_path / 'fit.safetensors')
     (tmp_path / 'change.json').write_text(json.dumps(change), encoding='utf-8')
     env = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'MPLBACKEND': 'agg'}
     done = subprocess.run(

@@ -15,6 +15,7 @@ from torch import Tensor
 from .adapter import Adapter
 from ..fda import full_precision
 from ..inputs.images import as_batch, read_image
+from ..samples import check_number
 
 # %% auto #0
 __all__ = ['Identity', 'Recompress', 'ColourMatch', 'fourier_swap', 'FourierSwap']
@@ -32,8 +33,7 @@ class Recompress(Adapter):
         quality: int = 75,  # of the JPEG, 1 to 100; 75 is that of the authors' released frames
     ):
         super().__init__()
-        if not 1 <= quality <= 100:
-            raise ValueError(f'Recompress: quality is {quality}, it runs from 1 to 100')
+        check_number('Recompress: quality', quality, 1, 100, whole=True)
         self.quality = int(quality)
 
     def config(self):
@@ -127,7 +127,8 @@ class FourierSwap(Adapter):
         beta: float = 0.01,  # half-width of the swapped square, as a share of the shorter side; 0: the mean colour
     ):
         super().__init__()
-        if not 0 <= beta < 0.5:
+        check_number('FourierSwap: beta', beta)
+        if beta >= 0.5:
             raise ValueError(f'FourierSwap: beta is {beta}, it runs from 0 to below 0.5')
         self.beta = float(beta)
         self.target = torch.zeros(1, 3, 1, 1) if target is None else as_batch([read_image(target)])
