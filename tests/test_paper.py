@@ -31,7 +31,7 @@ OTHER = {  # page: (its cell 'The data of this page' as it becomes, or what is r
         ['results/table_3.csv'],
     ),
     'section_4_5_multitask': (
-        [ON, BOTH, ('SIZE, STEPS, SEEDS = 64, 400, 3', 'SIZE, STEPS, SEEDS = 48, 24, 2')],
+        [ON, BOTH, ('SIZE, STEPS, SEEDS = 64, 400, 3', 'SIZE, STEPS, SEEDS = 48, 24, 2'), ('[:2]', '[:1]')],
         ['results/section_4_5.csv', 'results/section_4_5_curves.csv'],
     ),
     'conditions': (
