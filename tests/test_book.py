@@ -481,6 +481,20 @@ def test_prose_between_code():
     report(rule, READ)
 
 
+def test_data_is_not_shown_above_its_own_table():
+    def rule(path):
+        "A cell of many literals is data: keep it in gfa_fastai/results, or hide the code (#| echo: false)."
+        for i, cell in enumerate(cells_of(path)):
+            code = source(cell)
+            if cell['cell_type'] != 'code' or re.search(r'^#\|\s*(exports?|hide|echo: false)', code, flags=re.M):
+                continue
+            literals = re.findall(r"""^\s*(?:'.*'|".*"),?$""", code, flags=re.M)
+            if len(literals) > 20:
+                yield f'cell {i}: {len(literals)} lines of literals'
+
+    report(rule, READ)
+
+
 # --- results
 
 
