@@ -78,12 +78,16 @@ def explore(
 def results_file(
     name: str | Path,  # file name, as 'reproduce.csv'
     new: bool = False,  # True: the file is about to be written and need not exist
-) -> Path:  # its place in the folder `results` of the package
+    own: bool = False,  # True: the reader's own, in the folder `results` here, which is made; it need not exist
+) -> Path:  # its place, in the folder `results` of the package otherwise
     "Where a table lies that took long to measure; FileNotFoundError where there is none."
+    if own:
+        Path('results').mkdir(exist_ok=True)
+        return Path('results') / Path(name).name
     path = Path(str(files('gfa_fastai'))) / 'results' / Path(name).name
     if new or path.is_file():
         return path
     raise FileNotFoundError(
-        f'{path.name} is not among the results of the installed gfa_fastai. Run the cells of this page that are flagged'
-        ' slow, or install the version of the library that the page belongs to.'
+        f'{path.name} is not among the results of the installed gfa_fastai. Install the version of the library that the'
+        ' page belongs to, or set MEASURE = True at the top of the page, if it has that switch.'
     )

@@ -14,9 +14,9 @@ def flags(source: str) -> set:
     return {h[0].rstrip(':') for h in heads if h}
 
 
-def execute(path: Path, force: set):
-    "Run the notebook at `path` in its own folder, on the package beside it, and write it back with outputs."
-    from execnb.nbio import read_nb, write_nb
+def executed(path: Path, force: set = frozenset()):
+    "The notebook at `path` with new outputs, run in its own folder on the package beside it."
+    from execnb.nbio import read_nb
     from execnb.shell import CaptureShell
 
     def kept(cell):
@@ -31,7 +31,14 @@ def execute(path: Path, force: set):
         shell.run_all(nb, exc_stop=True, preproc=kept)
     except Exception:
         sys.exit(shell.prettytb(fname=path))
-    write_nb(nb, path)
+    return nb
+
+
+def execute(path: Path, force: set):
+    "Run the notebook at `path` and write it back with outputs."
+    from execnb.nbio import write_nb
+
+    write_nb(executed(path, force), path)
 
 
 if __name__ == '__main__':

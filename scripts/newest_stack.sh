@@ -23,7 +23,7 @@ echo 'import sys; sys.modules.update(dict.fromkeys(["nbdev", "execnb", "ghapi"])
 
 # (pip may complain that the base's nbdev family wants an older fastcore: it is right, and nobody uses it here)
 "$env/bin/pip" install -q -U fastai fastcore fasttransform fastprogress
-"$env/bin/pip" install -q pytest ipython -e .
+"$env/bin/pip" install -q pytest ipython ipykernel nbclient -e .
 "$env/bin/python" - <<'PY'
 import sys, importlib.util, fastai, fastcore, torch
 from importlib.metadata import version

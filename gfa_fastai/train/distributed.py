@@ -123,9 +123,7 @@ def _accelerate():
     try:
         import accelerate
     except ImportError as e:
-        raise ImportError(
-            "training in several processes needs the package accelerate: pip install 'gfa_fastai[distributed]'"
-        ) from e
+        raise ImportError("training in several processes needs the package accelerate: pip install accelerate") from e
     return accelerate
 
 

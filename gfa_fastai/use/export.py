@@ -116,16 +116,14 @@ class PictureNetwork(nn.Module):
 
 # %% ../../nbs/engine/export.ipynb #24c38ff9
 def import_extras(
-    *names,  # of modules
-    extra='export',  # the library's extra that brings them
+    *names,  # of modules, as `captum.attr`
 ) -> list:  # the modules; raises ImportError
     "Import optional packages, or say how to get them."
     try:
         return [importlib.import_module(n) for n in names]
     except ImportError as e:
-        raise ImportError(
-            f'{e.name} is not installed, and this needs it: pip install "gfa_fastai[{extra}]", or pip install {e.name}'
-        ) from None
+        packages = ' '.join(name.split('.')[0] for name in names)
+        raise ImportError(f'{e.name} is not installed, and this needs it: pip install {packages}') from None
 
 
 def _metadata(auth):
@@ -252,7 +250,7 @@ def explain(
     "Grad-CAM of the anti-spoofing head for one picture."
     if layer not in CAM_LAYERS:
         raise ValueError(f'explain: layer {layer!r} is not known, choose one of {", ".join(CAM_LAYERS)}')
-    captum = import_extras('captum.attr', extra='explain')[0]
+    captum = import_extras('captum.attr')[0]
     photo = read_image(image)
     result, frame = auth.verify(photo, live_only=True), resize_square(photo, auth.size)
     if auth.adapter is not None:
