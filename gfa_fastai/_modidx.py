@@ -112,6 +112,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/gfa_fastai', 'doc_host': '
                                                                                 'gfa_fastai/adapt/fda.py'),
                                       'gfa_fastai.adapt.fda.FitLog.after_batch': ( 'engine/adapt_fda.html#fitlog.after_batch',
                                                                                    'gfa_fastai/adapt/fda.py'),
+                                      'gfa_fastai.adapt.fda.FitLog.after_fit': ( 'engine/adapt_fda.html#fitlog.after_fit',
+                                                                                 'gfa_fastai/adapt/fda.py'),
                                       'gfa_fastai.adapt.fda.FitLog.after_train': ( 'engine/adapt_fda.html#fitlog.after_train',
                                                                                    'gfa_fastai/adapt/fda.py'),
                                       'gfa_fastai.adapt.fda.FitLog.read': ('engine/adapt_fda.html#fitlog.read', 'gfa_fastai/adapt/fda.py'),

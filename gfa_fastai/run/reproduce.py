@@ -610,6 +610,7 @@ def run_arm(
     out: Path,  # run folder
     settings: dict,  # from run_settings
     bar=None,  # tqdm bar over steps
+    work: Path | None = None,  # folder for transferred frames, where `out` is slow with many files; None: `out`
 ) -> pd.DataFrame:  # scores of the development and test people of every dataset
     "Scores of an arm; what the run folder has already is not made again."
     from fastai.vision.all import default_device
@@ -621,7 +622,7 @@ def run_arm(
     shown = bar is not None and not bar.disable
     adapter = fit_fda(arm['train'], frames, out, settings, shown) if arm['fda'] else None
     if adapter:
-        frames = transfer_frames(adapter, frames, out, settings, shown)
+        frames = transfer_frames(adapter, frames, work or out, settings, shown)
     if not model.exists():
         train_arm(arm, frames, model.parent, settings, bar, adapter)
         gc.collect()  # a Learner refers to itself: free its weights and Adam's means before the next training
