@@ -120,7 +120,8 @@ def _check_mixing(name, args, tensors):
     strict = name in ('stack', 'cat')
     if any(not gpu and (strict or t.dim()) for t, gpu in zip(tensors, marks)):
         raise RuntimeError(
-            f'Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu! (in {name})'
+            'Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu! '
+            f'(in {name})'
         )
 
 

@@ -148,7 +148,7 @@ def _check_cards():
     here, cards = int(os.environ.get('LOCAL_WORLD_SIZE', num_distrib())), torch.cuda.device_count()
     if here > cards:
         raise ValueError(
-            f'{here} processes and {cards} GPU(s): each process needs a GPU of its own. Use --num_processes {cards}, or '
+            f'{here} processes and {cards} GPU(s): each process needs its own. Use --num_processes {cards}, or '
             'hide the GPUs by CUDA_VISIBLE_DEVICES= before the command: then the processes take the CPU.'
         )
 
