@@ -21,7 +21,6 @@ from gfa_fastai.use.authenticate import (
     both_answers,
     dev_thresholds,
     model_card,
-    small_model,
 )
 from gfa_fastai.use.gallery import Gallery, check_name, model_hash
 from gfa_fastai.model import GFACNN

@@ -578,6 +578,12 @@ def data_words(
     return ' '.join(lines)
 
 # %% ../../nbs/engine/report.ipynb #c8c85b65
+def _scale_words(s):
+    if s.get('scale') == 'paper':
+        return "rescaled for batch, width and reading so that it pulls as the paper's"
+    return "at the paper's weight, not rescaled for the width"
+
+
 PAIR_WORDS = dict(all='all ordered pairs of a batch', halves='the pairs of the two halves of a batch')
 
 
@@ -599,7 +605,7 @@ def method_words(
         'Live training images are flipped to balance the classes, as in the paper. '
         'Loss: L_anti + 0.1 L_id + 2.5e-5 L_tpc; '
         f'L_tpc is read as the sum over {PAIR_WORDS[s["pairs"]]}, on the {info["fc_dim"]} features of FC2 after its '
-        "ReLU, at the paper's weight, not rescaled for the width. "
+        f"ReLU, {_scale_words(s)}. "
         f'{s["seeds"]} seed{"s" if s["seeds"] > 1 else ""}.'
     )
 

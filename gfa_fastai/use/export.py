@@ -22,8 +22,8 @@ from ..samples import CLASSES
 from .authenticate import FaceAuthenticator
 
 # %% auto #0
-__all__ = ['CAM_LAYERS', 'overlaps', 'area_resize', 'linear_resize', 'resize_in_graph', 'PictureNetwork', 'import_extras',
-           'export_onnx', 'open_onnx', 'onnx_answers', 'explain']
+__all__ = ['CAM_LAYERS', 'overlaps', 'area_resize', 'linear_resize', 'resize_in_graph', 'refuse_detectors', 'PictureNetwork',
+           'import_extras', 'export_onnx', 'open_onnx', 'onnx_answers', 'explain']
 
 # %% ../../nbs/engine/export.ipynb #71aa0001
 def overlaps(
@@ -88,6 +88,16 @@ def resize_in_graph(
     return linear_resize(area_resize(x.float(), h, w), size).float()
 
 # %% ../../nbs/engine/export.ipynb #d3d27a57
+def refuse_detectors(
+    auth: FaceAuthenticator,
+):  # raises ValueError
+    "Only a network has a graph and gradients."
+    if auth.spoof is not None:
+        raise ValueError(
+            f'{auth.source}: its method {auth.spoof.method} is no network. Give a model of gfa_train --method network.'
+        )
+
+
 class PictureNetwork(nn.Module):
     "Bytes in, live score and embedding out: what is exported."
 
@@ -96,6 +106,7 @@ class PictureNetwork(nn.Module):
         auth: FaceAuthenticator,  # its model and its adapter
     ):
         super().__init__()
+        refuse_detectors(auth)
         self.model, self.net, self.size = auth.model, getattr(auth.adapter, 'fast', None), auth.size
         if auth.adapter is not None and self.net is None:
             raise ValueError(
@@ -251,6 +262,7 @@ def explain(
     if layer not in CAM_LAYERS:
         raise ValueError(f'explain: layer {layer!r} is not known, choose one of {", ".join(CAM_LAYERS)}')
     captum = import_extras('captum.attr')[0]
+    refuse_detectors(auth)
     photo = read_image(image)
     result, frame = auth.verify(photo, live_only=True), resize_square(photo, auth.size)
     if auth.adapter is not None:
