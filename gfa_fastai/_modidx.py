@@ -439,6 +439,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/gfa_fastai', 'doc_host': '
                                                                                               'gfa_fastai/compare/detectors.py'),
                                               'gfa_fastai.compare.detectors.method_features': ( 'engine/detectors.html#method_features',
                                                                                                 'gfa_fastai/compare/detectors.py'),
+                                              'gfa_fastai.compare.detectors.method_or_control': ( 'engine/detectors.html#method_or_control',
+                                                                                                  'gfa_fastai/compare/detectors.py'),
                                               'gfa_fastai.compare.detectors.operating_points': ( 'engine/detectors.html#operating_points',
                                                                                                  'gfa_fastai/compare/detectors.py'),
                                               'gfa_fastai.compare.detectors.people_folds': ( 'engine/detectors.html#people_folds',
