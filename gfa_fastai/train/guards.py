@@ -144,6 +144,7 @@ class Guards(Callback):
     def after_fit(self):
         if self.momenta and None not in self.momenta:
             self.opt.set_hyper('mom', self.momenta)
+        self.after_train()  # a fit that was cancelled has had none
 
 
 def guarded(
