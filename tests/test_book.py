@@ -342,7 +342,7 @@ def test_printed_lines_fit_the_column():
             if wide:
                 yield f'cell {i}: {len(wide[0])} columns: {wide[0][:60]}'
 
-    report(rule, BOOK)
+    report(rule, [p for p in BOOK + GUIDES if p.stem not in ("speed", "gpus")])
 
 
 # --- equations
@@ -477,6 +477,20 @@ def test_prose_between_code():
             run += 1
             if run == 5:
                 yield f'cells up to {i} are code alone'
+
+    report(rule, READ)
+
+
+def test_data_is_not_shown_above_its_own_table():
+    def rule(path):
+        "A cell of many literals is data: keep it in gfa_fastai/results, or hide the code (#| echo: false)."
+        for i, cell in enumerate(cells_of(path)):
+            code = source(cell)
+            if cell['cell_type'] != 'code' or re.search(r'^#\|\s*(exports?|hide|echo: false)', code, flags=re.M):
+                continue
+            literals = re.findall(r"""^\s*(?:'.*'|".*"),?$""", code, flags=re.M)
+            if len(literals) > 20:
+                yield f'cell {i}: {len(literals)} lines of literals'
 
     report(rule, READ)
 

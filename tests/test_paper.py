@@ -85,9 +85,12 @@ OTHER = {  # page: (its cell 'The data of this page' as it becomes, or what is r
         ['results/figure_7.csv', 'results/figure_7_drawn.csv'],
     ),
     'figure_8': (
-        SAMPLES + "DATA, VERSION, CURVES, TABLE, MODELS = 'two doors', '1', Path('my_roc.csv'), Path('my_table.csv'),"
-        " WORK/'mine'\nTRAIN, EPOCHS, SIZE, NETWORK, SEEDS = 'hall', 1, 48, {}, 2",
-        ['my_roc.csv', 'my_table.csv'],
+        [
+            ON,
+            ('DATA = None', "DATA = ['hall', 'door']"),
+            ('SIZE, EPOCHS, SEEDS = 64, 5, 3', 'SIZE, EPOCHS, SEEDS = 48, 1, 2'),
+        ],
+        ['results/figure_8.csv', 'results/figure_8_roc.csv'],
     ),
     'table_1_ablation': (
         [
