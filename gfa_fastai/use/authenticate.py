@@ -319,7 +319,7 @@ def measure_shift(
     samples,  # samples table with boxes and pictures that are large enough for a detector
     detector=None,  # path of a YuNet model; None: OpenCV's cascade
 ) -> list:  # right, down (in sides of the detector's box), size: medians over the pictures; raises ValueError
-    "From the boxes of a detector to those of a table."
+    "How to get from the boxes of a detector to those of a table."
     moves = []
     for path, box in zip(samples['path'], samples['box']):
         if box is None or not (found := find_faces(read_image(path), detector)):

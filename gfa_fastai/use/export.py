@@ -179,6 +179,8 @@ def export_onnx(
             )
     finally:
         auth.model.to(auth.device)
+        if network.net is not None:
+            network.net.to(auth.adapter.device)
     proto = _without_notes(made.model_proto)
     onnx.helper.set_model_props(proto, _metadata(auth))
     write_bytes(path, proto.SerializeToString())
