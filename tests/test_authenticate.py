@@ -849,7 +849,7 @@ def test_command(capsys, files):
     (files / 'other').mkdir()
     shutil.copy(files / 'attack.png', files / 'other' / 'ann.png')
     run(capsys, files, 'verify', files / 'ann.png', files / 'other' / 'ann.png', '--out', files / 'two')
-    assert sorted(p.name for p in (files / 'two').iterdir()) == ['ann.png.png', 'ann.png_2.png']
+    assert sorted(p.name for p in (files / 'two').glob('*.png')) == ['ann.png.png', 'ann.png_2.png']
     status, out, _ = run(capsys, files, 'verify', files / 'attack.png')
     assert status == 1 and 'reject, attack: score 0.10 under threshold 0.50' in out
     assert run(capsys, files, 'verify', files / 'ann.png', files / 'two.png')[0] == 1
