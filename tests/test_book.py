@@ -510,6 +510,6 @@ def test_each_result_of_the_paper_says_what_made_it():
         seeds = {seed for df in tables if 'seed' in df for seed in df['seed']}
         assert seeds <= set(entry['seeds']), entry['files']
     described = {name for entry in made for name in entry['files']}
-    paper = re.compile(r'(table_|figure_|conditions|section_|synthpad_difficulty)')
+    paper = re.compile(r'(table_|figure_|conditions|section_|synthpad_)')
     strays = {p.name for p in folder.iterdir() if paper.match(p.name)} - described
     assert not strays, f'results that nothing describes: {strays}'
