@@ -77,7 +77,6 @@ def explore(
 # %% ../nbs/engine/pages.ipynb #6f80344f
 def results_file(
     name: str | Path,  # file name, as 'reproduce.csv'
-    new: bool = False,  # True: the file is about to be written and need not exist
     own: bool = False,  # True: the reader's own, in the folder `results` here, which is made; it need not exist
 ) -> Path:  # its place, in the folder `results` of the package otherwise
     "Where a table lies that took long to measure; FileNotFoundError where there is none."
@@ -85,7 +84,7 @@ def results_file(
         Path('results').mkdir(exist_ok=True)
         return Path('results') / Path(name).name
     path = Path(str(files('gfa_fastai'))) / 'results' / Path(name).name
-    if new or path.is_file():
+    if path.is_file():
         return path
     raise FileNotFoundError(
         f'{path.name} is not among the results of the installed gfa_fastai. Install the version of the library that the'

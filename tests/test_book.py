@@ -342,7 +342,7 @@ def test_printed_lines_fit_the_column():
             if wide:
                 yield f'cell {i}: {len(wide[0])} columns: {wide[0][:60]}'
 
-    report(rule, [p for p in BOOK + GUIDES if p.stem not in ("speed", "gpus")])
+    report(rule, [p for p in BOOK + GUIDES if p.stem != "speed"])
 
 
 # --- equations
@@ -493,6 +493,20 @@ def test_data_is_not_shown_above_its_own_table():
                 yield f'cell {i}: {len(literals)} lines of literals'
 
     report(rule, READ)
+
+
+# --- every cell runs
+
+
+def test_no_cell_has_a_flag_that_keeps_it_from_running():
+    "Colab knows no flags: what takes long, or needs data, a camera or a GPU, stands behind a switch."
+
+    def rule(path):
+        for i, cell in enumerate(cells_of(path)):
+            if flag := re.search(r'^#\|\s*(slow|cuda|data|notest|eval\s*:\s*false)\b', source(cell), flags=re.M):
+                yield f'cell {i} has the flag {flag[1]}'
+
+    report(rule, NOTEBOOKS)
 
 
 # --- results
