@@ -25,7 +25,16 @@ from ..inputs.datasets import READERS
 from ..inputs.files import writable_folder, write_json
 from ..inputs.frames import check_skipped, extract_frames, frames_summary
 from ..inputs.tables import load_scores, read_table, save_samples, save_scores, write_table
-from .report import evaluate_arms, final_losses, paired_table, write_report
+from .pictures import with_pictures
+from gfa_fastai.run.report import (
+    evaluate_arms,
+    final_losses,
+    has_learned,
+    home_aucs,
+    mean_table,
+    paired_table,
+    write_report,
+)
 from ..samples import check_classes, known_names, split_by_subject, validate_samples
 from ..synth.benchmark import DOMAIN_NAMES, SYNTHPAD_VERSION, make_synthpad
 
@@ -431,6 +440,7 @@ def run_frames(
         summary=frames_summary(frames),
         skipped_images=[[os.path.basename(p), why] for p, why in skipped],
         drawn=drawn,
+        rendered=s['roots'] is None,
     )
     return frames, notes
 
@@ -752,8 +762,11 @@ def reproduce(
     preset: str = 'quick',  # a key of PRESETS
     out='runs/quick',  # run folder
     progress: bool = True,  # show bars
+    show_pictures: bool = True,  # show some pictures of the data in the report
     **groups,  # for run_settings: data, training, adaptation, measures
-) -> dict:  # rates, paired, losses, scores, notes, report (its path); raises ValueError, FileNotFoundError, OSError
+) -> (
+    dict
+):  # rates, paired, means, losses, aucs, scores, notes, report (path); raises ValueError, FileNotFoundError, OSError
     "The main job: from images to a report. Started again in the same folder, it goes on where it was."
     start, settings = time.time(), run_settings(preset, **groups)
     if int(os.environ.get('WORLD_SIZE', 1)) > 1:
@@ -770,10 +783,13 @@ def reproduce(
         recognition, divergence, missing = take_measures(arms, frames, out, settings, progress)
         notes['not_measured'] = missing
         seconds = time.time() - start
-        report = write_report(out, settings, notes, frames, arms, scores, recognition, divergence, seconds)
-    losses = final_losses(arms, out)
-    rates, paired = evaluate_arms(arms, scores), paired_table(arms, scores, losses)
-    return dict(rates=rates, paired=paired, losses=losses, scores=scores, notes=notes, report=report)
+        measured = recognition, divergence, seconds, show_pictures
+        report = write_report(out, settings, notes, frames, arms, scores, *measured)
+    losses, aucs = final_losses(arms, out), home_aucs(arms, scores)
+    learned = {name: has_learned(losses[name], aucs[name]) for name in losses}
+    rates, paired = evaluate_arms(arms, scores), paired_table(arms, scores, learned)
+    tables = dict(rates=rates, paired=paired, means=mean_table(paired, scores), losses=losses, aucs=aucs)
+    return dict(tables, scores=scores, notes=notes, report=report)
 
 
 def _check_training_sets(arms, frames, settings):
@@ -853,6 +869,7 @@ def _train_one(arm, frames, out, settings):
 
     def score():
         held_out = frames[frames['split'] != 'train']
-        save_scores(score_samples(load_model(path)[0], held_out), out / 'scores.csv')
+        scored = score_samples(load_model(path)[0], held_out)
+        save_scores(with_pictures(scored, held_out, out / 'cache'), out / 'scores.csv')
 
     on_first(score)
