@@ -90,7 +90,7 @@ def test_main_job(whole):
         'APCER print',
         'APCER replay',
         'all ordered pairs',
-        '95 % interval',
+        '**Interval** [a, b]: 95 %',
         '1 seed',
         'rendered people, no photographs',
         'SynthPAD',

@@ -25,12 +25,16 @@ def typical(
     "The videos whose scores are in the middle of their kind; the kinds take turns."
     kinds = videos.groupby(['pai', 'dataset'])['score']
     away = (kinds.rank(method='first') - kinds.transform('size') / 2 - 0.5).abs()
-    turn = away.groupby([videos['pai'], videos['dataset']]).rank(method='first')
-    order = pd.DataFrame(dict(turn=turn, pai=videos['pai'], dataset=videos['dataset'])).sort_values(
-        ['turn', 'pai', 'dataset']
-    )
-    order['seen'] = order.groupby('dataset').cumcount()  # so that datasets take turns before species do
-    return videos.loc[order.sort_values(['seen', 'turn'], kind='stable').index[:n]]
+    left = videos.assign(away=away).sort_values(['away', 'pai', 'dataset'], kind='stable')
+    used, chosen = {}, []
+    while len(chosen) < min(n, len(videos)):
+        times = [used.get(('pai', p), 0) + used.get(('dataset', d), 0) for p, d in zip(left['pai'], left['dataset'])]
+        row = left.iloc[int(np.argmin(times))]
+        for name in ('pai', 'dataset'):
+            used[name, row[name]] = used.get((name, row[name]), 0) + 1
+        chosen.append(row.name)
+        left = left.drop(index=row.name)
+    return videos.loc[chosen]
 
 
 def mistakes(

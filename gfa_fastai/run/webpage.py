@@ -41,7 +41,7 @@ def plot_probabilities(
 
     plot_scores(log_odds(attack), log_odds(live), float(log_odds(threshold)), ax)
     low, high = (int(np.ceil(abs(x) / np.log(10))) for x in ax.get_xlim())
-    step = max(1, (low + high) // 6)
+    step = max(1, -(-(low + high) // 4))
     nines = [k for k in range(-low, high + 1) if k % step == 0 and (k or step > 1)]
     inside = [p for p in (0.5,) if step > 1 or low + high <= 4]
     ticks = [_odds_of_nines(k) for k in nines if k] + [log_odds(p).item() for p in inside]
@@ -114,8 +114,8 @@ table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums
 th,td{padding:.3rem .7rem;border-bottom:1px solid var(--line);text-align:left;white-space:nowrap}
 th{background:var(--head)}
 .strip{max-width:none;margin:.3rem 0}
-.picture{display:inline-block;width:8.5rem;max-width:47%;margin:.3rem 1.5% .3rem 0;vertical-align:top}.wide{width:16.5rem}
-.picture img{display:block;width:100%;max-height:9rem;object-fit:contain;object-position:left}
+.picture{display:inline-block;width:11rem;max-width:47%;margin:.3rem 1.5% .3rem 0;vertical-align:top}.wide{width:16.5rem}
+.picture img{display:block;width:100%;max-height:8.3rem;object-fit:contain;object-position:left}
 .caption{display:block;font-size:.8rem;line-height:1.35;color:var(--soft);margin-top:.25rem}
 .panels{max-width:none}.panels img{vertical-align:top;margin:.25rem 0}
 .of-1 img{width:40rem}.of-2 img{width:49%}.of-3 img{width:33%}.panels img{min-width:min(100%,21rem)}
