@@ -400,14 +400,15 @@ def _notes(test, counts, how, chosen_on, species):
         frame='The unit is the frame, not the video: long videos count more.',
     )
     notes = [special.get(how, f'Scores of videos are the {how} of their frames.')]
-    if unit_name(counts, how) == 'pictures':
+    unit = unit_name(counts, how)
+    if unit == 'pictures':
         notes = ['One frame for each video: rates are those of pictures.']
     person, live = person_key(test), test['label'] == 'live'
     people = [person[live].nunique(), person[~live].nunique()]
     if min(people) < MIN_SUBJECTS:
         notes.append(
             f'No interval is given for a rate that rests on fewer than {MIN_SUBJECTS} '
-            f'people: {people[0]} test subject(s) with live videos, {people[1]} with '
+            f'people: {people[0]} test subject(s) with live {unit}, {people[1]} with '
             'attacks. People are resampled, not frames.'
         )
     known = test.get('in_training', pd.Series(False, index=test.index)).astype(bool)
@@ -461,6 +462,8 @@ def score_text(
     "A score in as many digits as tell it from 1, where scores of networks crowd."
     score = float(score)
     gap = 1 - score
+    if 0 < score < 0.01:
+        return f'{score:.2g}'
     if not 0 < gap < 0.5:
         return f'{score:.3g}'
     if gap < 1e-8:

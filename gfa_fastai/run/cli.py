@@ -269,8 +269,9 @@ def _reproduced(done):
     from gfa_fastai.run.report import belief_words, markdown_table, rates_matrix, untrained_warning
 
     rendered = done['notes']['rendered']
+    rates = rates_matrix(done['rates']).map(lambda cell: cell.strip('*'))
     parts = [
-        'HTER (%) at the threshold from home\n' + markdown_table(rates_matrix(done['rates']), True),
+        'HTER (%) at the threshold from home\n' + markdown_table(rates, True),
         *belief_words(done['paired'], done['means'], rendered),
         *done['notes']['drawn'],
         untrained_warning(done['losses'], done['aucs']),

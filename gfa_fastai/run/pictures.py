@@ -126,11 +126,11 @@ def strip_of_scores(
     n: int = 4,  # of each kind
 ) -> tuple[str, dict]:  # Markdown, and address -> PNG file; empty where there is no picture
     "A few live pictures, attacks and mistakes of one table of scores."
-    from gfa_fastai.inputs.images import read_image
-
     test = scores[scores['split'] == 'test']
     if 'picture' not in test:
         return '', {}
+    from gfa_fastai.inputs.images import read_image
+
     files = test.assign(file=[frame_file(p, folders) for p in test['picture']]).dropna(subset='file')
     files = files.drop_duplicates(['dataset', 'subject', 'video']).set_index(['dataset', 'subject', 'video'])['file']
     videos = video_scores(test, report.how)

@@ -56,7 +56,7 @@ __all__ = ['ARM_NAMES', 'GUESSING', 'LEARNED_AUC', 'KINDS', 'PAIRED', 'COMPARISO
            'domains_figure', 'fda_table', 'target_pictures', 'strip_of_run', 'strip_words', 'curves_figure',
            'histograms_figure', 'terms_figure', 'machine', 'lead_words', 'definition_words', 'text_for', 'belief_words',
            'data_words', 'method_words', 'fda_words', 'unnamed_warning', 'markdown_table', 'save_pictures', 'to_html',
-           'write_report', 'machine_words']
+           'write_report', 'unfinished_words', 'machine_words']
 
 # %% ../../nbs/engine/report.ipynb #023b2462
 ARM_NAMES = ('neither', 'TPC', 'FDA', 'both')
@@ -792,7 +792,8 @@ def belief_words(
     found = '; '.join(_mean_verdict(m) for m in means[means['place'] == place].itertuples())
     points = [points_of(g) for _, g in paired.groupby(COMPARISON)]
     if all(math.isnan(low) for _, low, _ in points):
-        single = f'**None of {total} single comparisons has an interval**, because the test people are too few.'
+        none = 'The only comparison has no' if total == 1 else f'None of {total} single comparisons has an'
+        single = f'**{none} interval**, because the test people are too few.'
     else:
         clear = sum(low > 0 or high < 0 for _, low, high in points)
         single = _single_words(clear, total, seeds)
@@ -822,7 +823,8 @@ def _single_words(clear, total, seeds):
 def _mean_verdict(m):
     "The mean difference of a switch, and what may be said of it."
     name = 'both against neither' if m.what == 'both' else m.what
-    text = f'{name} {with_interval(m.value, m.low, m.high, "+.1f")} points of HTER ({m.comparisons} comparisons), '
+    of = 'one comparison' if m.comparisons == 1 else f'{m.comparisons} comparisons'
+    text = f'{name} {with_interval(m.value, m.low, m.high, "+.1f")} points of HTER ({of}), '
     if not m.learned:
         return text + 'no verdict: a network has not learned'
     if math.isnan(m.low):
@@ -982,6 +984,7 @@ def write_report(
     divergence: dict,  # see domains_table
     seconds: float,  # this session took
     show_pictures: bool = True,  # show some pictures of the data
+    unfinished: int = 0,  # trainings that are still to come
 ) -> Path:  # of report.html
     "Write report.md, report.html, results.json and the figures."
     info = [model_header(out / 'arms' / a['name'] / 'model.safetensors')['meta'] for a in arms]
@@ -1010,6 +1013,7 @@ def write_report(
         settings=settings,
         machine=machine(),
         seconds=round(seconds, 1),
+        unfinished=unfinished,
         data=notes,
         trainings=info,
         results=[dict(r, report=r['report'].to_dict()) for r in rates.to_dict('records')],
@@ -1021,6 +1025,7 @@ def write_report(
     rendered = not settings['data']['roots']
     parts = [
         f'# GFA-CNN: what TPC{" and FDA change" if settings["adaptation"] else " changes"}, preset {settings["preset"]}',
+        unfinished_words(len(arms), unfinished),
         lead_words(rates, test_people, rendered),
         strip,
         *_differences_part(rates, panels),
@@ -1032,6 +1037,16 @@ def write_report(
     write_text(out / 'report.md', text)
     write_text(out / 'report.html', to_html(text, pictures))
     return out / 'report.html'
+
+
+def unfinished_words(done: int, left: int) -> str:
+    "A warning at the top of a report that was written on the way."
+    if not left:
+        return ''
+    return (
+        f'**Not finished: {done} of {done + left} networks.** The same command, with the same --out, goes on from here '
+        'and writes the whole report.'
+    )
 
 
 def _figures(arms, scores, rates, paired, means, divergence, out):

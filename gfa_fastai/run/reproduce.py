@@ -15,12 +15,13 @@ import numpy as np
 import os
 import pandas as pd
 import socket
+import sys
 import time
 import warnings
 from filelock import FileLock, Timeout
 from pathlib import Path
 import gfa_fastai
-from ..evaluation import score_samples
+from ..evaluation import plain_text, score_samples
 from ..inputs.datasets import READERS
 from ..inputs.files import writable_folder, write_json
 from ..inputs.frames import check_skipped, extract_frames, frames_summary
@@ -33,16 +34,17 @@ from gfa_fastai.run.report import (
     home_aucs,
     mean_table,
     paired_table,
+    rates_matrix,
     write_report,
 )
 from ..samples import check_classes, known_names, split_by_subject, validate_samples
 from ..synth.benchmark import DOMAIN_NAMES, SYNTHPAD_VERSION, make_synthpad
 
 # %% auto #0
-__all__ = ['PRESETS', 'run_settings', 'data_sources', 'code_hash', 'has_begun', 'open_run', 'hold_run', 'read_data',
-           'with_splits', 'drawn_people', 'shared_names', 'run_samples', 'run_frames', 'list_arms', 'training_rows',
-           'arm_learner', 'train_arm', 'fit_fda', 'transfer_frames', 'run_arm', 'gallery_rows', 'arm_recognition',
-           'arm_divergence', 'take_measures', 'reproduce', 'run_arms', 'train_model']
+__all__ = ['PRESETS', 'PARTIAL_EVERY', 'run_settings', 'data_sources', 'code_hash', 'has_begun', 'open_run', 'hold_run',
+           'read_data', 'with_splits', 'drawn_people', 'shared_names', 'run_samples', 'run_frames', 'list_arms',
+           'training_rows', 'arm_learner', 'train_arm', 'fit_fda', 'transfer_frames', 'run_arm', 'gallery_rows',
+           'arm_recognition', 'arm_divergence', 'take_measures', 'reproduce', 'rates_so_far', 'run_arms', 'train_model']
 
 # %% ../../nbs/engine/reproduce.ipynb #e8bd4961
 _BOTH, _FOUR = ['webcam', 'phone'], [*DOMAIN_NAMES]
@@ -779,7 +781,12 @@ def reproduce(
         frames, notes = run_frames(settings, out, progress)
         arms = list_arms(frames, settings)
         _check_training_sets(arms, frames, settings)
-        scores = run_arms(arms, frames, out, settings, progress)
+
+        def so_far(done, scores):
+            left, seconds = len(arms) - len(done), time.time() - start
+            write_report(out, settings, notes, frames, done, scores, {}, {}, seconds, show_pictures, left)
+
+        scores = run_arms(arms, frames, out, settings, progress, so_far)
         recognition, divergence, missing = take_measures(arms, frames, out, settings, progress)
         notes['not_measured'] = missing
         seconds = time.time() - start
@@ -803,24 +810,49 @@ def _check_training_sets(arms, frames, settings):
             raise ValueError(f'dataset {train}: {e}') from None
 
 
+PARTIAL_EVERY = 600  # seconds between two reports of a run that goes on
+
+
+def rates_so_far(
+    arm: dict,  # from list_arms
+    scores: pd.DataFrame,  # of this arm
+    left: int,  # trainings that are to come
+    minutes: float,  # that they will take
+) -> str:  # a line or two
+    "What an arm has come to, and how much is left."
+    matrix = rates_matrix(evaluate_arms([arm], {arm['name']: scores})).iloc[0]
+    rates = ', '.join(f'{plain_text(k)} {v}'.replace('*', '') for k, v in matrix.items())
+    rest = f'; {left} trainings left, about {max(1, round(minutes))} minutes' if left else ''
+    return f'{plain_text(arm["name"])}: HTER (%) on {rates}{rest}'
+
+
 def run_arms(
     arms: list,  # from list_arms
     frames: pd.DataFrame,  # samples table with frame_path and face_path
     out: Path,  # run folder
     settings: dict,  # from run_settings
     progress: bool = True,  # show a bar over the steps of all trainings
+    so_far=None,  # function of the arms that are done and their scores, called now and then before all are
 ) -> dict:  # name of an arm -> its scores
-    "Scores of all arms."
+    "Scores of all arms. The rates of each are shown as soon as they are there."
     from tqdm import tqdm
 
-    scores, steps = {}, settings['training']['steps']
+    scores, steps, took, told = {}, settings['training']['steps'], [], -math.inf
     with tqdm(total=len(arms) * steps, unit='step', disable=not progress) as bar:
         for i, arm in enumerate(arms, 1):
             bar.set_description(f'{i}/{len(arms)} {arm["name"]}')
-            before = bar.n
+            before, start = bar.n, time.time()
             scores[arm['name']] = run_arm(arm, frames, out, settings, bar)
             if bar.n == before:
                 bar.update(steps)  # it was finished already
+                continue
+            took.append(time.time() - start)
+            left = len(arms) - i
+            if progress:
+                tqdm.write(rates_so_far(arm, scores[arm['name']], left, left * np.mean(took) / 60), file=sys.stderr)
+            if so_far and left and time.time() - told > PARTIAL_EVERY:
+                so_far(arms[:i], scores)
+                told = time.time()
     return scores
 
 # %% ../../nbs/engine/reproduce.ipynb #0b13eacb

@@ -25,9 +25,9 @@ from gfa_fastai.evaluation import (
 from ..metrics import deviate, plot_det, plot_roc, plot_scores
 
 # %% auto #0
-__all__ = ['STYLE', 'FOLD', 'RATE_WORDS', 'RATE_NAMES', 'plot_probabilities', 'report_figure', 'folded', 'picture_text',
-           'drawable_text', 'figure_png', 'figure_panels', 'page_html', 'evaluation_text', 'threshold_words',
-           'belief_words']
+__all__ = ['STYLE', 'FOLD', 'RATE_WORDS', 'RATE_NAMES', 'FIGURE_WORDS', 'plot_probabilities', 'report_figure', 'folded',
+           'picture_text', 'drawable_text', 'figure_png', 'figure_panels', 'page_html', 'evaluation_text',
+           'threshold_words', 'belief_words']
 
 # %% ../../nbs/engine/webpage.ipynb #61bb3608
 def plot_probabilities(
@@ -287,6 +287,13 @@ RATE_WORDS = dict(
 RATE_NAMES = dict(hter='HTER', far='FAR', frr='FRR', apcer='APCER, worst species', acer='ACER', eer='EER', auc='AUC')
 
 
+FIGURE_WORDS = (
+    'All test scores with the threshold; then both errors at every other threshold, where the dot is this one. FAR is '
+    'the share of attacks that are accepted, FRR of live ones that are rejected; ROC is the receiver operating '
+    'characteristic, DET the detection error trade-off.'
+)
+
+
 def evaluation_text(
     report: Report,  # from evaluate_scores
     strip: str = '',  # pictures with their scores, Markdown
@@ -304,10 +311,8 @@ def evaluation_text(
     parts = [
         threshold_words(report),
         strip,
+        FIGURE_WORDS,
         panels,
-        'The left panel shows all test scores and the threshold; the dots in the others are the same threshold. '
-        'ROC is the receiver operating characteristic, DET the detection error trade-off: both errors at every '
-        'other threshold.',
         '## Error rates',
         words,
         table.to_markdown(index=False, disable_numparse=True),
