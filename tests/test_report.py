@@ -286,3 +286,30 @@ def test_report_of_a_run_in_order(tmp_path, monkeypatch):
     assert places == sorted(places) and 'http' not in html and Outline(html).open == []
     results = json.loads((tmp_path / 'results.json').read_text())
     assert {m['what'] for m in results['means']} == {'TPC', 'FDA', 'both'}
+
+
+# -- a run on its way
+
+
+def test_first_numbers_and_a_report_before_the_end(tmp_path, monkeypatch, capsys):
+    "Rates and minutes after each training; a report after the first, none after what was finished before."
+    from gfa_fastai.run import reproduce
+
+    arms, scores = four_arms()
+    settings = dict(training=dict(steps=10))
+
+    def run_arm(arm, frames, out, settings, bar):
+        bar.update(0 if arm is arms[0] else 10)  # the first was finished in an earlier session
+        return scores[arm['name']]
+
+    monkeypatch.setattr(reproduce, 'run_arm', run_arm)
+    monkeypatch.setattr(reproduce, 'FIRST_REPORT', 0)
+    told = []
+    done = reproduce.run_arms(
+        arms, None, tmp_path, settings, True, lambda some, known: told.append((len(some), len(known)))
+    )
+    said = capsys.readouterr().err
+    assert list(done) == [a['name'] for a in arms] and told == [(2, 2)]
+    assert said.count('HTER (%) on away') == 3 and '2 trainings left, about 1 minutes' in said
+    assert said.count('trainings left') == 2 and 'mean elsewhere' in said
+    assert rp.unfinished_words(4, 0) == '' and '2 of 4 networks' in rp.unfinished_words(2, 2)

@@ -41,10 +41,11 @@ from ..samples import check_classes, known_names, split_by_subject, validate_sam
 from ..synth.benchmark import DOMAIN_NAMES, SYNTHPAD_VERSION, make_synthpad
 
 # %% auto #0
-__all__ = ['PRESETS', 'PARTIAL_EVERY', 'run_settings', 'data_sources', 'code_hash', 'has_begun', 'open_run', 'hold_run',
-           'read_data', 'with_splits', 'drawn_people', 'shared_names', 'run_samples', 'run_frames', 'list_arms',
-           'training_rows', 'arm_learner', 'train_arm', 'fit_fda', 'transfer_frames', 'run_arm', 'gallery_rows',
-           'arm_recognition', 'arm_divergence', 'take_measures', 'reproduce', 'rates_so_far', 'run_arms', 'train_model']
+__all__ = ['PRESETS', 'FIRST_REPORT', 'NEXT_REPORT', 'run_settings', 'data_sources', 'code_hash', 'has_begun', 'open_run',
+           'hold_run', 'read_data', 'with_splits', 'drawn_people', 'shared_names', 'run_samples', 'run_frames',
+           'list_arms', 'training_rows', 'arm_learner', 'train_arm', 'fit_fda', 'transfer_frames', 'run_arm',
+           'gallery_rows', 'arm_recognition', 'arm_divergence', 'take_measures', 'reproduce', 'rates_so_far',
+           'run_arms', 'train_model']
 
 # %% ../../nbs/engine/reproduce.ipynb #e8bd4961
 _BOTH, _FOUR = ['webcam', 'phone'], [*DOMAIN_NAMES]
@@ -810,7 +811,7 @@ def _check_training_sets(arms, frames, settings):
             raise ValueError(f'dataset {train}: {e}') from None
 
 
-PARTIAL_EVERY = 600  # seconds between two reports of a run that goes on
+FIRST_REPORT, NEXT_REPORT = 60, 600  # seconds of training until a report is written on the way, and then between two
 
 
 def rates_so_far(
@@ -837,7 +838,7 @@ def run_arms(
     "Scores of all arms. The rates of each are shown as soon as they are there."
     from tqdm import tqdm
 
-    scores, steps, took, told = {}, settings['training']['steps'], [], -math.inf
+    scores, steps, took, due = {}, settings['training']['steps'], [], time.time() + FIRST_REPORT
     with tqdm(total=len(arms) * steps, unit='step', disable=not progress) as bar:
         for i, arm in enumerate(arms, 1):
             bar.set_description(f'{i}/{len(arms)} {arm["name"]}')
@@ -850,9 +851,9 @@ def run_arms(
             left = len(arms) - i
             if progress:
                 tqdm.write(rates_so_far(arm, scores[arm['name']], left, left * np.mean(took) / 60), file=sys.stderr)
-            if so_far and left and time.time() - told > PARTIAL_EVERY:
+            if so_far and left and time.time() >= due:
                 so_far(arms[:i], scores)
-                told = time.time()
+                due = time.time() + NEXT_REPORT
     return scores
 
 # %% ../../nbs/engine/reproduce.ipynb #0b13eacb
