@@ -18,6 +18,8 @@ from gfa_fastai.samples import (
     CLASSES,
     balance_flips,
     check_classes,
+    check_number,
+    clean_names,
     person_key,
     validate_samples,
 )
@@ -41,7 +43,10 @@ def table_rows(
             f'samples: column(s) {", ".join(missing)} missing. '
             'Run extract_frames on the table first.'
         )
-    return [Row(**r) for r in df.assign(person=person_key(df)).to_dict('records')]
+    df = df.assign(person=person_key(df))
+    if 'flip' in df:
+        df['flip'] = clean_names(df['flip'])
+    return [Row(**r) for r in df.to_dict('records')]
 
 # %% ../nbs/07_data.ipynb #76f55253
 @functools.lru_cache(4096)
@@ -115,19 +120,26 @@ def show_pairs(
     plt.tight_layout()
 
 # %% ../nbs/07_data.ipynb #bb8d99ce
-def check_sizes(images, name):
-    "ValueError for images that cannot become one batch; `name` is what they are."
-    sizes = sorted({f'{x.shape[-1]}x{x.shape[-2]}' for x in images})
+def check_sizes(images, name, rows):
+    "ValueError for the `name`s ('frame' or 'face') of `rows` that fit in no batch."
+    sizes = {tuple(x.shape[:-3:-1]) for x in images}  # (width, height)
+    if len(sizes) == 1 and min(*sizes) >= 32:
+        return
+    first = {}  # size -> the first file that has it
+    for row in rows:
+        path = getattr(row, f'{name}_path')
+        with Image.open(path, formats=['PNG', 'JPEG']) as image:
+            first.setdefault(image.size, path)
+    texts = [f'{w}x{h} pixels as {first.get((w, h))}' for w, h in sorted(sizes)]
     if len(sizes) > 1:
         raise ValueError(
-            f'The {name}s of a batch have different sizes ({", ".join(sizes)} pixels). '
+            f'The {name}s of a batch have different sizes: {"; ".join(texts)}. '
             'Run extract_frames on all of them with one size.'
         )
-    if min(images[0].shape[-2:]) < 32:
-        raise ValueError(
-            f'The {name}s have {sizes[0]} pixels, and the network needs 32. '
-            'Run extract_frames with a larger size.'
-        )
+    raise ValueError(
+        f'The {name}s have {texts[0]}, and the network needs 32. '
+        'Run extract_frames with a larger size.'
+    )
 
 
 class PairDL(TfmdDL):
@@ -152,7 +164,7 @@ class PairDL(TfmdDL):
 
     def create_batch(self, samples):
         for i, name in enumerate(('frame', 'face')):
-            check_sizes([s[i] for s in samples], name)
+            check_sizes([s[i] for s in samples], name, self.dataset.items)
         return super().create_batch(samples)
 
     def __iter__(self):
@@ -218,7 +230,7 @@ def _usable(device):
     "The torch.device that was asked for; ValueError where it cannot be used here."
     try:
         return torch.zeros(1, device=device).device
-    except (AssertionError, RuntimeError) as e:
+    except (AssertionError, OverflowError, RuntimeError, TypeError, ValueError) as e:
         why = str(e).splitlines()[0][:80]
         raise ValueError(
             f'device {device!r} cannot be used ({why}). Give cpu, cuda or mps.'
@@ -236,6 +248,7 @@ def gfa_dataloaders(
     num_workers: int = 0,  # processes that load; 0: this one
 ) -> PairLoaders:  # with `vocab` (training people) and `samples`; raises ValueError
     "DataLoaders of the training rows, and of the development set for validation."
+    check_number('num_workers', num_workers, whole=True)
     df = _training_table(samples, bs, flips, flip_classes)
     train = df['split'] == 'train'
     vocab = sorted(person_key(df[train]).unique())

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from gfa_fastai.metrics import (
     MIN_SUBJECTS,
     apcer_per_pai,
+    as_numbers,
     auc,
     bootstrap_subjects,
     bpcer_at_apcer,
@@ -21,11 +22,13 @@ from gfa_fastai.metrics import (
     tpr_at_fpr,
 )
 from gfa_fastai.samples import (
+    check_number,
     LABELS,
     SPLITS,
     check_columns,
     clean_names,
     person_key,
+    unflipped,
 )
 
 # %% auto #0
@@ -64,7 +67,7 @@ def _one_for_each(df, key, column, why):
 
 def _numbers(df):
     "The scores as float64."
-    score = pd.to_numeric(df['score'].astype(object), errors='coerce').astype(float)
+    score = pd.Series(as_numbers(df['score']), index=df.index)
     refuse_scores(df, ~np.isfinite(score), 'a score that is NaN, infinite or no number')
     return score
 
@@ -262,6 +265,8 @@ def evaluate_scores(
     species: dict = None,  # species of the table -> species of the report
 ) -> Report:  # raises ValueError
     "Error rates of the test rows, at a threshold of a stated origin."
+    check_number('n', n, low=1, whole=True)
+    check_number('seed', seed, whole=True)
     scores = validate_scores(scores)
     source = None if source is None else validate_scores(source)
     scores, source = _grouped([scores, source], species)
@@ -567,6 +572,8 @@ def compare_systems(
     species: dict = None,  # as in evaluate_scores
 ) -> pd.DataFrame:  # A minus B: index far, frr, ..., auc; columns value, low, high
     "Difference of two systems on the same test videos, with intervals over people."
+    check_number('n', n, low=1, whole=True)
+    check_number('seed', seed, whole=True)
     a, b = _grouped([validate_scores(a), validate_scores(b)], species)
     threshold_a = find_threshold(a, threshold_from, source_a, how)[0]
     threshold_b = find_threshold(b, threshold_from, source_b, how)[0]
@@ -647,8 +654,10 @@ def score_samples(
         raise ValueError(
             'samples: column frame_path missing. Run extract_frames on the table first.'
         )
-    df = samples.assign(flip=samples.get('flip', ''), role=samples.get('role', 'probe'))
-    df = df[(df['flip'] == '') & (df['role'] == 'probe')].reset_index(drop=True)
+    df = unflipped(samples)
+    if 'role' in df:
+        df = df[df['role'].fillna('probe') == 'probe']
+    df = df.reset_index(drop=True)
     model = getattr(learn_or_model, 'model', learn_or_model)
     device = next(model.parameters()).device
     was_training = model.training

@@ -14,6 +14,7 @@ with warnings.catch_warnings():
 from .data import UNKNOWN
 from .metrics import eer
 from .model import GFACNN
+from .samples import check_number
 from .tpc import TPCLoss, count_pairs, feature_std
 
 # %% auto #0
@@ -295,7 +296,7 @@ class GFALearner(Learner):
         return self.dls.test_dl(samples, **kwargs)
 
 # %% ../nbs/08_learner.ipynb #64724b18
-def _check(dls, loss, lr, halve_every):
+def _check(dls, loss, lr, halve_every, seed):
     "ValueError for what cannot be trained with."
     if not hasattr(dls, 'vocab'):
         raise ValueError(
@@ -311,19 +312,19 @@ def _check(dls, loss, lr, halve_every):
     if not isinstance(lr, slice):
         numbers['lr'] = lr
     for name, value in numbers.items():
-        if isinstance(value, str) or not 0 <= value < float('inf'):
-            raise ValueError(
-                f'gfa_learner: {name} is {value!r}; it is a number, 0 or more.'
-            )
-    if halve_every < 1:
-        raise ValueError(
-            f'gfa_learner: halve_every is {halve_every}; it is a number of steps, '
-            '1 or more.'
-        )
+        check_number(f'gfa_learner: {name}', value)
+    check_number('gfa_learner: halve_every', halve_every, low=1)
+    if seed is not None:
+        check_number('gfa_learner: seed', seed, high=2**32 - 1, whole=True)
 
 
 def _check_people(model, dls):
     "ValueError for a network of other people."
+    if not hasattr(model, 'config'):
+        raise ValueError(
+            f'gfa_learner: model is {type(model).__name__}. Give a GFACNN, or a '
+            'function that makes one for a number of people.'
+        )
     people = model.config['n_subjects']
     if people != len(dls.vocab):
         raise ValueError(
@@ -347,12 +348,12 @@ def gfa_learner(
 ) -> GFALearner:
     "The two-headed network with the paper's loss, optimiser and schedule."
     loss = loss or GFALoss()
-    _check(dls, loss, lr, halve_every)
+    _check(dls, loss, lr, halve_every, seed)
     if seed is not None:
         set_seed(seed)
         dls.train.rng = random.Random(seed)
     settings = dict(getattr(model, 'keywords', {}), seed=seed)
-    if not isinstance(model, nn.Module):
+    if model is None or (callable(model) and not isinstance(model, nn.Module)):
         model = (model or GFACNN)(len(dls.vocab))
     _check_people(model, dls)
     loss.bs = dls.train.bs

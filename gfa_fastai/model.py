@@ -11,7 +11,7 @@ from .samples import CLASSES
 
 # %% auto #0
 __all__ = ['VGG16_BLOCKS', 'LAYER_NAMES', 'IMAGENET_MEAN', 'IMAGENET_STD', 'FC2', 'layer_names', 'init_conv', 'new_trunk',
-           'fc_head', 'run_head', 'init_head', 'GFACNN']
+           'fc_head', 'run_head', 'clean_psi', 'init_head', 'GFACNN']
 
 # %% ../nbs/04_model.ipynb #11f51fd3
 VGG16_BLOCKS = (
@@ -102,6 +102,17 @@ def run_head(
             fc2 = x
     return x, fc2
 
+# %% ../nbs/04_model.ipynb #ffd7ea46
+def clean_psi(
+    head: nn.Sequential,  # what `fc_head` returns
+    x: Tensor,  # (B, n_in) features
+) -> Tensor:  # (B, n_hidden)
+    "FC2 activations of a head with all units of FC1 kept."
+    for layer in head[: FC2 + 1]:
+        if not isinstance(layer, nn.Dropout):
+            x = layer(x)
+    return x
+
 # %% ../nbs/04_model.ipynb #c505d012
 def init_head(
     head: nn.Sequential,  # what `fc_head` returns; changed in place
@@ -127,12 +138,14 @@ class GFACNN(nn.Module):
         fc_dim: int | None = None,  # units of a hidden FC layer; None: 4096 * width
         dropout: float = 0.5,  # in both heads, after both hidden layers
         pool: int = 7,  # the trunk's output is averaged to pool x pool positions
+        noisy_psi: bool = True,  # psi with the dropout behind FC1; False: `clean_psi`
     ):
         super().__init__()
         self.trunk = new_trunk(width) if trunk is None else trunk
         width = self.trunk.width
         fc_dim = fc_dim or max(1, round(4096 * width))
         n_in = self.trunk.out_channels * pool**2
+        self.noisy_psi = noisy_psi
         self.avgpool = nn.AdaptiveAvgPool2d(pool)
         self.spoof_head = init_head(fc_head(n_in, fc_dim, len(CLASSES), dropout))
         self.id_head = init_head(fc_head(n_in, fc_dim, n_subjects, dropout))
@@ -151,6 +164,11 @@ class GFACNN(nn.Module):
         x = (x - self.mean) / self.std
         return self.avgpool(self.trunk(x)).flatten(1)
 
+    def spoof_outputs(self, features: Tensor) -> tuple:
+        "(B, C*pool*pool) -> spoof logits (B, 2), psi (B, fc_dim)."
+        logits, psi = run_head(self.spoof_head, features)
+        return logits, psi if self.noisy_psi else clean_psi(self.spoof_head, features)
+
     def forward(
         self,
         frame: Tensor,  # (B, 3, H, W) RGB in 0..1: whole frames, for anti-spoofing
@@ -161,7 +179,7 @@ class GFACNN(nn.Module):
             of_frame, of_face = self.features(torch.cat([frame, face])).chunk(2)
         else:
             of_frame, of_face = self.features(frame), self.features(face)
-        spoof, psi = run_head(self.spoof_head, of_frame)
+        spoof, psi = self.spoof_outputs(of_frame)
         ident, _ = run_head(self.id_head, of_face)
         return spoof, ident, psi
 
@@ -172,7 +190,7 @@ def spoof(
     frame: Tensor,  # (B, 3, H, W) RGB in 0..1
 ) -> tuple:  # logits (B, 2) in the order of `CLASSES`, psi (B, fc_dim)
     "Anti-spoofing alone."
-    return run_head(self.spoof_head, self.features(frame))
+    return self.spoof_outputs(self.features(frame))
 
 
 @patch

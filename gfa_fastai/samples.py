@@ -4,14 +4,15 @@
 
 # %% ../nbs/02_samples.ipynb #7cc3a885
 from __future__ import annotations
+import numbers
 import unicodedata
 import numpy as np
 import pandas as pd
 
 # %% auto #0
 __all__ = ['SPLITS', 'LABELS', 'ROLES', 'FLIPS', 'REQUIRED', 'COLUMNS', 'CLASSES', 'person_key', 'as_text', 'clean_name',
-           'clean_names', 'as_box', 'validate_samples', 'check_columns', 'split_by_subject', 'known_names',
-           'check_classes', 'sample_counts', 'balance_flips']
+           'clean_names', 'as_box', 'validate_samples', 'check_columns', 'split_by_subject', 'known_names', 'unflipped',
+           'check_number', 'check_classes', 'sample_counts', 'balance_flips']
 
 # %% ../nbs/02_samples.ipynb #343ec0ff
 SPLITS = ('train', 'dev', 'test')
@@ -102,7 +103,8 @@ def _filled(df):
 
 def _frames(df):
     "Numbers of frames; a missing one is 0."
-    given = df['frame'].astype(object).replace('', 0).fillna(0)
+    given = df['frame'].astype(object)
+    given = given.mask(given.isna() | (given == ''), 0)
     frame = pd.to_numeric(given, errors='coerce')
     bad = ~(frame % 1 == 0)
     value = given[bad].iloc[0] if bad.any() else None
@@ -234,6 +236,7 @@ def split_by_subject(
             f'split: {len(people)} subject(s) ({", ".join(df["subject"].unique())}); '
             'train, dev and test need one each, so at least 3 people.'
         )
+    check_number('split: seed', seed, whole=True)
     in_test = _named(df, test_subjects, 'test_subjects')
     in_dev = _named(df, dev_subjects, 'dev_subjects')
     if both := (in_test or set()) & (in_dev or set()):
@@ -261,7 +264,7 @@ def split_by_subject(
 
 def _draw(people, taken, share, rng, what):
     "A share of all the people, drawn from those who are not taken."
-    if not 0 < share < 1:
+    if not (isinstance(share, numbers.Real) and 0 < share < 1):
         raise ValueError(
             f'split: {what} is {share}; it is a share of the people, between 0 and 1.'
         )
@@ -282,7 +285,8 @@ def known_names(names, people, what):
     "The set of `names`, or None; raises ValueError for a name that nobody has."
     if names is None:
         return None
-    names = [names] if np.isscalar(names) else names
+    if np.isscalar(names) or not np.iterable(names):
+        names = [names]
     names = {clean_name(n) for n in names}
     unknown = sorted(names - set(people))
     if unknown:
@@ -292,6 +296,25 @@ def known_names(names, people, what):
             f'{", ".join(people[:20])}{more}. They are compared as text.'
         )
     return names
+
+
+def unflipped(
+    df: pd.DataFrame,  # samples table
+) -> pd.DataFrame:
+    "The rows that are no flipped copies; a missing value in `flip` is not flipped."
+    if 'flip' not in df:
+        return df
+    return df[clean_names(df['flip']) == '']
+
+
+def check_number(name, value, low=0, high=np.inf, whole=False):
+    "Raise ValueError unless `value` is a finite number from `low` to `high`."
+    kind = numbers.Integral if whole else numbers.Real
+    is_number = isinstance(value, kind) and not isinstance(value, (bool, np.bool_))
+    if not (is_number and low <= value <= high and value < np.inf):
+        limits = f'{low:g} or more' if high == np.inf else f'from {low:g} to {high:g}'
+        what = 'whole number' if whole else 'number'
+        raise ValueError(f'{name} is {value!r:.60}; it is a {what}, {limits}.')
 
 
 def check_classes(
@@ -338,16 +361,14 @@ def balance_flips(
         ('copies', copies, ('auto', 1, 2, 3)),
         ('classes', classes, ('live', 'both')),
     ):
-        if value not in known:
+        if value not in known or isinstance(value, bool):
             raise ValueError(f'balance_flips: {name} is {value!r}; known are {known}.')
-    if 'flip' in df:
-        df = df[df['flip'].fillna('') == '']  # flipped before: start anew
-    df = df.assign(flip='')
+    df = unflipped(df).assign(flip='')  # flipped before: start anew
     train = df[df['split'] == 'train']
     live = train[train['label'] == 'live']
     if copies == 'auto':
         attacks_per_live = (len(train) - len(live)) / max(1, len(live))
         copies = int(np.clip(round(attacks_per_live), 1, 3))
     chosen = live if classes == 'live' else train
-    flipped = [chosen.assign(flip=f) for f in ('h', 'v')[: copies - 1]]
+    flipped = [chosen.assign(flip=f) for f in ('h', 'v')[: int(copies) - 1]]
     return pd.concat([df, *flipped], ignore_index=True)

@@ -1,67 +1,98 @@
-"""Run notebooks in plain IPython, without nbdev, writing nothing: python scripts/run_plain.py [--alone]
-nbs/03_metrics.ipynb ...
+"""Run notebooks as a reader's Jupyter or Colab does: every cell, in a kernel, without nbdev, writing nothing.
 
-With --alone each notebook is copied into an empty folder and runs there, on the installed package, as on a bare
-Colab: no file beside it, no checkout on the path.
+    python scripts/run_plain.py [--alone] [--minutes 10] [--keep FOLDER] nbs/03_metrics.ipynb ...
 
-Skipped, as nbdev_test skips them: cells flagged slow, cuda, data or notest, and `#| eval: false`."""
+With --alone each notebook is copied into an empty folder and runs there, on the installed package, as on Colab: no
+file beside it, no checkout on the path. With PRETEND_GPU=1 in the environment, tests/pretend_gpu.py is switched on in
+the kernel before the page runs. Needs nbclient and ipykernel."""
 
-import json, os, re, shutil, subprocess, sys, tempfile, time
+import argparse, os, re, resource, shutil, subprocess, sys, tempfile, time
 from pathlib import Path
 
-SKIP = {'slow', 'cuda', 'data', 'notest', 'eval: false'}
+ROOT = Path(__file__).resolve().parents[1]
+SHOWN = {'text/', 'image/png', 'image/jpeg', 'image/svg+xml', 'application/vnd.jupyter.widget-view+json'}
+GPU = 'import sys; sys.path.insert(0, {folder!r}); import pretend_gpu; pretend_gpu.on(); del sys.path[0]'
 
 
-def skipped(source: str) -> bool:
-    "Whether a directive at the head of the cell keeps it from running."
-    heads = [re.sub(r'\s*:\s*', ': ', l[2:].strip()).lower() for l in source.splitlines() if l.startswith('#|')]
-    return bool(SKIP & {h if ':' in h else h.split(' ')[0] for h in heads})
+def run(path: Path, keep: Path | None):
+    "Run the notebook at `path` in its own folder; leave with the first error."
+    import nbformat
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError
+
+    nb = nbformat.read(path, as_version=4)
+    if os.environ.get('PRETEND_GPU'):
+        nb.cells.insert(0, nbformat.v4.new_code_cell(GPU.format(folder=str(ROOT / 'tests'))))
+    client = NotebookClient(nb, timeout=None, kernel_name='python3', resources={'metadata': {'path': str(path.parent)}})
+    try:
+        client.execute()
+    except CellExecutionError as error:
+        sys.exit(re.sub(r'\x1b\[[0-9;]*m', '', str(error)))
+    finally:
+        if keep:
+            nbformat.write(nb, keep)
+    texts = [o['text'] for c in nb.cells for o in c.get('outputs', []) if o.get('name') == 'stderr']
+    for warning in sorted(set(re.findall(r'\w*Warning: .*', ''.join(texts)))):
+        print(f'       the reader sees: {warning[:200]}')
+    kinds = {k for c in nb.cells for o in c.get('outputs', []) for k in o.get('data', {})}
+    if strange := [k for k in sorted(kinds) if not k.startswith(tuple(SHOWN))]:
+        sys.exit(f'{path.name}: outputs that Colab does not show: {strange}')
 
 
-def run(path: Path):
-    """Run the notebook at `path` in its own folder, on the package of this checkout where it lies in it; leave with the
-    first error."""
-    from IPython.core.interactiveshell import InteractiveShell
-
-    checkout, scripts = Path(__file__).resolve().parents[1], Path(__file__).resolve().parent
-    sys.path[:] = [o for o in sys.path if Path(o or '.').resolve() != scripts]
-    if checkout in path.parents:
-        sys.path.insert(0, str(checkout))
-    cells = json.loads(path.read_text(encoding='utf-8'))['cells']
-    os.chdir(path.parent)
-    shell = InteractiveShell.instance(colors='NoColor')
-    for i, cell in enumerate(cells):
-        source = ''.join(cell['source'])
-        if cell['cell_type'] != 'code' or skipped(source):
-            continue
-        if not shell.run_cell(source).success:
-            sys.exit(f'{path.name}: cell {i} failed:\n{source}')
-
-
-def start(name: str, alone: bool):
-    "The finished process that ran a notebook, in a fresh empty folder if it is to be `alone`."
-    env = {'MPLBACKEND': 'agg', 'IN_TEST': '1', 'PYTHONWARNINGS': 'ignore', **os.environ}
+def start(name: str, alone: bool, minutes: float, keep: Path | None):
+    "How a notebook ended ('ok', 'failed' or 'slow'), and what it printed; in an empty folder if it is to be `alone`."
+    env = dict(os.environ, PYTHONUTF8='1', PYDEVD_DISABLE_FILE_VALIDATION='1')
+    env.pop('PYTHONPATH', None)
+    if not alone:
+        env['PYTHONPATH'] = str(ROOT)
+    kept = keep / f'{Path(name).parent.name}_{Path(name).name}' if keep else None
     with tempfile.TemporaryDirectory() as folder:
-        path = shutil.copy(name, folder) if alone else name
-        return subprocess.run(
-            [sys.executable, __file__, '--here', path],
-            env=env,
-            text=True,
-            errors='replace',
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
+        path = Path(shutil.copy(name, folder) if alone else name).resolve()
+        command = [sys.executable, __file__, '--here', str(path), *(['--keep', str(kept)] if kept else [])]
+        try:
+            done = subprocess.run(
+                command,
+                env=env,
+                text=True,
+                errors='replace',
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                timeout=60 * minutes,
+            )
+        except subprocess.TimeoutExpired:  # its kernel sees that its parent is gone, and ends too
+            return 'slow', f'not done after {minutes:g} minutes'
+    return 'failed' if done.returncode else 'ok', done.stdout
+
+
+def worked() -> float:
+    "Seconds that the processes started here have computed: unlike the time that passed, the same on a busy machine."
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 if __name__ == '__main__':
-    if sys.argv[1:2] == ['--here']:
-        sys.exit(run(Path(sys.argv[2]).resolve()))
-    alone, failed = sys.argv[1:2] == ['--alone'], []
-    for name in sys.argv[1 + alone :]:  # a process each: notebooks share no state
-        begun = time.time()
-        done = start(name, alone)
-        print(f'{"failed" if done.returncode else "ok":6} {time.time() - begun:5.0f} s  {name}', flush=True)
-        if done.returncode:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('notebooks', nargs='+')
+    p.add_argument('--alone', action='store_true', help='each in an empty folder, on the installed package')
+    p.add_argument('--minutes', type=float, default=10, help='what a page may take')
+    p.add_argument('--keep', type=Path, help='a folder for the executed notebooks')
+    p.add_argument('--here', action='store_true', help='in this process (one notebook; used by the script itself)')
+    a = p.parse_args()
+    if a.here:
+        sys.exit(run(Path(a.notebooks[0]), a.keep))
+    keep = a.keep and a.keep.resolve()
+    if keep:
+        keep.mkdir(parents=True, exist_ok=True)
+    failed, begun_all = [], time.time()
+    for name in a.notebooks:  # a process each: notebooks share no state
+        begun, before = time.time(), worked()
+        how, printed = start(name, a.alone, a.minutes, keep)
+        print(f'{how:6} {time.time() - begun:5.0f} s, of work {worked() - before:5.0f} s  {name}', flush=True)
+        print(
+            printed[-5000:] if how != 'ok' else re.sub(r'^(?! {7}the reader sees).*\n?', '', printed, flags=re.M),
+            end='',
+        )
+        if how != 'ok':
             failed.append(name)
-            print(done.stdout[-5000:])
-    sys.exit(f'failed: {" ".join(failed)}' if failed else 0)
+    print(f'{len(a.notebooks) - len(failed)} of {len(a.notebooks)} pages passed in {time.time() - begun_all:.0f} s')
+    sys.exit('\n'.join(['failed:', *failed]) if failed else 0)

@@ -17,7 +17,6 @@ CFG = _parser['DEFAULT']
 LIB = ROOT / CFG['lib_path']
 NBS = ROOT / 'nbs'
 HOME = f'https://github.com/{CFG["user"]}/{CFG["repo"]}'
-COLAB = f'https://colab.research.google.com/github/{CFG["user"]}/{CFG["repo"]}/blob/{CFG["branch"]}'
 
 NOTEBOOKS = sorted(p for p in NBS.rglob('*.ipynb') if not any(o[0] in '_.' for o in p.relative_to(ROOT).parts))
 BOOK = [p for p in NOTEBOOKS if p.parent == NBS and re.match(r'\d\d_', p.name)]

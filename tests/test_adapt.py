@@ -60,7 +60,7 @@ def test_identity_and_recompress():
     file = io.BytesIO()
     Image.fromarray(im).save(file, 'JPEG', quality=60)
     assert (Recompress(60).transform([im])[0] == np.asarray(Image.open(file))).all()
-    with pytest.raises(ValueError, match='quality is 0, it runs from 1 to 100'):
+    with pytest.raises(ValueError, match='quality is 0; it is a whole number, from 1 to 100'):
         Recompress(0)
 
 

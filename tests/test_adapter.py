@@ -187,7 +187,7 @@ def test_bad_arguments(samples, tmp_path):
         Halve().transform(samples)
     with pytest.raises(ValueError, match="codec 'gif' is not known, choose one of png, jpeg"):
         Halve().transform(samples, tmp_path / 'c', codec='gif')
-    with pytest.raises(ValueError, match='quality is 0, it runs from 1 to 100'):
+    with pytest.raises(ValueError, match='quality is 0; it is a whole number, from 1 to 100'):
         Halve().transform(samples, tmp_path / 'c', codec='jpeg', quality=0)
     with pytest.raises(ValueError, match='bs is 0'):
         Halve().transform(samples['path'].tolist(), bs=0)

@@ -98,11 +98,11 @@ def test_resized(folder):
         ([np.zeros((32, 32, 5), np.uint8)], r'image 0: .*\(32, 32, 5\)'),
         ([np.zeros((32, 32, 3))], 'image 0: .*float64'),
         (grey((32, 32), (40, 32)), 'as 32x32 and 40x32 pixels: give size='),
-        (torch.zeros(4, 1, 32, 32), 'expected a tensor'),
+        (torch.zeros(4, 1, 32, 32), r'shape \(4, 1, 32, 32\); expected a tensor \(N, 3, H, W\)'),
         (torch.zeros(3, 32, 32), 'expected a tensor'),
         (torch.full((4, 3, 32, 32), 255.0), 'in 0..1'),
         (torch.full((4, 3, 32, 32), -0.1), 'in 0..1'),
-        (torch.full((4, 3, 32, 32), float('nan')), 'finite'),
+        (torch.full((4, 3, 32, 32), float('nan')), 'holds NaN'),
         (torch.zeros(4, 3, 32, 32).int(), 'torch.int32'),
         (pd.DataFrame(dict(path=['a'])), 'column face_path missing'),
     ],
@@ -118,8 +118,8 @@ def test_sizes_that_differ_between_batches():
 
 
 def test_a_batch_of_nothing():
-    with pytest.raises(ValueError, match='bs=0'):
+    with pytest.raises(ValueError, match='bs is 0'):
         picture_batches(grey((32, 32)), bs=0)
     for size in ('a', -3, 0):
-        with pytest.raises(ValueError, match=f'size={size!r}'):
+        with pytest.raises(ValueError, match=f'size is {size!r}'):
             picture_batches(grey((32, 32)), size=size)

@@ -481,6 +481,7 @@ def test_published_dataset(msu, tmp_path, capsys):
         capsys, 'gfa_reproduce', *PLAIN, '--data', msu, '--dataset', 'msu_mfsd', '--out', tmp_path / 'run'
     )
     assert status == 0 and 'msu_mfsd → msu_mfsd' in said and 'FDA' not in said, said
+    assert said.count('are its development people') == 1 and 'cross-validate' in said, said
     frames = pd.DataFrame(json.loads((tmp_path / 'run' / 'results.json').read_text())['counts'])
     assert (
         frames.groupby('split').subjects.max().to_dict() == dict(train=6, dev=2, test=4)
@@ -509,7 +510,7 @@ def test_train_on_a_published_dataset(msu, tmp_path, capsys):
     assert status == 2 and 'client014' in said, said
     with pytest.warns(UserWarning, match='1 of'):
         status, said = run(capsys, *args, '--allow-missing')
-    assert status == 0, said
+    assert status == 0 and said.count('are its development people') == 1, said
     scores = pd.read_csv(tmp_path / 'm' / 'scores.csv')
     assert (scores.groupby('video').size() == 3).all() and scores.video.nunique() == 6 * 8 - 1
 
@@ -1031,6 +1032,28 @@ def test_transfer_counts_what_it_does_not_read(tmp_path, capsys):
         (data / name).write_bytes(b'x')
     status, said = run(capsys, 'gfa_transfer', data, '--method', 'identity', '--out', tmp_path / 'out')
     assert status == 0 and f'{data}: 1 .psd left out' in said and '2 .raw left out' in said and '.txt' not in said, said
+
+
+def test_results_in_the_folder_of_the_data(folder, tmp_path, capsys):
+    "Data with results in it reads as before, the same call works again, and no file of the user is overwritten."
+    from gfa_fastai.inputs.datasets import read_folder
+
+    before, out = read_folder(folder), folder / 'out'
+    transfer = 'gfa_transfer', folder, '--method', 'identity', '--out'
+    for _ in range(2):
+        status, said = run(capsys, *transfer, out)
+        assert status == 0 and f'{len(before)} files by Identity' in said, said
+        with pytest.warns(UserWarning, match=f'{len(before)} files that this library made'):
+            assert read_folder(folder).equals(before)
+    assert len(read_folder(out)) == len(before)
+    assert run(capsys, *transfer, folder / 'again')[0] == 0 and len(list((folder / 'again').rglob('*.png'))) == 96
+    mine = folder / 'live/0000/0.png'  # beside 0.jpg
+    picture(mine, 7)
+    kept = mine.read_bytes()
+    for _ in range(2):
+        assert run(capsys, 'gfa_transfer', mine.with_suffix('.jpg'), *transfer[2:], mine.parent)[0] == 0
+    assert mine.read_bytes() == kept and sorted(p.name for p in mine.parent.glob('*.png')) == ['0.png', '0_2.png']
+    assert len(read_folder(folder)) == len(before) + 1
 
 
 def test_transfer_says_what_it_skipped(folder, tmp_path, capsys):

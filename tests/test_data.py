@@ -374,9 +374,15 @@ def test_sizes_of_a_batch(frames, tmp_path, column):
 
     name = column.partition('_')[0]
     n = (frames.split == 'train').sum()
-    with pytest.raises(ValueError, match=rf'{name}s of a batch have different sizes \(32x32, 40x40 pixels\).*one size'):
+    with pytest.raises(
+        ValueError,
+        match=rf'{name}s of a batch have different sizes: 32x32 pixels as .*\.png; '
+        r'40x40 pixels as .*40\.png\. .*one size',
+    ):
         list(loaders(with_images_of(40, slice(0, 3)), bs=int(n), flips=1).train)
-    with pytest.raises(ValueError, match=f'{name}s have 24x24 pixels, and the network needs 32.*larger size'):
+    with pytest.raises(
+        ValueError, match=f'{name}s have 24x24 pixels as .*24.png, and the network needs 32.*larger size'
+    ):
         loaders(with_images_of(24, slice(None))).one_batch()
 
 

@@ -393,9 +393,9 @@ def test_nothing_heavy_or_locked():
 
 def test_the_gate_and_the_docs_workflow_name_what_is_there():
     gate = (ROOT / '.ci/run').read_text(encoding='utf-8')
-    assert 'nbdev_proc_nbs' in gate and 'nbdev_test' in gate
+    assert 'scripts/docs.py proc' in gate and 'nbdev_test' in gate
     workflow = (ROOT / '.github/workflows/docs.yml').read_text(encoding='utf-8')
-    assert 'nbdev_docs' in workflow and 'quarto' in workflow
+    assert 'scripts/docs.py render' in workflow and 'quarto' in workflow
 
 
 # --- what CONTRIBUTING promises

@@ -1,6 +1,7 @@
 """Sliders, results beside a page and in the package, the style of figures."""
 
 import sys, types
+from pathlib import Path
 import pytest
 from gfa_fastai import pages
 
@@ -65,9 +66,10 @@ def test_results_file(tmp_path, monkeypatch):
     assert inside.read_text(encoding='utf-8').startswith('weights,')
     (tmp_path / 'reproduce.csv').write_text('mine')
     assert pages.results_file('reproduce.csv') == inside  # one place, whatever lies here
-    assert pages.results_file('none.csv', new=True).parent == inside.parent
     with pytest.raises(FileNotFoundError, match='none.csv is not among the results'):
         pages.results_file('none.csv')
+    own = pages.results_file('reproduce.csv', own=True)
+    assert own == Path('results/reproduce.csv') and own.parent.is_dir() and not own.exists()
 
 
 def test_figure_style():

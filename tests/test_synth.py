@@ -1,5 +1,6 @@
 "SynthPAD: faces, attacks, benchmark."
 
+import shutil
 import numpy as np, pytest
 from gfa_fastai.synth.faces import (
     EVEN,
@@ -710,8 +711,15 @@ def test_real_photographs(tmp_path):
         cv2.imwrite(str(tmp_path / f'in/p{s}/a.jpg'), (im[..., ::-1] * 255).astype(np.uint8))
     whole = (tmp_path / 'in/p8/a.jpg').read_bytes()
     (tmp_path / 'in/p8/a.jpg').write_bytes(whole[: len(whole) // 2])
+    for name in ('p0/b.cr2', 'p1/b.CR2', 'p1/c.raw', 'notes.txt'):
+        (tmp_path / 'in' / name).write_bytes(b'x')
+    photos = dict(faces=tmp_path / 'in', domains=['slr', 'webcam'], progress=False)
     with pytest.warns(UserWarning, match='1 photographs cannot be read and are left out.*p8'):
-        df = make_synthpad(tmp_path / 'out', 'tiny', faces=tmp_path / 'in', domains=['slr', 'webcam'], progress=False)
+        with pytest.warns(UserWarning, match=r'not read are left out \(2 .cr2, 1 .raw\)'):
+            df = make_synthpad(tmp_path / 'in/out', 'tiny', **photos)
+    with pytest.warns(UserWarning, match='that this library made'):
+        assert make_synthpad(tmp_path / 'in/out', 'tiny', **photos).equals(df)  # its own pictures are no photographs
+    shutil.rmtree(tmp_path / 'in/out')
     assert (
         (df.groupby('dataset').split.nunique() == 3).all()
         and df.subject.nunique() >= 6

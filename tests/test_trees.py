@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gfa_fastai.inputs.files import RESULTS, note_results
 from gfa_fastai.inputs.images import IMAGES
 from gfa_fastai.inputs.videos import VIDEOS
 from gfa_fastai.inputs.trees import (
@@ -53,6 +54,41 @@ def test_walk_ends_in_circles_and_follows_links(tmp_path):
     (root / 'a/self').symlink_to(root / 'a/self')
     (root / 'gone.avi').symlink_to(tmp_path / 'nowhere')
     assert [p.relative_to(root).as_posix() for p in walk_files(root, VIDEOS)] == ['a/1.avi', 'gone.avi', 'link/2.avi']
+
+
+def test_our_own_results_among_the_data_are_left_out(tmp_path):
+    "A result is left out where its source is among the data, or where it is no data at all; that is said."
+    root = tree(tmp_path / 'data', 'a/1.jpg', 'a/2.jpg', 'out/a/1.png', 'out/other.png', 'run/figures/1.png', 'a/3.png')
+    note_results(root / 'out', {'a/1.png': root / 'a/1.jpg'})
+    note_results(root / 'out', {'a/2.png': root / 'a/2.jpg'})  # beside the first; not made yet
+    note_results(root / 'run', {'.': None})
+    note_results(root / 'a', {'3.png': root / 'a/1.jpg'})  # beside its source
+
+    def names(folder):
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter('always')
+            found = walk_files(folder, IMAGES)
+        return [p.relative_to(folder).as_posix() for p in found], [str(w.message) for w in said]
+
+    found, said = names(root)
+    assert found == ['a/1.jpg', 'a/2.jpg', 'out/other.png']
+    assert len(said) == 1 and '3 files that this library made' in said[0] and '3.png' in said[0], said
+    assert names(root / 'out') == (['a/1.png', 'other.png'], [])  # results alone are data
+    assert names(root / 'run') == (['figures/1.png'], [])
+    moved = root.rename(tmp_path / 'moved')
+    assert names(moved)[0] == ['a/1.jpg', 'a/2.jpg', 'out/other.png']
+    train = tmp_path / 'adapted/train/a'  # made from data elsewhere
+    train.mkdir(parents=True)
+    (train / '1.png').touch()
+    note_results(tmp_path / 'adapted/train', {'a/1.png': moved / 'a/1.jpg'})
+    assert names(tmp_path / 'adapted') == (['train/a/1.png'], [])
+
+
+@pytest.mark.parametrize('note', ['', '[]', '{"..": null}', '{"../a/1.jpg": null}', '{"x": 1}', 'null', '[' * 9999])
+def test_a_note_hides_nothing_outside_its_folder(note, tmp_path):
+    root = tree(tmp_path, 'a/1.jpg', 'b/2.jpg')
+    (root / 'b' / RESULTS).write_text(note)
+    assert len(walk_files(root, IMAGES)) == 2
 
 
 def test_sub_folder(tmp_path):

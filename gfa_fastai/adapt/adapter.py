@@ -28,7 +28,7 @@ from ..inputs.files import bytes_hash, cache_folder, check_size, file_hash, writ
 from ..inputs.frames import check_skipped
 from ..inputs.images import as_batch, image_list, read_image, write_png
 from ..inputs.models import content_digest
-from ..samples import validate_samples
+from ..samples import check_number, validate_samples
 
 # %% auto #0
 __all__ = ['CODECS', 'ADAPT_FORMAT', 'LARGEST', 'check_saving', 'write_result', 'read_result', 'read_or_reason', 'result_key',
@@ -47,10 +47,8 @@ def check_saving(
     "ValueError where results cannot be saved like that."
     if codec not in CODECS:
         raise ValueError(f'{who}: codec {codec!r} is not known, choose one of {", ".join(CODECS)}')
-    if not 1 <= quality <= 100:
-        raise ValueError(f'{who}: quality is {quality}, it runs from 1 to 100')
-    if bs < 1:
-        raise ValueError(f'{who}: bs is {bs}: one image or more go through together')
+    check_number(f'{who}: quality', quality, 1, 100, whole=True)
+    check_number(f'{who}: bs', bs, 1, whole=True)
 
 
 def write_result(

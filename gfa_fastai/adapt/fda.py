@@ -27,6 +27,7 @@ from ..fda import FDALoss, JOHNSON, LossNetwork, TransformNet, fda_learner, gram
 from ..inputs.files import bytes_hash
 from ..inputs.images import as_batch, image_list, read_image, shrink_image
 from ..inputs.weights import loss_trunk
+from ..samples import check_number
 from ..train.checkpoint import load_checkpoint, save_checkpoint
 from ..train.precision import PRECISIONS, check_precision, precision_callbacks
 
@@ -192,6 +193,9 @@ class FitLog(Callback):
     def after_train(self):
         self.read()
 
+    def after_fit(self):
+        self.read()  # where a fit was cancelled there was no after_train
+
     def read(self):
         "Fetch the terms that have not been read."
         if not self.waiting:
@@ -289,10 +293,9 @@ class FDA(Adapter):
         _check_choice('preset', preset, FDA_PRESETS)
         _check_choice('scale', scale, ('trained', 'own'))
         _check_choice('precision', precision, PRECISIONS)
-        if not (isinstance(size, (int, np.integer)) and size >= 16):
-            raise ValueError(f'FDA: size is {size!r}: crops need a whole number of pixels, 16 or more')
-        if not 0 < width <= 8:
-            raise ValueError(f"FDA: width is {width}: above 0, up to 8 (1 is the paper's)")
+        check_number('FDA: size', size, 16, 4096, whole=True)
+        check_number('FDA: width', width, 1e-3, 8)
+        check_number('FDA: seed', seed, high=2**63 - 1, whole=True)
         weights = tuple(map(float, weights or FDA_PRESETS[preset]['weights']))
         if len(weights) != 3 or not all(math.isfinite(w) and w >= 0 for w in weights):
             raise ValueError(f'FDA: weights are {weights}: give three numbers of content, domain, total variation')
@@ -443,7 +446,7 @@ def fit(
     self.terms = pd.DataFrame(log.rows)
     last = self.terms.tail(max(1, steps // 10)).mean()
     self.info.update(
-        steps=rounds * per_round,
+        steps=len(log.rows),
         bs=bs,
         lr=lr,
         images=len(images),

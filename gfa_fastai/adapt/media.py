@@ -6,30 +6,26 @@
 from __future__ import annotations
 import cv2
 import json
-from collections import Counter
+import os
 from pathlib import Path
 from tqdm import tqdm
 from .adapter import Adapter, CODECS, check_saving, result_key, run_files
-from ..inputs.datasets import unread_ending
-from ..inputs.files import file_hash, writable_folder, write_json
+from ..inputs.datasets import UNREAD, unread_endings
+from ..inputs.files import file_hash, note_results, noted_results, writable_folder, write_json
 from ..inputs.images import IMAGES
+from ..inputs.trees import walk_files
 from ..inputs.videos import VIDEOS, clip_frames, frame_rate, save_video
 
 # %% auto #0
-__all__ = ['find_media', 'transfer_video', 'result_names', 'transfer_media']
+__all__ = ['find_media', 'transfer_video', 'claim_results', 'transfer_media']
 
 # %% ../../nbs/engine/media.ipynb #73e85199
 def _files_of(path, out):
     "The files at a path with their names relative to it; what is hidden or lies in `out` is left out."
     if not path.is_dir():
         return [(path, Path(path.name))]
-    found = []
-    for file in sorted(path.rglob('*')):
-        name = file.relative_to(path)
-        hidden = any(part.startswith('.') for part in name.parts)
-        if file.is_file() and not hidden and out not in file.resolve().parents:
-            found.append((file, name))
-    return found
+    found = [f for f in walk_files(path) if out not in f.resolve().parents]
+    return [(f, f.relative_to(path)) for f in found]
 
 
 def find_media(
@@ -46,8 +42,10 @@ def find_media(
             raise ValueError(f'the output folder {out} is or holds the input {path}: choose another folder')
         files = _files_of(path, out)
         if path.is_dir():
-            endings = Counter(ending for file, _ in files if (ending := unread_ending(file)))
-            skipped += [(str(path), f'{n} {ending} left out: not read here') for ending, n in sorted(endings.items())]
+            unread = unread_endings(file for file, _ in files)
+            skipped += [
+                (str(path), f'{counted} left out: not read here. {UNREAD}') for counted in unread.split(', ') if counted
+            ]
         for file, name in files:
             ending = file.suffix.lower()
             if ending in IMAGES:
@@ -94,22 +92,29 @@ def transfer_video(
     write_json(note, dict(key=key, size=result.stat().st_size))
 
 
-def result_names(
+def claim_results(
     files,  # of (file, name relative to its root)
     out: Path,  # folder for the results
     suffix: str,  # of the results
     taken: set,  # results that are taken; it grows
-) -> list:  # of Paths
-    "A result for every file, no two of one name and none of the source's."
-    results = []
+) -> list:  # of Paths; raises OSError
+    "A result for every file, no two of one name and no file that is there already; noted in the folder."
+    results, noted, real = {}, noted_results(out), os.path.realpath(out)
     for file, name in files:
-        result, n = out / name.with_suffix(suffix), 1
-        while result in taken or result.resolve() == file.resolve():
+        source, result, n = os.path.realpath(file), name.with_suffix(suffix), 1
+
+        def is_free(result):
+            path = os.path.join(real, result)
+            ours = noted.get(path) == source
+            return out / result not in taken and (ours or not os.path.lexists(path))
+
+        while not is_free(result):
             n += 1
-            result = out / name.with_name(f'{name.stem}_{n}{suffix}')
-        taken.add(result)
-        results.append(result)
-    return results
+            result = name.with_name(f'{name.stem}_{n}{suffix}')
+        taken.add(out / result)
+        results[result] = file
+    note_results(out, results)
+    return [out / result for result in results]
 
 # %% ../../nbs/engine/media.ipynb #3d51464a
 def transfer_media(
@@ -125,8 +130,8 @@ def transfer_media(
     check_saving('transfer_media', codec, quality, bs)
     out, fingerprint, taken = writable_folder(out), adapter.fingerprint(), set()
     images, videos, skipped = find_media(paths, out)
-    image_results = result_names(images, out, CODECS[codec], taken)
-    video_results = result_names(videos, out, '.mp4', taken)
+    image_results = claim_results(images, out, CODECS[codec], taken)
+    video_results = claim_results(videos, out, '.mp4', taken)
 
     def key(file):
         return result_key(fingerprint, file_hash(file), codec, quality)

@@ -29,7 +29,7 @@ from ..evaluation import SCORE_COLUMNS, validate_scores
 from ..inputs.files import bytes_hash, file_hash, write_bytes
 from ..inputs.frames import check_skipped
 from ..inputs.images import read_image
-from ..samples import check_classes, validate_samples
+from ..samples import check_classes, unflipped, validate_samples
 from ..synth.audits import SHORTCUTS, linear_probe, shortcut_features
 
 # %% auto #0
@@ -494,8 +494,7 @@ def score_units(
         raise ValueError(f'samples: column {column} missing. Run extract_frames on the table first.')
     df = validate_samples(samples)
     used = df['role'] == 'probe'
-    if 'flip' in df:
-        used &= df['flip'] == ''
+    used &= df.index.isin(unflipped(df).index)
     df = df[used].reset_index(drop=True)
     if not len(df):
         raise ValueError(

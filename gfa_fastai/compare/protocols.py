@@ -10,8 +10,8 @@ from ..evaluation import evaluate_scores, percent, validate_scores
 from ..samples import LABELS, SPLITS
 
 # %% auto #0
-__all__ = ['OULU_FOLDS', 'list_protocols', 'protocol_samples', 'evaluate_protocols', 'protocols_table', 'evaluate_folds',
-           'oulu_table']
+__all__ = ['OULU_FOLDS', 'list_protocols', 'protocol_samples', 'leave_one_out', 'evaluate_protocols', 'protocols_table',
+           'evaluate_folds', 'oulu_table']
 
 # %% ../../nbs/engine/protocols.ipynb #128c794c
 def list_protocols(
@@ -80,6 +80,20 @@ def protocol_samples(
                 'Run split_by_subject on it, or choose another dataset.'
             )
     return rows
+
+# %% ../../nbs/engine/protocols.ipynb #6f83ca91
+def leave_one_out(
+    samples: pd.DataFrame,  # samples table of three or more datasets, with splits
+) -> list:  # of (tuple of training datasets, test dataset)
+    "Train on all datasets but one, test on that one; raises ValueError for fewer than three to train on."
+    pairs = list_protocols(samples)
+    trained, tested = pairs['train'].unique().tolist(), pairs['test'].unique().tolist()
+    if len(trained) < 3:
+        raise ValueError(
+            f'samples: {len(trained)} datasets with training rows ({", ".join(trained)}). '
+            'Leaving one out takes three or more.'
+        )
+    return [(tuple(name for name in trained if name != test), test) for test in tested if test in trained]
 
 # %% ../../nbs/engine/protocols.ipynb #bcebcfa2
 def evaluate_protocols(

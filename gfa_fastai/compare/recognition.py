@@ -19,7 +19,7 @@ from ..inputs.batches import picture_batches
 from ..learner import GFALoss, gfa_learner
 from ..metrics import MIN_SUBJECTS, apcer_threshold, auc, eer, resample_counts, roc_points
 from ..model import GFACNN
-from ..samples import CLASSES, person_key
+from ..samples import CLASSES, person_key, unflipped
 
 # %% auto #0
 __all__ = ['LAYERS', 'METRICS', 'FARS', 'PAIR_COLUMNS', 'embed', 'similarity', 'IdentityLoss', 'recognition_learner',
@@ -432,8 +432,7 @@ def gallery_scores(
 ) -> list:  # of GalleryScores, one for each dataset; raises ValueError
     "Every probe against every enrolled person of its dataset; several photos of a person are averaged."
     df = samples if split is None else samples[samples['split'] == split]
-    if 'flip' in df:
-        df = df[df['flip'].fillna('') == '']
+    df = unflipped(df)
     df = df.reset_index(drop=True)
     if not len(df):
         raise ValueError(f'gallery_scores: no rows of split {split!r}. Check the split column.')

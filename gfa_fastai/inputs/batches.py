@@ -10,8 +10,8 @@ import pandas as pd
 import torch
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from .images import read_image, resize_square
-from ..samples import person_key
+from .images import check_tensor, read_image, resize_square
+from ..samples import check_number, person_key
 from itertools import islice
 from pathlib import Path
 from torch import Tensor
@@ -104,23 +104,15 @@ def picture_batches(
         images = images[column]
     if isinstance(images, (str, Path)):
         raise ValueError(f'images: expected several, got {str(images)!r}: pass a list of files, a table or arrays')
-    images = _checked(images) if isinstance(images, Tensor) else list(images)
+    if not isinstance(images, Tensor):
+        images = list(images)
+    elif len(images) and images.dtype != torch.uint8:
+        check_tensor(images, 'tensor of images', '(N, 3, H, W)')
+    elif images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f'images: expected a tensor (N, 3, H, W), got {tuple(images.shape)}')
     if not len(images):
         raise ValueError('images: there are none. Check the folder or the filter that they came from.')
-    if bs < 1:
-        raise ValueError(f'picture_batches: bs={bs}; it is a number of images, 1 or more')
-    if size is not None and not (isinstance(size, (int, np.integer)) and size >= 1):
-        raise ValueError(f'picture_batches: size={size!r}; it is a side in pixels, 1 or more')
+    check_number('picture_batches: bs', bs, 1, whole=True)
+    if size is not None:
+        check_number('picture_batches: size', size, 1, 2**14, whole=True)
     return PictureBatches(images, subjects, bs, size, progress)
-
-# %% ../../nbs/engine/batches.ipynb #cae1df8b
-def _checked(x):
-    "A tensor of images, or ValueError."
-    if x.ndim != 4 or x.shape[1] != 3:
-        raise ValueError(f'images: expected a tensor (N, 3, H, W), got {tuple(x.shape)}')
-    if x.is_floating_point():
-        if not (x.isfinite().all() and x.min() >= 0 and x.max() <= 1):
-            raise ValueError('images: floats must be finite and in 0..1; divide by 255, and do not normalise them')
-    elif x.dtype != torch.uint8:
-        raise ValueError(f'images: a tensor of {x.dtype}; expected bytes (uint8), or floats in 0..1')
-    return x

@@ -8,6 +8,7 @@ import os
 import pandas as pd
 import re
 import warnings
+from collections import Counter
 from pathlib import Path
 from .images import IMAGES
 from .videos import VIDEOS
@@ -26,9 +27,10 @@ from gfa_fastai.inputs.trees import (
 from ..samples import LABELS, SPLITS, split_by_subject, validate_samples
 
 # %% auto #0
-__all__ = ['LIVE_NAMES', 'ATTACK_NAMES', 'SPLIT_NAMES', 'REPLAY_PROTOCOLS', 'BOX_FORMATS', 'READERS', 'unread_ending',
-           'read_folder', 'read_casia_fasd', 'read_replay_attack', 'read_msu_mfsd', 'in_oulu', 'read_oulu_npu',
-           'in_siw', 'read_siw', 'read_lfw_pairs', 'read_boxes', 'official_counts', 'dataset_summary']
+__all__ = ['LIVE_NAMES', 'ATTACK_NAMES', 'SPLIT_NAMES', 'UNREAD', 'REPLAY_PROTOCOLS', 'BOX_FORMATS', 'READERS', 'unread_ending',
+           'unread_endings', 'read_folder', 'DrawnPeople', 'drawn_words', 'read_casia_fasd', 'read_replay_attack',
+           'read_msu_mfsd', 'in_oulu', 'read_oulu_npu', 'in_siw', 'read_siw', 'read_lfw_pairs', 'read_boxes',
+           'official_counts', 'dataset_summary']
 
 # %% ../../nbs/engine/datasets.ipynb #67039ce1
 LIVE_NAMES = {'live', 'real', 'bonafide', 'genuine', 'client', 'clientraw'}
@@ -161,7 +163,8 @@ def _frames_of_clips(rows, video_pattern):
 
 
 _NO_MEDIA = frozenset(
-    '.txt .csv .tsv .json .xml .yml .yaml .md .html .pdf .db .ini .log .py .ipynb .npy .mat .face'.split()
+    '.txt .csv .tsv .json .xml .yml .yaml .md .html .pdf .db .ini .log .py .ipynb .npy .npz .mat .face .pt .pth '
+    '.safetensors .onnx .h5 .t7 .pkl .lock'.split()
 )
 
 
@@ -173,23 +176,28 @@ def unread_ending(
     return '' if ending in IMAGES | VIDEOS | _NO_MEDIA else ending
 
 
+UNREAD = 'Convert them, or install pillow-heif for .heic.'  # the remedy
+
+
+def unread_endings(
+    files,  # paths
+) -> str:  # as '2 .cr2, 1 .heic'; '' where there are none
+    "How many files have which ending that is not read."
+    counts = Counter(ending for path in files if (ending := unread_ending(path)) and Path(path).is_file())
+    return ', '.join(f'{n} {ending}' for ending, n in sorted(counts.items()))
+
+
 def _left_out(files, root):
-    "How many files have endings that are not read, as text by class; '' where there are none."
-    counts = {}
+    "The same by class, as text."
+    by_class = {}
     for path in files:
-        ending = unread_ending(path)
-        if not ending or not path.is_file():
-            continue
         try:
             label = _parse([*path.relative_to(root).parts[:-1], 'somebody'])['label']
         except ValueError:
             label = 'no class'
-        by_ending = counts.setdefault(label, {})
-        by_ending[ending] = by_ending.get(ending, 0) + 1
-    return '; '.join(
-        f'{label}: ' + ', '.join(f'{n} {ending}' for ending, n in sorted(by_ending.items()))
-        for label, by_ending in sorted(counts.items())
-    )
+        by_class.setdefault(label, []).append(path)
+    counts = {label: unread_endings(paths) for label, paths in sorted(by_class.items())}
+    return '; '.join(f'{label}: {text}' for label, text in counts.items() if text)
 
 
 def _same_splits(rows):
@@ -220,7 +228,7 @@ def read_folder(
     root = Path(root)
     if not root.is_dir():
         raise FileNotFoundError(f'no folder at {root}. {_FOLDER}')
-    there = list(walk_files(root))
+    there = walk_files(root)
     files = [p for p in there if p.suffix.lower() in IMAGES | VIDEOS]
     left_out = _left_out(there, root)
     if not files:
@@ -244,8 +252,7 @@ def read_folder(
     _frames_of_clips(rows, video_pattern)
     if left_out:
         warnings.warn(
-            f'{root}: files with endings that are not read are left out ({left_out}). '
-            'Convert them, or install pillow-heif for .heic.',
+            f'{root}: files with endings that are not read are left out ({left_out}). {UNREAD}',
             stacklevel=2,
         )
     df = pd.DataFrame(_same_splits(rows))
@@ -288,6 +295,24 @@ def _table(rows, dataset):
     return validate_samples(df.sort_values('video', kind='stable'))
 
 # %% ../../nbs/engine/datasets.ipynb #e0128aa1
+class DrawnPeople(UserWarning):
+    "Development people were taken from the official training people of a dataset."
+
+
+def drawn_words(
+    dataset: str,  # its name
+    drawn: list,  # names of people
+    total: int,  # training people of the dataset
+) -> str:
+    "That people of an official training set became development people, and what else can be done."
+    shown = ', '.join(drawn[:10]) + (', ...' if drawn[10:] else '')
+    return (
+        f'{len(drawn)} of the {total} training people of {dataset} are its development people ({shown}): it has none '
+        'of its own, and the threshold needs some. Choose them with dev_subjects (--dev-subjects). Or cross-validate: '
+        'train once with each share of them as dev_subjects, and take the mean (evaluate_folds of compare.protocols).'
+    )
+
+
 def _with_dev(df, dev, seed):
     "Move a share of the training people to dev, and say whom; raises ValueError."
     if not 0 <= dev < 1:
@@ -298,13 +323,8 @@ def _with_dev(df, dev, seed):
     n = df['subject'].nunique()
     split = split_by_subject(df, dev=dev * (n - len(test)) / n, test_subjects=test, seed=seed)
     drawn = sorted(split.loc[split['split'] == 'dev', 'subject'].unique())
-    shown = ', '.join(drawn[:10]) + (', ...' if drawn[10:] else '')
-    said = (
-        f'{len(drawn)} of the {n - len(test)} training people of {df["dataset"].iloc[0]} are its development people '
-        f'({shown}): it has none of its own. dev=0 leaves them in the training; name others with split_by_subject, '
-        'or with --dev-subjects of a command.'
-    )
-    warnings.warn(said, stacklevel=3)
+    said = drawn_words(df['dataset'].iloc[0], drawn, n - len(test))
+    warnings.warn(f'{said} dev=0 leaves them in the training.', DrawnPeople, stacklevel=3)
     split.attrs['drawn'] = [said]
     return split
 

@@ -14,11 +14,13 @@ import secrets
 import shutil
 import stat
 import tempfile
+from filelock import FileLock
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['PART', 'CACHE_TAG', 'writable_folder', 'file_size', 'check_size', 'bytes_hash', 'file_hash', 'remove_parts',
-           'whole_file', 'write_bytes', 'write_text', 'write_json', 'plain_name', 'cache_folder']
+__all__ = ['PART', 'CACHE_TAG', 'RESULTS', 'writable_folder', 'file_size', 'check_size', 'bytes_hash', 'file_hash',
+           'remove_parts', 'whole_file', 'write_bytes', 'write_text', 'write_json', 'plain_name', 'cache_folder',
+           'note_results', 'noted_results']
 
 # %% ../../nbs/engine/files.ipynb #d9a0e690
 def writable_folder(
@@ -221,3 +223,43 @@ def cache_folder(
     if not (path / CACHE_TAG).exists():
         write_text(path / CACHE_TAG, 'Signature: 8a477f597d28d172789f06886806bc55\n# A cache of gfa_fastai.\n')
     return path
+
+# %% ../../nbs/engine/files.ipynb #5454deb0
+RESULTS = '.gfa_fastai.json'  # the note
+
+
+def _read_note(folder):
+    "The note of a folder, as a dict; empty where there is none, or it is damaged."
+    try:
+        check_size(folder / RESULTS, 2**28)
+        known = json.loads((folder / RESULTS).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    known = known if isinstance(known, dict) else {}
+    return {k: v for k, v in known.items() if v is None or isinstance(v, str)}
+
+
+def note_results(
+    folder,  # of the results; made if need be
+    results: dict,  # path of a result below the folder -> the file that it was made from, or None; '.': all of it
+):
+    "Note what is written into a folder; raises OSError."
+    folder = writable_folder(folder)
+    real = os.path.realpath(folder)
+    new = {str(k): source and os.path.relpath(os.path.realpath(source), real) for k, source in results.items()}
+    with FileLock(folder / f'{RESULTS}.lock'):
+        known = _read_note(folder)
+        if new.items() - known.items():
+            write_json(folder / RESULTS, known | new, indent=None)
+
+
+def noted_results(
+    folder,
+) -> (
+    dict
+):  # path of a result, or of the folder for all that is in it -> path of the file that it was made from, or None
+    "What the note of a folder says."
+    real = os.path.realpath(folder)
+    paths = {os.path.normpath(os.path.join(real, k)): source for k, source in _read_note(Path(real)).items()}
+    inside = {p: source for p, source in paths.items() if p == real or p.startswith(real + os.sep)}
+    return {p: source and os.path.normpath(os.path.join(real, source)) for p, source in inside.items()}

@@ -19,8 +19,8 @@ from torch import Tensor
 from .files import bytes_hash, file_size, write_bytes
 
 # %% auto #0
-__all__ = ['FORMATS', 'IMAGES', 'MIN_SIDE', 'MAX_PIXELS', 'MAX_BYTES', 'tensor_pixels', 'read_image', 'resize_square',
-           'shrink_image', 'turn_image', 'write_png', 'as_batch', 'image_list']
+__all__ = ['FORMATS', 'IMAGES', 'MIN_SIDE', 'MAX_PIXELS', 'MAX_BYTES', 'check_tensor', 'tensor_pixels', 'read_image',
+           'resize_square', 'shrink_image', 'turn_image', 'write_png', 'as_batch', 'image_list']
 
 # %% ../../nbs/engine/images.ipynb #e690ef58
 FORMATS = ('AVIF', 'BMP', 'GIF', 'HEIF', 'JPEG', 'JPEG2000', 'PNG', 'PPM', 'TIFF', 'WEBP')  # as Pillow calls them
@@ -179,15 +179,32 @@ def _read(source):
     )
 
 
+def check_tensor(
+    x,  # what should be pictures in a network's form
+    what: str = 'tensor',  # they are, for the message
+    shape: str = '(3, H, W)',  # or '(N, 3, H, W)'
+) -> Tensor:  # the same; raises ValueError
+    "Check for an RGB tensor of floats in 0..1."
+    wanted = f'expected a tensor {shape}, floats in 0..1'
+    if not isinstance(x, Tensor):
+        raise ValueError(f'the {what} is {type(x).__name__}; {wanted}')
+    x = x.as_subclass(Tensor)
+    if x.ndim != shape.count(',') + 1 or x.shape[-3] != 3 or not x.is_floating_point() or not x.numel():
+        raise ValueError(f'the {what} is {x.dtype} of shape {tuple(x.shape)}; {wanted}')
+    if not x.isfinite().all():
+        raise ValueError(f'the {what} holds NaN or infinity; {wanted}')
+    if x.min() < 0 or x.max() > 1:
+        limits = f'from {x.min():.3g} to {x.max():.3g}'
+        raise ValueError(f'the {what} has values {limits}; {wanted} (x / 255 for 0..255), not normalised')
+    return x
+
+
 def tensor_pixels(
     image,  # (3, H, W) or (1, 3, H, W) float tensor in 0..1, as networks take it
 ) -> np.ndarray:  # (H, W, 3) uint8; raises ValueError
     "A picture in a network's form as an array."
-    x = image.as_subclass(Tensor).detach().cpu()
-    x = x[0] if x.ndim == 4 and len(x) == 1 else x
-    fits = x.ndim == 3 and x.shape[0] == 3 and x.is_floating_point()
-    if not (fits and 0 <= x.min() and x.max() <= 1):  # (NaN is neither)
-        raise _NoPicture(f'a tensor of shape {tuple(x.shape)} and {x.dtype}: expected (3, H, W), floats in 0..1')
+    x = image[0] if image.ndim == 4 and len(image) == 1 else image
+    x = check_tensor(x).detach().cpu()
     return (x * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
 
 

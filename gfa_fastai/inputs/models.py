@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import torch
+from importlib.resources import files
 from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_tensors, save as save_tensors, save_file
@@ -17,8 +18,8 @@ from ..model import GFACNN
 from ..samples import CLASSES
 
 # %% auto #0
-__all__ = ['MODEL_FORMAT', 'ADAPTER', 'ADAPTER_BYTES', 'CONFIG', 'content_digest', 'one_threshold', 'save_model',
-           'model_adapter_bytes', 'model_header', 'load_model']
+__all__ = ['MODEL_FORMAT', 'ADAPTER', 'ADAPTER_BYTES', 'CONFIG', 'content_digest', 'one_threshold', 'meta_text', 'write_tensors',
+           'save_model', 'model_adapter_bytes', 'model_header', 'read_tensors', 'load_model', 'small_model']
 
 # %% ../../nbs/engine/models.ipynb #48d04645
 MODEL_FORMAT = 2  # of the files that save_model writes; 1 had no digest, and an adapter as one tensor of bytes
@@ -55,6 +56,36 @@ def one_threshold(
     return meta
 
 
+def meta_text(
+    meta: dict,  # what JSON can hold
+    path,  # of the file that it is for, for the message
+) -> str:  # raises ValueError
+    "What is said of a model, as JSON."
+    try:
+        return json.dumps(meta)
+    except (TypeError, ValueError) as e:
+        raise ValueError(
+            f'{path}: meta cannot be written as JSON ({e}): pass numbers, strings, lists and dicts'
+        ) from None
+
+
+def write_tensors(
+    path: str | Path,  # of the .safetensors file
+    header: dict,  # str -> str: config and meta as JSON; kind, where it is no network
+    tensors: dict,  # name -> contiguous tensor on the CPU
+) -> Path:  # of the file; raises OSError
+    "Write a file of this library: tensors, a header, and the digest of both."
+    known = dict(format_version=str(MODEL_FORMAT), version=__version__, classes=json.dumps(CLASSES))
+    header = known | header
+    header['sha256'] = content_digest(header, tensors)
+    path = Path(path)
+    with whole_file(path, sum(t.nbytes for t in tensors.values())) as part:
+        mode = part.stat().st_mode
+        save_file(tensors, part, metadata=header)
+        part.chmod(mode)  # (safetensors writes for the owner only)
+    return path
+
+
 def save_model(
     model: GFACNN,  # weights and configuration are written
     path: str | Path,  # of the .safetensors file
@@ -63,33 +94,16 @@ def save_model(
     **meta,  # what JSON can hold: seed, dataset, thresholds, names of the subjects
 ) -> Path:  # of the file; raises ValueError, OSError
     "Write a model into one safetensors file, with its configuration and `meta` in the header."
-    path = Path(path)
-    try:
-        meta = json.dumps(one_threshold(meta))
-    except (TypeError, ValueError) as e:
-        raise ValueError(
-            f'{path}: meta cannot be written as JSON ({e}): pass numbers, strings, lists and dicts'
-        ) from None
+    meta = meta_text(one_threshold(meta), path)
     scale = {k: [round(v, 6) for v in getattr(model, k).flatten().tolist()] for k in ('mean', 'std')}
-    header = dict(
-        format_version=str(MODEL_FORMAT),
-        version=__version__,
-        classes=json.dumps(CLASSES),
-        config=json.dumps(model.config | scale),
-        meta=meta,
-    )
+    header = dict(config=json.dumps(model.config | scale), meta=meta)
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     if half:
         tensors = {k: v if k in ('mean', 'std') else v.half() for k, v in tensors.items()}
     if with_adapter is not None:
         header['adapter'], own = _split_file(with_adapter.to_bytes())
         tensors |= {ADAPTER + k: v for k, v in own.items()}
-    header['sha256'] = content_digest(header, tensors)
-    with whole_file(path, sum(t.nbytes for t in tensors.values())) as part:
-        mode = part.stat().st_mode
-        save_file(tensors, part, metadata=header)
-        part.chmod(mode)  # (safetensors writes for the owner only)
-    return path
+    return write_tensors(path, header, tensors)
 
 # %% ../../nbs/engine/models.ipynb #f3d4e5a6
 ADAPTER = 'adapter.'  # names of an adapter's tensors in a model file begin so
@@ -107,7 +121,7 @@ def model_adapter_bytes(
     path: str | Path,  # of a file that `save_model` wrote
 ) -> bytes | None:  # what `to_bytes` of the adapter gave; None where there is none; raises as load_model
     "Content of an adapter's own file, out of a model file; `load_model_adapter` of `adapt.by_name` reads it."
-    header, tensors = _read_model(path)
+    header, tensors = read_tensors(path)
     if not header['adapter']:
         return None
     if ADAPTER_BYTES in tensors:
@@ -161,18 +175,20 @@ def _parse_header(path, raw, names):
         )
     has_adapter = any(name.startswith(ADAPTER) for name in names)
     header = dict(version=raw.get('version'), classes=classes, config=config, meta=one_threshold(meta))
-    return header | dict(adapter=has_adapter), adapter
+    return header | dict(kind=raw.get('kind', 'network'), adapter=has_adapter), adapter
 
 
 def model_header(
     path: str | Path,  # of a file that `save_model` wrote
-) -> dict:  # version (of the library that wrote it), classes, config, meta, adapter (whether it holds one)
+) -> dict:  # version (of the library that wrote it), kind, classes, config, meta, adapter (whether it holds one)
     "What a model file says of itself, without its tensors; FileNotFoundError or ValueError says what is wrong."
     return _parse_header(path, *_open_model(path))[0]
 
 
-def _read_model(path):
-    "Header and tensors of a model file; the digest is checked."
+def read_tensors(
+    path: str | Path,  # of a file that `write_tensors` wrote
+) -> tuple:  # header as `model_header` gives it, and name -> tensor; FileNotFoundError or ValueError
+    "Header and tensors of a file; the digest is checked."
     raw, names = _open_model(path)
     header, header['adapter_header'] = _parse_header(path, raw, names)
     with plain_name(path) as name, safe_open(name, framework='pt') as f:
@@ -213,7 +229,12 @@ def load_model(
     path: str | Path,  # of a file that `save_model` wrote
 ) -> tuple:  # the GFACNN, in eval mode on the CPU, and its meta
     "Read a model and what was saved with it; FileNotFoundError or ValueError says what is wrong with the file."
-    header, tensors = _read_model(path)
+    header, tensors = read_tensors(path)
+    if header['kind'] != 'network':
+        raise ValueError(
+            f'{path}: it holds a {header["kind"]} and no network: load_detector reads it, '
+            'and gfa_score and gfa_authenticate take it as it is'
+        )
     tensors = {k: v.float() for k, v in tensors.items() if not k.startswith(ADAPTER)}
     config = header['config']
     try:
@@ -229,3 +250,13 @@ def load_model(
     except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as e:
         raise _no_fit(path, str(e).splitlines()[0]) from None
     return model.eval(), header['meta']
+
+
+def small_model() -> Path:  # raises FileNotFoundError
+    "Where the shipped small model lies."
+    path = Path(str(files('gfa_fastai') / 'weights' / 'small_model.safetensors'))
+    if not path.is_file():
+        raise FileNotFoundError(
+            f'this release has no small model (gfa_fastai/weights/{path.name} is absent): give the path of a model file'
+        )
+    return path

@@ -8,7 +8,7 @@ import os
 import re
 import warnings
 from pathlib import Path
-from .files import CACHE_TAG
+from .files import CACHE_TAG, noted_results
 from .videos import VIDEOS
 
 # %% auto #0
@@ -29,24 +29,49 @@ def natural_order(
     return [int(p) if k % 2 else p for k, p in enumerate(pieces)], path.name
 
 
-def walk_files(
-    folder: Path,  # where to begin
-    suffixes=None,  # such as IMAGES, in lower case; None: all files
-    above=None,  # (the folders that we are in)
-):
-    "Files with one of the suffixes below `folder`, in natural order."
+def _walk(folder, above, own):
+    "Files below a folder; the folders `above` are not entered again, and notes that are found are added to `own`."
     real = os.path.realpath(folder)
-    if above is None:
-        above = {str(p) for p in Path(real).parents}
     if real in above:
         return
+    own |= noted_results(folder)
     for p in sorted(folder.iterdir(), key=natural_order):
         if _is_junk(p):
             continue
         if p.is_dir():
-            yield from walk_files(p, suffixes, above | {real})
-        elif (suffixes is None or p.suffix.lower() in suffixes) and (p.is_file() or p.is_symlink()):
+            yield from _walk(p, above | {real}, own)
+        else:
             yield p
+
+
+def _is_own(path, root, own):
+    "Whether a file below `root` is a result, and what it was made from is below `root` too."
+    real = os.path.realpath(path.parent)
+    name = os.path.join(real, path.name)
+    if name in own:
+        return own[name] is None or own[name].startswith(root + os.sep)
+    inside = [real, *map(str, Path(real).parents)]
+    return any(folder in own and folder.startswith(root + os.sep) for folder in inside)
+
+
+def walk_files(
+    folder: Path,  # where to begin
+    suffixes=None,  # such as IMAGES, in lower case; None: all files
+) -> list:  # of Paths
+    "Files with one of the suffixes below `folder`, in natural order; our own results are left out, with a warning."
+    own, root = {}, os.path.realpath(folder)
+    found = list(_walk(folder, {str(p) for p in Path(root).parents}, own))
+    if suffixes is not None:
+        found = [p for p in found if p.suffix.lower() in suffixes]
+    results = {p for p in found if _is_own(p, root, own)} if own else ()
+    if results:
+        first = next(p for p in found if p in results)
+        warnings.warn(
+            f'{folder}: {len(results)} files that this library made from others of them, or as results, are left out '
+            f'(the first is {first}).',
+            stacklevel=2,
+        )
+    return [p for p in found if p not in results]
 
 # %% ../../nbs/engine/trees.ipynb #c07da77b
 def sub_folder(

@@ -10,15 +10,17 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 import unicodedata
+import warnings
 from functools import wraps
 from pathlib import Path
 import gfa_fastai
 
 # %% auto #0
-__all__ = ['Stopped', 'say', 'command', 'Help', 'Parser', 'gfa_reproduce', 'gfa_synth', 'gfa_train', 'gfa_score', 'gfa_evaluate',
-           'gfa_transfer', 'gfa_authenticate']
+__all__ = ['Stopped', 'shown', 'say', 'command', 'Help', 'Parser', 'gfa_reproduce', 'gfa_synth', 'gfa_train', 'gfa_score',
+           'gfa_evaluate', 'gfa_transfer', 'gfa_authenticate']
 
 # %% ../../nbs/engine/cli.ipynb #4bb2e048
 class Stopped(KeyboardInterrupt):
@@ -26,7 +28,30 @@ class Stopped(KeyboardInterrupt):
 
 
 def _stop(number, frame):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # (nothing interrupts the clearing up)
     raise Stopped
+
+
+def _end(number, frame):
+    "SIGTERM after a command: it has finished, and the process ends as it would without it."
+    say('stopped after the command had finished', sys.stderr)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def shown(
+    text,  # one line or several
+) -> str:
+    "A text with control characters as escapes."
+    hidden = {'Cc', 'Cs'}
+    controls = '\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069'  # of the direction of writing
+
+    def one(c):
+        if c == '\n' or (unicodedata.category(c) not in hidden and c not in controls):
+            return c
+        return c.encode('unicode_escape').decode()
+
+    return ''.join(map(one, str(text)))
 
 
 def say(
@@ -34,41 +59,38 @@ def say(
     file=None,  # None: standard output
 ):
     "Print a text; control characters in it are shown as escapes."
-    hidden = {'Cc', 'Cs'}
-    controls = '\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069'  # of the direction of writing
-
-    def shown(c):
-        if c == '\n' or (unicodedata.category(c) not in hidden and c not in controls):
-            return c
-        return c.encode('unicode_escape').decode()
-
-    print(''.join(map(shown, str(text))), file=file or sys.stdout, flush=True)
+    print(shown(text), file=file or sys.stdout, flush=True)
 
 
 def command(f):
     "Make a command of `f(argv)`. What a user can mend becomes one line; the exit status is what `f` returns, or 0."
 
-    @wraps(f)
-    def run(argv=None) -> int:
-        for stream in (sys.stdout, sys.stderr):
-            if hasattr(stream, 'reconfigure'):
-                stream.reconfigure(errors='backslashreplace')
-        try:
-            before = signal.signal(signal.SIGTERM, _stop)
-        except ValueError:  # not in the main thread
-            before = None
+    def answer(argv):
         try:
             return f(argv) or 0
         except (ValueError, OSError, FloatingPointError) as e:
             text = re.sub(r'^Exception occured in `\w+` when calling event `\w+`:\s*', '', str(e))  # fastai's words
             say(f'{f.__name__}: {text}', sys.stderr)
             return 2
+
+    @wraps(f)
+    def run(argv=None) -> int:
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, 'reconfigure'):
+                stream.reconfigure(errors='backslashreplace')
+        form, before = warnings.formatwarning, None
+        try:
+            warnings.formatwarning = lambda message, *_: f'{f.__name__}: {shown(message)}\n'
+            if threading.current_thread() is threading.main_thread():
+                before = signal.signal(signal.SIGTERM, _stop)
+            return answer(argv)
         except KeyboardInterrupt as e:
             say(f'\n{f.__name__}: stopped. What is finished is kept: the same command goes on from there.', sys.stderr)
             return 143 if isinstance(e, Stopped) else 130
         finally:
             if before is not None:
-                signal.signal(signal.SIGTERM, before)
+                signal.signal(signal.SIGTERM, _end if before == signal.SIG_DFL else before)
+            warnings.formatwarning = form
 
     return run
 
@@ -195,6 +217,12 @@ def _training_arguments(p):
             '(default: the preset\'s)'
         ),
     )
+    p.add_argument(
+        '--scale',
+        choices=('paper',),
+        help="paper: weigh TPC so that it pulls as the paper's does (all pairs of 32 images, 4,096 features), "
+        'at any width, batch and reading',
+    )
 
 
 _READER = ('video_pattern', 'subject_pattern', 'protocol', 'fold', 'allow_missing')
@@ -213,7 +241,7 @@ def _data_settings(a):
 
 def _training_settings(a, *more):
     "The arguments of the training for run_settings."
-    return {k: getattr(a, k) for k in ('steps', 'bs', 'precision', 'weights', 'pairs', *more)}
+    return {k: getattr(a, k) for k in ('steps', 'bs', 'precision', 'weights', 'pairs', 'scale', *more)}
 
 # %% ../../nbs/engine/cli.ipynb #c3ea8f59
 @command
@@ -273,7 +301,6 @@ def _reproduced(done):
     parts = [
         'HTER (%) at the threshold from home\n' + markdown_table(rates, True),
         *belief_words(done['paired'], done['means'], rendered),
-        *done['notes']['drawn'],
         untrained_warning(done['losses'], done['aucs']),
     ]
     text = '\n\n'.join(filter(None, parts)).replace('**', '')
@@ -326,36 +353,94 @@ def gfa_synth(argv=None):
 # %% ../../nbs/engine/cli.ipynb #97bda710
 @command
 def gfa_train(argv=None):
-    "Train the two-headed network on a folder of images."
-    from gfa_fastai.run.reproduce import PRESETS, train_model
+    "Train a model on a folder of images: the best detector for few people, or the two-headed network."
+    from gfa_fastai.run.reproduce import PRESETS
 
     p = Parser(
         'gfa_train',
-        'Train the two-headed network on a folder of images. '
-        'Stopped and started again with the same --out, it goes on where it was.',
+        'Train a model on a folder of images: the best of several detectors where there are few people, '
+        'or the two-headed network. Stopped and started again with the same --out, it goes on where it was.',
         [
-            'gfa_train photos --out model --weights small',
-            'gfa_train MSU-MFSD --dataset msu_mfsd --preset full --precision bf16 --out msu',
+            'gfa_train photos --out model',
+            'gfa_train MSU-MFSD --dataset msu_mfsd --method network --preset full --precision bf16 --out msu',
         ],
     )
     p.add_argument('data', help='root of the dataset')
-    p.add_argument('--out', required=True, help='run folder for model.safetensors, scores.csv and terms.csv')
+    p.add_argument('--out', required=True, help='run folder for model.safetensors and scores.csv')
+    p.add_argument(
+        '--method',
+        choices=_METHODS,
+        help=(
+            'network: GFA-CNN; auto: the best of five detectors on people who were left out; or one detector by name '
+            "(default: auto for fewer than 40 people, unless an option of the network is given; then network)"
+        ),
+    )
     _data_arguments(p)
     p.add_argument(
+        '--size', type=_positive, help="side of the images in pixels (default: the preset's; 224 for a detector)"
+    )
+    p.add_argument('--folds', type=_positive, default=5, help='of a detector: groups of people in cross-validation')
+    p.add_argument(
         '--preset',
-        default='quick',
         choices=PRESETS,
-        help='image size and width of the network; steps and batch where they are not given',
+        help='of the network: image size and width; steps and batch where they are not given (default: quick)',
     )
     _training_arguments(p)
     p.add_argument('--no-tpc', dest='tpc', action='store_false', help='without the TPC loss')
     p.add_argument('--seed', type=int, default=0, help='of first weights and order of batches')
     a = p.parse_args(argv)
-    data, training = dict(roots=a.data, **_data_settings(a)), _training_settings(a)
-    path = train_model(a.out, a.tpc, a.seed, preset=a.preset, data=data, training=training)
+    method = _choose_method(a)
+    if method == 'network':
+        _train_network(a)
+    else:
+        _train_detector(a, method)
+
+
+def _train_network(a):
+    "Train the two-headed network."
+    from gfa_fastai.run.reproduce import train_model
+
+    data, training = dict(roots=a.data, size=a.size, **_data_settings(a)), _training_settings(a)
+    path = train_model(a.out, a.tpc, a.seed, preset=a.preset or 'quick', data=data, training=training)
     if not int(os.environ.get('RANK', 0)):  # of several processes the first one prints
         scores = path.with_name('scores.csv')
         say(f'model:  {path}\nscores: {scores} (development and test people; gfa_evaluate reads them)')
+
+
+def _train_detector(a, method):
+    "Train a detector, and say what it is worth."
+    from gfa_fastai.run.few_shot import few_shot_words, train_few
+
+    settings = {k: v for k, v in _data_settings(a).items() if k != 'dev_subjects'}
+    done = train_few(a.out, a.data, method, size=a.size or 224, folds=a.folds, seed=a.seed, **settings)
+    say(few_shot_words(done))
+    say(f'model:  {done.model}\nscores: {done.scores} (the --source of gfa_evaluate for scores of other people)')
+    _say_skipped(done.skipped)
+
+
+_METHODS = ('network', 'auto', 'linear', 'lbp', 'dog_lbp', 'colour_lbp', 'colour_texture', 'ida', 'colour_sift')
+
+
+def _choose_method(a):
+    "The method that was asked for, or the one that fits the number of people; raises ValueError."
+    options = ('preset', 'steps', 'bs', 'weights', 'pairs', 'dev_subjects')
+    given = [f'--{name.replace("_", "-")}' for name in options if getattr(a, name) is not None]
+    given += ['--precision'] * (a.precision != 'fp32') + ['--no-tpc'] * (not a.tpc)
+    if a.method not in (None, 'network') and given:
+        raise ValueError(f'{given[0]} is an option of the network: leave it out, or take --method network')
+    several_processes = int(os.environ.get('WORLD_SIZE', 1)) > 1
+    if a.method or given or several_processes:
+        return a.method or 'network'
+    from gfa_fastai.run.few_shot import MANY_PEOPLE
+    from gfa_fastai.run.reproduce import read_data
+    from gfa_fastai.samples import person_key
+
+    settings = _data_settings(a)
+    reader = {k: v for k, v in settings.items() if k in _READER + ('clips', 'dataset')}
+    people = person_key(read_data(a.data, draw=False, **reader)).nunique()
+    method = 'network' if people >= MANY_PEOPLE else 'auto'
+    say(f'{people} people: --method {method} ({MANY_PEOPLE} are enough for the network)')
+    return method
 
 # %% ../../nbs/engine/cli.ipynb #dade01ff
 @command
@@ -382,6 +467,8 @@ def gfa_score(argv=None):
     say(f'{len(scores)} images of {scores["subject"].nunique()} people scored: {a.out}')
     if seen := _seen_words(scores):
         say(f'{seen} Name the test people with --test-subjects.')
+    for said in scores.attrs['drawn']:
+        say(said)
     _say_skipped(scores.attrs['skipped'])
 
 
@@ -665,6 +752,12 @@ def _auth_arguments(p):
     p.add_argument('--live-threshold', type=float, help='in place of it, 0 to 1')
     p.add_argument('--similarity-threshold', type=float, help='in place of it, -1 to 1')
     p.add_argument('--detector', help="a YuNet model file (default: OpenCV's cascade)")
+    p.add_argument(
+        '--embedder', help="a recogniser in an ONNX file, as SFace (default: the model's own head, a demonstration)"
+    )
+    p.add_argument(
+        '--embedder-kind', default='sface', choices=('sface', 'arcface'), help='how the recogniser wants its pixels'
+    )
 
 
 def _authenticator(a):
@@ -672,7 +765,12 @@ def _authenticator(a):
     from gfa_fastai.use.authenticate import FaceAuthenticator
 
     names = ('live_point', 'similarity_point', 'live_threshold', 'similarity_threshold', 'detector')
-    return FaceAuthenticator.load(a.model, a.gallery, **{k: getattr(a, k) for k in names})
+    settings = {k: getattr(a, k) for k in names}
+    if a.embedder:
+        from gfa_fastai.use.embedders import OnnxEmbedder
+
+        settings['embedder'] = OnnxEmbedder(a.embedder, a.detector, a.embedder_kind)
+    return FaceAuthenticator.load(a.model, a.gallery, **settings)
 
 
 def _claim_arguments(p):
@@ -718,6 +816,8 @@ def _say_answer(a, what, words, **facts):
 
 def _enroll(a, auth):
     n = auth.enroll(a.name, a.images, a.force)
+    if auth.embedder is None and (a.model == 'small' or auth.spoof is not None):
+        say('Recognition by the small model is a demonstration: --embedder takes a public recogniser.', sys.stderr)
     _say_answer(a, a.name, f'enrolled with {n} picture{"s" if n > 1 else ""}', enrolled=n)
 
 
@@ -758,12 +858,12 @@ def _answer(a, auth, path, result) -> int:
 
 def _annotated(a, path, suffix):
     "Where the annotated copy of one of the command's files goes: two of one name in two folders become two."
-    from gfa_fastai.adapt.media import result_names
+    from gfa_fastai.adapt.media import claim_results
 
     files = list(dict.fromkeys(getattr(a, 'images', [path])))
     kept = [Path(f).stem if suffix == '.mp4' else Path(f).name for f in files]
     named = [(Path(f), Path(name + suffix)) for f, name in zip(files, kept)]
-    return result_names(named, Path(a.out), suffix, set())[files.index(path)]
+    return claim_results(named, Path(a.out), suffix, set())[files.index(path)]
 
 # %% ../../nbs/engine/cli.ipynb #d0000004
 def _save_answers(a, source, every, answers):

@@ -814,7 +814,8 @@ def _single_words(clear, total, seeds):
     "What many comparisons mean for a single one."
     one = ', and more often where each network was trained only once' if seeds == 1 else ''
     return (
-        f'**Of {total} single comparisons {clear} {"has" if clear == 1 else "have"} an interval that leaves zero out.** '
+        f'**Of {total} single comparisons {clear} {"has" if clear == 1 else "have"} an interval that leaves zero '
+        'out.** '
         f'Where no switch has any effect, one in twenty does by chance ({total / 20:.1f} of {total}){one}: a single '
         'line of the figure is no finding.'
     )
@@ -869,6 +870,12 @@ def data_words(
     return ' '.join(lines)
 
 # %% ../../nbs/engine/report.ipynb #c8c85b65
+def _scale_words(s):
+    if s.get('scale') == 'paper':
+        return "rescaled for batch, width and reading so that it pulls as the paper's"
+    return "at the paper's weight, not rescaled for the width"
+
+
 PAIR_WORDS = dict(all='all ordered pairs of a batch', halves='the pairs of the two halves of a batch')
 
 
@@ -890,7 +897,7 @@ def method_words(
         'Live training images are flipped to balance the classes, as in the paper. '
         'Loss: L_anti + 0.1 L_id + 2.5e-5 L_tpc; '
         f'L_tpc is read as the sum over {PAIR_WORDS[s["pairs"]]}, on the {info["fc_dim"]} features of FC2 after its '
-        "ReLU, at the paper's weight, not rescaled for the width. "
+        f"ReLU, {_scale_words(s)}. "
         f'{s["seeds"]} seed{"s" if s["seeds"] > 1 else ""}.'
     )
 
@@ -1023,8 +1030,9 @@ def write_report(
     )
     write_text(out / 'results.json', json.dumps(results, indent=1, default=_plain))
     rendered = not settings['data']['roots']
+    changed = 'TPC and FDA change' if settings['adaptation'] else 'TPC changes'
     parts = [
-        f'# GFA-CNN: what TPC{" and FDA change" if settings["adaptation"] else " changes"}, preset {settings["preset"]}',
+        f'# GFA-CNN: what {changed}, preset {settings["preset"]}',
         unfinished_words(len(arms), unfinished),
         lead_words(rates, test_people, rendered),
         strip,

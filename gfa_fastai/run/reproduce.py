@@ -22,8 +22,9 @@ from filelock import FileLock, Timeout
 from pathlib import Path
 import gfa_fastai
 from ..evaluation import plain_text, score_samples
-from ..inputs.datasets import READERS
-from ..inputs.files import writable_folder, write_json
+from ..inputs.datasets import READERS, DrawnPeople, drawn_words
+from ..inputs.files import note_results, writable_folder, write_json
+from ..inputs.images import MIN_SIDE
 from ..inputs.frames import check_skipped, extract_frames, frames_summary
 from ..inputs.tables import load_scores, read_table, save_samples, save_scores, write_table
 from .pictures import with_pictures
@@ -37,7 +38,7 @@ from gfa_fastai.run.report import (
     rates_matrix,
     write_report,
 )
-from ..samples import check_classes, known_names, split_by_subject, validate_samples
+from ..samples import check_classes, check_number, known_names, split_by_subject, validate_samples
 from ..synth.benchmark import DOMAIN_NAMES, SYNTHPAD_VERSION, make_synthpad
 
 # %% auto #0
@@ -76,7 +77,7 @@ PRESETS = dict(
 def run_settings(
     preset: str = 'quick',  # a key of PRESETS
     data=None,  # None: SynthPAD; a root or a list of roots; or a dict of roots and other settings of `data`
-    training=None,  # dict of steps, bs, seeds, weights, pairs, precision, width; None in it is the preset's
+    training=None,  # dict of steps, bs, seeds, weights, pairs, scale, precision, width; None in it is the preset's
     adaptation=True,  # with arms of FDA; False: half of the trainings; or a dict of width and steps
     measures=None,  # dict of recognition and divergence: whether they are measured
 ) -> dict:  # plain values only; raises ValueError or FileNotFoundError
@@ -85,10 +86,12 @@ def run_settings(
         raise ValueError(f'preset {preset!r} is not known, choose one of {", ".join(PRESETS)}')
     sizes = PRESETS[preset]
     data, reader = _data_group(data, sizes['data'])
-    training = _group('training', training, sizes['training'] | dict(precision='fp32'))
+    training = _group('training', training, sizes['training'] | dict(precision='fp32', scale=None))
     _check_training(training)
     if adaptation not in (True, False, None):
         adaptation = _group('adaptation', adaptation, sizes['adaptation'])
+        check_number('adaptation: width', adaptation['width'], 0.01, 8)
+        _at_least_1('adaptation: steps', adaptation['steps'])
     elif adaptation:
         adaptation = sizes['adaptation']
     if adaptation and data['roots']:
@@ -107,6 +110,8 @@ def run_settings(
 
 def _group(name, given, known):
     "A group of settings: those that are known, with what was given in their place; raises ValueError."
+    if not isinstance(given, (dict, type(None))):
+        raise ValueError(f'{name} is {given!r:.60}: give a dict of {", ".join(known)}')
     given = dict(given or {})
     if unknown := sorted(given.keys() - known.keys()):
         raise ValueError(f'{name} has no setting {", ".join(unknown)}: it has {", ".join(known)}')
@@ -122,8 +127,11 @@ def _check_training(s):
     "Raise for settings of the training that make no sense."
     for name in ('steps', 'bs', 'seeds'):
         _at_least_1(name, s[name])
+    check_number('width', s['width'], 0.01, 8)
     if s['pairs'] not in ('all', 'halves'):
         raise ValueError(f'pairs {s["pairs"]!r} is not known, choose all or halves')
+    if s['scale'] not in (None, 'paper'):
+        raise ValueError(f"scale {s['scale']!r} is not known, choose paper, or leave it out")
     if s['precision'] not in ('fp32', 'bf16', 'fp16'):
         raise ValueError(f'precision {s["precision"]!r} is not known, choose fp32, bf16 or fp16')
     s['weights'] = str(s['weights'])
@@ -139,6 +147,8 @@ def _data_group(data, sizes):
     roots, s = given.get('roots'), _group('data', given, known)
     sources = data_sources([] if roots is None else roots, s['dataset'], reader)
     _at_least_1('spread', s['spread'])
+    check_number('size', s['size'], MIN_SIDE, 2048, whole=True)
+    check_number('margin', s['margin'], 0, 5)
     if not (isinstance(s['max_bad'], (int, float)) and 0 <= s['max_bad'] < 1):
         raise ValueError(f'max_bad is {s["max_bad"]!r}: give a share, 0 or more and less than 1')
     if roots is not None and not sources:
@@ -211,6 +221,7 @@ def open_run(
     if not file.exists() and not begun:
         if other := [p.name for p in out.iterdir() if not p.name.startswith('.')]:
             raise ValueError(f'{out} is no run folder and not empty ({other[0]}): choose a new one with --out.')
+    note_results(out, {'.': None})
     if not begun:
         write_json(file, settings)
         write_json(_copy_of(file), settings)
@@ -305,7 +316,9 @@ def read_data(
             own = dict(dataset=Path(root).resolve().name) | own
         if not draw and 'dev' in _takes(name):
             own = own | dict(dev=0)
-        tables.append(READERS[name](root, **own))
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', DrawnPeople)  # `attrs` has it
+            tables.append(READERS[name](root, **own))
     called = [t['dataset'].iloc[0] for t in tables]
     if twice := [n for n in called if called.count(n) > 1]:
         raise ValueError(
@@ -385,11 +398,7 @@ def drawn_people(
         now = after[after['dataset'] == name]
         if new := sorted(set(now.loc[now['split'] == 'dev', 'subject']) - own):
             total = was.loc[was['split'] == 'train', 'subject'].nunique()
-            shown = ', '.join(new[:10]) + (', ...' if new[10:] else '')
-            notes.append(
-                f'{len(new)} of the {total} training people of {name} are its development people ({shown}): '
-                'it has none of its own. Choose them with dev_subjects (--dev-subjects).'
-            )
+            notes.append(drawn_words(name, new, total))
     return notes
 
 # %% ../../nbs/engine/reproduce.ipynb #e6612af3
@@ -508,7 +517,7 @@ def arm_learner(
     weights = None if s['weights'] == 'random' else s['weights']
     pool = int(np.clip(settings['data']['size'] // 32, 1, 7))
     network = functools.partial(build_gfacnn, weights=weights, width=s['width'], pool=pool)
-    loss = GFALoss(TPCLoss(s['pairs']) if arm['tpc'] else False)
+    loss = GFALoss(TPCLoss(s['pairs'], scale=s['scale']) if arm['tpc'] else False)
     return guarded(gfa_learner(dls, network, loss, seed=arm['seed'], cbs=cbs), s['precision'])
 
 # %% ../../nbs/engine/reproduce.ipynb #6f683236
@@ -623,6 +632,7 @@ def run_arm(
     out: Path,  # run folder
     settings: dict,  # from run_settings
     bar=None,  # tqdm bar over steps
+    work: Path | None = None,  # folder for transferred frames, where `out` is slow with many files; None: `out`
 ) -> pd.DataFrame:  # scores of the development and test people of every dataset
     "Scores of an arm; what the run folder has already is not made again."
     from fastai.vision.all import default_device
@@ -634,7 +644,7 @@ def run_arm(
     shown = bar is not None and not bar.disable
     adapter = fit_fda(arm['train'], frames, out, settings, shown) if arm['fda'] else None
     if adapter:
-        frames = transfer_frames(adapter, frames, out, settings, shown)
+        frames = transfer_frames(adapter, frames, work or out, settings, shown)
     if not model.exists():
         train_arm(arm, frames, model.parent, settings, bar, adapter)
         gc.collect()  # a Learner refers to itself: free its weights and Adam's means before the next training
@@ -696,6 +706,7 @@ def arm_divergence(
     settings: dict,  # from run_settings
 ) -> dict:  # (train, test, 'as they are' or 'after FDA') -> table of feature_divergence
     "Divergence of all test sets from that of the training set, in the network without TPC and FDA, first seed."
+    from fastai.vision.all import default_device
     from gfa_fastai.divergence import feature_divergence
     from gfa_fastai.inputs.batches import picture_batches
     from gfa_fastai.inputs.models import load_model
@@ -717,7 +728,7 @@ def arm_divergence(
         a, b = (rows[rows['dataset'] == d] for d in (train, test))
         n = min(len(a), len(b), 2000)  # as many of the one as of the other, or the floors do not hold
         a, b = (picture_batches(d.sample(n, random_state=0).sort_index(), column='frame_path') for d in (a, b))
-        model, _ = load_model(out / 'arms' / plain['name'] / 'model.safetensors')
+        model = load_model(out / 'arms' / plain['name'] / 'model.safetensors')[0].to(default_device())
         return feature_divergence(model, a, b).reset_index()
 
     tests = sorted(set(frames['dataset']) - {train})
@@ -780,6 +791,7 @@ def reproduce(
     with hold_run(writable_folder(out)):
         out = open_run(out, settings)
         frames, notes = run_frames(settings, out, progress)
+        print(*notes['drawn'], sep='\n', end='\n' * bool(notes['drawn']), flush=True)
         arms = list_arms(frames, settings)
         _check_training_sets(arms, frames, settings)
 
@@ -884,7 +896,7 @@ def _enter_run(held, out, settings):
 
 def _train_one(arm, frames, out, settings):
     "Train one arm in the run folder itself, and score the people who are not in the training."
-    from fastai.vision.all import rank_distrib
+    from fastai.vision.all import default_device, rank_distrib
     from gfa_fastai.inputs.models import load_model
     from gfa_fastai.train.distributed import on_first
     from tqdm import tqdm
@@ -902,7 +914,8 @@ def _train_one(arm, frames, out, settings):
 
     def score():
         held_out = frames[frames['split'] != 'train']
-        scored = score_samples(load_model(path)[0], held_out)
+        net = load_model(path)[0].to(default_device())
+        scored = score_samples(net, held_out)
         save_scores(with_pictures(scored, held_out, out / 'cache'), out / 'scores.csv')
 
     on_first(score)

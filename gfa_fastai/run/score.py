@@ -7,24 +7,25 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import shutil
+from functools import partial
 from pathlib import Path
 from tqdm import tqdm
 from ..evaluation import score_samples, validate_scores
 from ..inputs.files import bytes_hash, file_hash
 from ..inputs.frames import extract_frames
 from ..adapt.by_name import load_model_adapter
-from ..inputs.models import load_model
+from ..inputs.models import load_model, model_header
 from ..inputs.tables import load_scores, save_scores
 from .pictures import with_pictures
 from .reproduce import code_hash, read_data
 from ..samples import known_names
 
 # %% auto #0
-__all__ = ['score_in_blocks', 'score_folder']
+__all__ = ['score_in_blocks', 'open_scorer', 'score_folder']
 
 # %% ../../nbs/engine/score.ipynb #137e0d42
 def score_in_blocks(
-    net,  # GFACNN on its device
+    score,  # function of a table with frame_path and face_path -> scores table
     frames: pd.DataFrame,  # samples table with frame_path
     folder: Path,  # where finished blocks are kept
     rows: int = 1000,  # of the table, in a block
@@ -35,7 +36,7 @@ def score_in_blocks(
     for start in tqdm(range(0, len(frames), rows), desc='scores', unit='block', disable=not progress):
         file = folder / f'{start}.csv'
         if not file.exists():
-            save_scores(score_samples(net, frames.iloc[start : start + rows], progress=False), file)
+            save_scores(score(frames.iloc[start : start + rows]), file)
         scores.append(load_scores(file))
     return validate_scores(pd.concat(scores, ignore_index=True))
 
@@ -48,6 +49,21 @@ def _blocks_folder(out, model, frames):
     return Path(out).with_name(f'.{Path(out).name}-{key[:12]}.parts')
 
 # %% ../../nbs/engine/score.ipynb #e8fa3332
+def open_scorer(
+    model,  # model file of a network or of a detector
+) -> tuple:  # function of a table -> scores table, and what the file says; raises ValueError, FileNotFoundError
+    "Whatever kind of model a file holds, as a function that scores."
+    if model_header(model)['kind'] == 'detector':
+        from gfa_fastai.compare.detectors import load_detector
+
+        detector = load_detector(model)
+        return partial(detector.score, progress=False), detector.meta
+    from fastai.vision.all import default_device
+
+    network, meta = load_model(model)
+    return partial(score_samples, network.to(default_device()), progress=False), meta
+
+
 def score_folder(
     model,  # model.safetensors, as gfa_train or gfa_reproduce writes it
     data,  # root of a dataset
@@ -63,9 +79,7 @@ def score_folder(
     **reader,  # further arguments of the reader
 ) -> pd.DataFrame:  # scores table with `in_training` and `picture`; `attrs['skipped']`: unusable images. Raises ValueError, FileNotFoundError
     "Score a folder of images or videos with a saved model. Started again, it goes on where it was."
-    from fastai.vision.all import default_device
-
-    net, meta = load_model(model)
+    score, meta = open_scorer(model)
     if missing := {'size', 'margin'} - meta.keys():
         raise ValueError(
             f'{model}: it does not say {" and ".join(sorted(missing))} of its images. '
@@ -81,13 +95,13 @@ def score_folder(
     if adapter := load_model_adapter(model):
         frames = adapter.transform(frames, cache / 'fda', bs=32, max_bad=max_bad, progress=progress)
     blocks = _blocks_folder(out, model, frames)
-    scores = score_in_blocks(net.to(default_device()), frames, blocks, rows, progress)
+    scores = score_in_blocks(score, frames, blocks, rows, progress)
     seen = {name.partition('/')[2] or name for name in meta.get('people', ())}
     scores = with_pictures(scores, decoded, cache)
     scores['in_training'] = (scores['split'] == 'test') & scores['subject'].isin(seen)
     save_scores(scores, out)
     shutil.rmtree(blocks, ignore_errors=True)
-    scores.attrs['skipped'] = skipped
+    scores.attrs.update(skipped=skipped, drawn=people.attrs['drawn'])
     return scores
 
 

@@ -114,7 +114,8 @@ table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums
 th,td{padding:.3rem .7rem;border-bottom:1px solid var(--line);text-align:left;white-space:nowrap}
 th{background:var(--head)}
 .strip{max-width:none;margin:.3rem 0}
-.picture{display:inline-block;width:11rem;max-width:47%;margin:.3rem 1.5% .3rem 0;vertical-align:top}.wide{width:16.5rem}
+.picture{display:inline-block;width:11rem;max-width:47%;margin:.3rem 1.5% .3rem 0;vertical-align:top}
+.wide{width:16.5rem}
 .picture img{display:block;width:100%;max-height:8.3rem;object-fit:contain;object-position:left}
 .caption{display:block;font-size:.8rem;line-height:1.35;color:var(--soft);margin-top:.25rem}
 .panels{max-width:none}.panels img{vertical-align:top;margin:.25rem 0}

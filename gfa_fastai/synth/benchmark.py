@@ -21,9 +21,9 @@ from concurrent.futures.process import BrokenProcessPool
 from numpy import float32 as F
 from pathlib import Path
 from tqdm import tqdm
-from ..inputs.files import write_bytes, write_json
+from ..inputs.files import note_results, write_bytes, write_json
 from ..inputs.tables import load_samples, save_samples
-from ..samples import validate_samples
+from ..samples import check_number, validate_samples
 from gfa_fastai.synth.attacks import (
     CAMERA,
     FLAT,
@@ -501,15 +501,23 @@ def _photographs(files):
 # %% ../../nbs/synthpad/benchmark.ipynb #40e09bbf
 def _people(folder, needed):
     "Photographs with a face, per person: a folder each, or a file each where there are no folders; how many were seen."
+    from gfa_fastai.inputs.datasets import UNREAD, unread_endings
+    from gfa_fastai.inputs.images import IMAGES
+    from gfa_fastai.inputs.trees import walk_files
+
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(
             f'synthpad: faces={str(folder)!r} is not a folder. '
             'Give a folder of photographs, best with a folder for each person.'
         )
-    files = sorted(p for p in folder.rglob('*') if p.suffix.lower() in ('.jpg', '.jpeg', '.png', '.bmp'))
+    there = sorted(walk_files(folder))  # (numbers of people follow this order)
+    files, unread = [p for p in there if p.suffix.lower() in IMAGES], unread_endings(there)
     if not files:
-        raise ValueError(f'synthpad: no photographs (jpg, png, bmp) under {str(folder)!r}.')
+        also = f' There are others, which are not read ({unread}).' if unread else ''
+        raise ValueError(f'synthpad: no photographs ({", ".join(sorted(IMAGES))}) under {str(folder)!r}.{also}')
+    if unread:
+        warnings.warn(f'synthpad: files with endings that are not read are left out ({unread}). {UNREAD}')
     groups, people, damaged = {}, [], []
     for p in files:
         groups.setdefault(p.parent if p.parent != folder else p, []).append(p)
@@ -574,10 +582,13 @@ def _frame_sizes(size, domains):
     "Height and width by domain; raises ValueError."
 
     def pair(s):
-        return (s, s) if np.isscalar(s) else tuple(s)
+        height, width = (s, s) if np.isscalar(s) or len(s) != 2 else s
+        for side in height, width:
+            check_number('synthpad: height or width of a frame', side, 32, 8192, whole=True)
+        return height, width
 
     sizes = {d: pair(size[d] if isinstance(size, dict) else size) for d in domains}
-    bad = {d: s for d, s in sizes.items() if min(s) < 32 or any(int(o) != o or o % 2 for o in s)}
+    bad = {d: s for d, s in sizes.items() if any(o % 2 for o in s)}
     if bad:
         raise ValueError(f'synthpad: frame size {bad}; height and width are even and at least 32 pixels.')
     return {d: list(map(int, s)) for d, s in sizes.items()}
@@ -587,8 +598,7 @@ def _config(preset, seed, domains, patterns, pattern_gap, style_gap, strength, c
     "Everything that the images depend on; raises ValueError."
     if preset not in SYNTHPAD_PRESETS:
         raise ValueError(f'synthpad: no preset {preset!r}; known are {", ".join(SYNTHPAD_PRESETS)}.')
-    if not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise ValueError(f'synthpad: seed is {seed!r}; it is a whole number, zero or more.')
+    check_number('synthpad: seed', seed, whole=True)
     domains = _choose(domains, DOMAIN_NAMES, 'domain')
     patterns = _choose(patterns, PATTERNS, 'pattern')
     if not domains:
@@ -601,7 +611,10 @@ def _config(preset, seed, domains, patterns, pattern_gap, style_gap, strength, c
     given = dict(size=size, subjects=subjects, frames=frames)
     p = {**SYNTHPAD_PRESETS[preset], **{k: v for k, v in given.items() if v is not None}}
     sizes, people = _frame_sizes(p['size'], domains), p['subjects']
-    if len(people) != 3 or min(people) < 0 or sum(people) < 1 or p['frames'] < 1:
+    counts = [*people, p['frames']] if np.iterable(people) else [people]
+    for count in counts:
+        check_number('synthpad: a number of subjects or frames', count, 0, 10**6, whole=True)
+    if len(counts) != 4 or min(people) < 0 or sum(people) < 1 or p['frames'] < 1:
         raise ValueError(
             f'synthpad: subjects={people}, frames={p["frames"]}; '
             'give three counts (train, dev, test) and at least one frame.'
@@ -667,6 +680,7 @@ def _claim(root, config):
         except (ValueError, KeyError, TypeError):
             raise ValueError(f'synthpad: {manifest} cannot be read. Delete the folder, or choose another.') from None
         if old == config:
+            note_results(root, {'.': None})
             return
         differ = '; '.join(f'{k} is {old.get(k)!r} there and {v!r} here' for k, v in config.items() if old.get(k) != v)
         differ = differ or 'it has settings that are not known here'
@@ -679,6 +693,7 @@ def _claim(root, config):
             f'synthpad: {str(root)!r} holds other things ({len(there)}, the first is {there[0]!r}) '
             f'and no manifest.json of a dataset. {another}'
         )
+    note_results(root, {'.': None})
     write_json(manifest, dict(config=config, complete=False))
 
 # %% ../../nbs/synthpad/benchmark.ipynb #d3966cce
@@ -755,8 +770,8 @@ def make_synthpad(
 ) -> pd.DataFrame:  # samples table with session, camera, device, quality, depth, and a column for each pattern
     "Make the benchmark, or what is still missing of it; raises ValueError."
     c = _config(preset, seed, domains, patterns, pattern_gap, style_gap, strength, context, size, subjects, frames)
-    if workers is not None and workers < 1:
-        raise ValueError(f'synthpad: workers is {workers}; give at least one, or None for all cores.')
+    if workers is not None:
+        check_number('synthpad: workers', workers, 1, 4096, whole=True)
     root, photos, counts = Path(root), {}, c['subjects']
     if faces is not None:
         c['faces'], photos = _deal(faces, c)

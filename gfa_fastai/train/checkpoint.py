@@ -176,7 +176,8 @@ def settings(self: Checkpoint) -> dict:
     "What must be the same for a run to go on."
     learn, dls, loss = self.learn, self.dls, self.loss_func
     plain = {k: v for k, v in learn.settings.items() if isinstance(v, (str, Path, int, float, tuple))}
-    network = dict(getattr(self.model, 'module', self.model).config)
+    net = getattr(self.model, 'module', self.model)
+    network = dict(net.config) | ({} if net.noisy_psi else dict(noisy_psi=False))
     method = dict(
         tpc=loss.use_tpc,
         lambda_id=loss.lambda_id,

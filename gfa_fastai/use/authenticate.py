@@ -20,16 +20,16 @@ from importlib.resources import files
 from pathlib import Path
 from ..inputs.faces import crop_face, find_faces, open_yunet
 from ..inputs.images import read_image, resize_square
-from ..inputs.models import load_model, model_header, one_threshold
+from ..inputs.models import load_model, model_header, one_threshold, small_model
 from ..inputs.videos import clip_frames, is_video, video_frames
 from ..model import run_head
-from ..samples import CLASSES
+from ..samples import CLASSES, check_number, validate_samples
 from .gallery import Gallery, check_name, model_hash
 from .quality import Gates, check_faces
 
 # %% auto #0
-__all__ = ['CODES', 'RISKS', 'both_answers', 'dev_thresholds', 'AuthResult', 'FaceAuthenticator', 'small_model', 'measure_shift',
-           'FaceReading', 'drawable', 'annotate', 'camera_frames', 'model_card']
+__all__ = ['CODES', 'RISKS', 'both_answers', 'dev_thresholds', 'AuthResult', 'FaceAuthenticator', 'measure_shift', 'FaceReading',
+           'drawable', 'annotate', 'camera_frames', 'model_card']
 
 # %% ../../nbs/engine/authenticate.ipynb #f1dcab72
 @torch.inference_mode()
@@ -60,9 +60,12 @@ def dev_thresholds(
     dict
 ):  # for live and similarity: point (the default), points (name -> threshold, rates), measured_on; raises ValueError
     "Operating points of both decisions on held-out people, for single pictures."
-    from gfa_fastai import metrics  # brings SciPy: not for whoever only verifies
+    from gfa_fastai.compare.detectors import operating_points  # brings SciPy: not for whoever only verifies
     from gfa_fastai.evaluation import score_samples
 
+    check_number('dev_thresholds: apcer', apcer, 0, 1)
+    check_number('dev_thresholds: far', far, 0, 1)
+    frames = validate_samples(frames)
     rows = frames[(frames['split'] == split) & (frames['role'] == 'probe')]
     scores = score_samples(model, rows, progress=False)
     is_live = scores['label'] == 'live'
@@ -74,14 +77,7 @@ def dev_thresholds(
             'a threshold needs both'
         )
 
-    def point(threshold):
-        apcer_there = metrics.apcer(attack, threshold, species)
-        return dict(threshold=threshold, apcer=apcer_there, bpcer=metrics.bpcer(live, threshold))
-
-    points = {
-        'EER': point(metrics.eer_threshold(attack, live)),
-        f'APCER {apcer:.0%}': point(metrics.apcer_threshold(attack, apcer, species, live)),
-    }
+    points = operating_points(scores, apcer)
     names = ', '.join(sorted(rows['dataset'].unique()))
     measured_on = (
         f'{split} people of {names}: {rows["subject"].nunique()} people, {len(live)} live and '
@@ -205,6 +201,8 @@ class FaceAuthenticator:
         similarity_point: str | None = None,  # as 'FAR 1%'
         gates: Gates | None = None,  # None: Gates()
         detector=None,  # path of a YuNet model; None: OpenCV's cascade
+        spoof=None,  # a `Detector` that decides about live; None: the model's own head
+        embedder=None,  # that says who (`use.embedders`); None: the model's own head, a demonstration
         device=None,  # None: CUDA, then Apple's, then CPU
         source='the model',  # what error messages call it
     ):
@@ -215,7 +213,7 @@ class FaceAuthenticator:
             self.live_threshold, self.live_origin = _choose_threshold(meta, 'live', live_point, source)
         self.similarity_threshold, self.similarity_origin = similarity_threshold, 'given'
         if similarity_threshold is None:
-            found = _choose_threshold(meta, 'similarity', similarity_point, source)
+            found = _choose_similarity(meta, similarity_point, source, embedder)
             self.similarity_threshold, self.similarity_origin = found
         _check_range('live_threshold', self.live_threshold, 0, 1)
         _check_range('similarity_threshold', self.similarity_threshold, -1, 1)
@@ -224,9 +222,15 @@ class FaceAuthenticator:
         if detector is not None:
             open_yunet(detector)
         self.adapter, self.gates, self.detector = adapter, gates or Gates(), detector
+        self.spoof = spoof
+        self.frame_size = self.size if spoof is None else _frame_size(spoof, source)
         self.device = _choose_device(device)
-        key = model_hash(model, size=self.size, margin=self.margin, shift=self.shift)
-        self.gallery = Gallery(gallery, key, model.config['fc_dim'])
+        self.embedder = embedder
+        if embedder is None:
+            key, dim = model_hash(model, size=self.size, margin=self.margin, shift=self.shift), model.config['fc_dim']
+        else:
+            key, dim = embedder.key, embedder.dim
+        self.gallery = Gallery(gallery, key, dim)
         self.model = model.to(self.device).eval()
 
     def __repr__(self):
@@ -251,26 +255,32 @@ def _how_faces_are_cut(meta, source):
     return int(size), float(margin), shift
 
 
+def _choose_similarity(meta, point, source, embedder):
+    "Threshold for the similarity and where it is from: the embedder's, or the model's. Raises ValueError."
+    if embedder is None:
+        return _choose_threshold(meta, 'similarity', point, source)
+    if point is not None:
+        raise ValueError(f'similarity_point {point!r} is of the model, and {embedder.name} says who: give a threshold')
+    return embedder.threshold, f'{embedder.name}: {embedder.origin}'
+
+
+def _frame_size(spoof, source):
+    "Size of the frames that a detector of single pictures wants; raises ValueError."
+    if spoof.how.of_videos:
+        raise ValueError(f'{source}: its method {spoof.method} looks at whole videos: score them with gfa_score')
+    return spoof.meta['size']
+
+
 def _choose_device(device):
     "The device that was asked for, or the best there is; raises ValueError."
     if device is None:
         return 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
     try:
         torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as e:
+    except (AssertionError, OverflowError, RuntimeError, TypeError, ValueError) as e:
         reason = str(e).splitlines()[0][:120]
         raise ValueError(f'device {device!r} cannot be used ({reason}): give cpu, cuda or mps') from None
     return device
-
-# %% ../../nbs/engine/authenticate.ipynb #488a90f4
-def small_model() -> Path:  # raises FileNotFoundError
-    "Where the shipped small model lies."
-    path = Path(str(files('gfa_fastai') / 'weights' / 'small_model.safetensors'))
-    if not path.is_file():
-        raise FileNotFoundError(
-            f'this release has no small model (gfa_fastai/weights/{path.name} is absent): give the path of a model file'
-        )
-    return path
 
 # %% ../../nbs/engine/authenticate.ipynb #e696615b
 @patch(cls_method=True)
@@ -278,24 +288,38 @@ def load(
     cls: FaceAuthenticator,
     path='small',  # model file, from save_model, gfa_train or gfa_reproduce; 'small': the shipped one
     gallery=None,  # JSON file of enrolled people; None: in memory
-    **kwargs,  # for FaceAuthenticator: thresholds, operating points, gates, detector, device
+    **kwargs,  # for FaceAuthenticator: thresholds, operating points, gates, detector, embedder, device
 ) -> FaceAuthenticator:  # raises FileNotFoundError or ValueError that says what is wrong with the file
     "An authenticator from a model file. Nothing in the file is run."
     file = small_model() if path == 'small' else Path(path)
+    header = model_header(file)
+    if header['kind'] == 'detector':
+        return _with_small_model(cls, file, gallery, kwargs)
     model, meta = load_model(file)
     adapter = None
-    if model_header(file)['adapter']:
+    if header['adapter']:
         from gfa_fastai.adapt.by_name import load_model_adapter  # (with fastai, which a model without needs not)
 
         adapter = load_model_adapter(file)
     return cls(model, meta, adapter, gallery, source=path if path == 'small' else file.name, **kwargs)
+
+
+def _with_small_model(cls, file, gallery, kwargs):
+    "An authenticator whose detector decides about live, and whose small model says who: a demonstration."
+    from gfa_fastai.compare.detectors import load_detector  # (with SciPy, which a network needs not)
+
+    spoof = load_detector(file)
+    model, own = load_model(small_model())
+    live, similarity = spoof.meta['thresholds']['live'], own['thresholds']['similarity']
+    meta = own | dict(thresholds=dict(live=live, similarity=similarity))
+    return cls(model, meta, None, gallery, spoof=spoof, source=file.name, **kwargs)
 
 # %% ../../nbs/engine/authenticate.ipynb #57f61a8a
 def measure_shift(
     samples,  # samples table with boxes and pictures that are large enough for a detector
     detector=None,  # path of a YuNet model; None: OpenCV's cascade
 ) -> list:  # right, down (in sides of the detector's box), size: medians over the pictures; raises ValueError
-    "From the boxes of a detector to those of a table."
+    "How to get from the boxes of a detector to those of a table."
     moves = []
     for path, box in zip(samples['path'], samples['box']):
         if box is None or not (found := find_faces(read_image(path), detector)):
@@ -346,7 +370,7 @@ def read_faces(
         if code is None:
             box = _training_box(reading.box, self.shift)
             face = crop_face(image, box, self.size, self.margin)
-            waiting.append((reading, resize_square(image, self.size), face))
+            waiting.append((reading, image, resize_square(image, self.frame_size), face))
         if len(waiting) == bs:
             self._run_network(waiting)
             waiting = []
@@ -357,11 +381,17 @@ def read_faces(
 # %% ../../nbs/engine/authenticate.ipynb #485fc2a6
 @patch
 def _run_network(self: FaceAuthenticator, waiting):
-    "Fill in scores and embeddings of (FaceReading, frame, face)."
-    readings, frames, faces = zip(*waiting)
+    "Fill in scores and embeddings of (FaceReading, image, frame, face)."
+    readings, images, frames, faces = zip(*waiting)
     if self.adapter is not None:
         frames = self.adapter.run(list(frames))
-    scores, embeddings = both_answers(self.model, np.stack(frames), np.stack(faces))
+    if self.spoof is None:
+        scores, embeddings = both_answers(self.model, np.stack(frames), np.stack(faces))
+    else:
+        scores = self.spoof.live_scores(np.stack(frames))
+        embeddings = both_answers(self.model, np.stack(faces), np.stack(faces))[1]
+    if self.embedder is not None:
+        embeddings = self.embedder.embed(images, [r.box for r in readings])
     for reading, live, embedding in zip(readings, scores, embeddings):
         reading.live, reading.embedding = float(live), embedding
 
@@ -630,6 +660,7 @@ def watch(
     live_only: bool = False,  # live or attack, whoever it is
 ):  # an iterator of (number of the frame, the frame, AuthResult); raises ValueError, OSError
     "An answer for each frame."
+    check_number('watch: every', every, 1, whole=True)
     return self._answers(source, every, self.claimed_name(name), live_only)
 
 

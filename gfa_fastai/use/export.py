@@ -22,8 +22,8 @@ from ..samples import CLASSES
 from .authenticate import FaceAuthenticator
 
 # %% auto #0
-__all__ = ['CAM_LAYERS', 'overlaps', 'area_resize', 'linear_resize', 'resize_in_graph', 'PictureNetwork', 'import_extras',
-           'export_onnx', 'open_onnx', 'onnx_answers', 'explain']
+__all__ = ['CAM_LAYERS', 'overlaps', 'area_resize', 'linear_resize', 'resize_in_graph', 'refuse_detectors', 'PictureNetwork',
+           'import_extras', 'export_onnx', 'open_onnx', 'onnx_answers', 'explain']
 
 # %% ../../nbs/engine/export.ipynb #71aa0001
 def overlaps(
@@ -88,6 +88,18 @@ def resize_in_graph(
     return linear_resize(area_resize(x.float(), h, w), size).float()
 
 # %% ../../nbs/engine/export.ipynb #d3d27a57
+def refuse_detectors(
+    auth: FaceAuthenticator,
+):  # raises ValueError
+    "Only the own network of an authenticator has a graph and gradients here."
+    if auth.spoof is not None:
+        raise ValueError(
+            f'{auth.source}: its method {auth.spoof.method} is no network. Give a model of gfa_train --method network.'
+        )
+    if auth.embedder is not None:
+        raise ValueError(f'{auth.embedder.name} says who, and is a file of its own: leave embedder out here')
+
+
 class PictureNetwork(nn.Module):
     "Bytes in, live score and embedding out: what is exported."
 
@@ -96,6 +108,7 @@ class PictureNetwork(nn.Module):
         auth: FaceAuthenticator,  # its model and its adapter
     ):
         super().__init__()
+        refuse_detectors(auth)
         self.model, self.net, self.size = auth.model, getattr(auth.adapter, 'fast', None), auth.size
         if auth.adapter is not None and self.net is None:
             raise ValueError(
@@ -116,16 +129,14 @@ class PictureNetwork(nn.Module):
 
 # %% ../../nbs/engine/export.ipynb #24c38ff9
 def import_extras(
-    *names,  # of modules
-    extra='export',  # the library's extra that brings them
+    *names,  # of modules, as `captum.attr`
 ) -> list:  # the modules; raises ImportError
     "Import optional packages, or say how to get them."
     try:
         return [importlib.import_module(n) for n in names]
     except ImportError as e:
-        raise ImportError(
-            f'{e.name} is not installed, and this needs it: pip install "gfa_fastai[{extra}]", or pip install {e.name}'
-        ) from None
+        packages = ' '.join(name.split('.')[0] for name in names)
+        raise ImportError(f'{e.name} is not installed, and this needs it: pip install {packages}') from None
 
 
 def _metadata(auth):
@@ -168,6 +179,8 @@ def export_onnx(
             )
     finally:
         auth.model.to(auth.device)
+        if network.net is not None:
+            network.net.to(auth.adapter.device)
     proto = _without_notes(made.model_proto)
     onnx.helper.set_model_props(proto, _metadata(auth))
     write_bytes(path, proto.SerializeToString())
@@ -250,7 +263,8 @@ def explain(
     "Grad-CAM of the anti-spoofing head for one picture."
     if layer not in CAM_LAYERS:
         raise ValueError(f'explain: layer {layer!r} is not known, choose one of {", ".join(CAM_LAYERS)}')
-    captum = import_extras('captum.attr', extra='explain')[0]
+    captum = import_extras('captum.attr')[0]
+    refuse_detectors(auth)
     photo = read_image(image)
     result, frame = auth.verify(photo, live_only=True), resize_square(photo, auth.size)
     if auth.adapter is not None:

@@ -7,9 +7,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 from fastcore.basics import patch
-from torch import Tensor
 from ..inputs.faces import crop_face, locate_face
-from ..inputs.images import read_image, resize_square
+from ..inputs.images import check_tensor, read_image, resize_square
 from ..learner import GFALearner
 from ..samples import CLASSES
 
@@ -22,21 +21,12 @@ def _as_tensor(image):
     return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() / 255
 
 
-def _checked(x, name):
-    "A tensor (3, H, W) of floats in 0..1, or a ValueError that says what it is."
-    what = f'{x.dtype} of shape {tuple(x.shape)}' if isinstance(x, Tensor) else type(x).__name__
-    wanted = 'give an RGB tensor (3, H, W) of floats in 0..1'
-    if not isinstance(x, Tensor) or x.ndim != 3 or x.shape[0] != 3 or not x.is_floating_point():
-        raise ValueError(f'predict: the {name} is {what}; {wanted}.')
+def _large_enough(x, name):
+    "A tensor (3, H, W) of floats in 0..1; ValueError for what is none, or is too small for five poolings."
+    x = check_tensor(x, name)
     if min(x.shape[1:]) < 32:
         raise ValueError(f'predict: the {name} has {x.shape[2]}x{x.shape[1]} pixels; 32 are needed.')
-    if not x.isfinite().all():
-        raise ValueError(f'predict: the {name} holds NaN or infinity; {wanted}.')
-    if x.min() < -0.01 or x.max() > 1.01:
-        raise ValueError(
-            f'predict: the {name} has values from {x.min():.3g} to {x.max():.3g}; {wanted} (x / 255 for 0..255).'
-        )
-    return x.as_subclass(Tensor)
+    return x
 
 
 def _frame_and_face(item, box, size, margin):
@@ -62,7 +52,7 @@ def predict(
     if isinstance(item, (tuple, list)):
         if len(item) != 2:
             raise ValueError(f'predict: got {len(item)} things; give one picture, or a pair (frame, face) of tensors.')
-        pair = [_checked(x, name) for x, name in zip(item, ('frame', 'face'))]
+        pair = [_large_enough(x, name) for x, name in zip(item, ('frame', 'face'))]
     else:
         if margin is None:
             margin = getattr(self.dls.samples, 'attrs', {}).get('margin', 0.3)
