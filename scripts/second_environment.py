@@ -86,7 +86,8 @@ def shows(numbers, written):
 
 
 def lost_claims(old, new):
-    "Numbers in prose that stand in the outputs of `old` and not in those of `new`: (cell, number, words, cell of the output)."
+    """Numbers in prose that stand in the outputs of `old` and not in those of `new`: (cell, number, words, cell of the
+    output)."""
     before = {i: numbers_of(printed(c)) for i, c in enumerate(old['cells']) if c['cell_type'] == 'code'}
     after = {i: numbers_of(printed(c)) for i, c in enumerate(new['cells']) if c['cell_type'] == 'code'}
     for i, cell in enumerate(old['cells']):

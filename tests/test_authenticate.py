@@ -24,7 +24,7 @@ from gfa_fastai.use.authenticate import (
 )
 from gfa_fastai.use.gallery import Gallery, check_name, model_hash
 from gfa_fastai.model import GFACNN
-from gfa_fastai.inputs.models import load_model, save_model
+from gfa_fastai.inputs.models import load_model, save_model, small_model
 from gfa_fastai.inputs.images import MAX_PIXELS, read_image
 from gfa_fastai.inputs.faces import find_faces
 from gfa_fastai.use.quality import Gates, check_faces, face_quality
@@ -849,7 +849,7 @@ def test_command(capsys, files):
     (files / 'other').mkdir()
     shutil.copy(files / 'attack.png', files / 'other' / 'ann.png')
     run(capsys, files, 'verify', files / 'ann.png', files / 'other' / 'ann.png', '--out', files / 'two')
-    assert sorted(p.name for p in (files / 'two').iterdir()) == ['ann.png.png', 'ann.png_2.png']
+    assert sorted(p.name for p in (files / 'two').glob('*.png')) == ['ann.png.png', 'ann.png_2.png']
     status, out, _ = run(capsys, files, 'verify', files / 'attack.png')
     assert status == 1 and 'reject, attack: score 0.10 under threshold 0.50' in out
     assert run(capsys, files, 'verify', files / 'ann.png', files / 'two.png')[0] == 1

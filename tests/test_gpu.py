@@ -30,6 +30,13 @@ def results(tmp_path_factory):
     return json.loads(out.read_text())
 
 
+def test_the_papers_network_fits_a_t4_by_the_count():
+    from gfa_fastai.train.memory import training_memory
+
+    plain, again = (training_memory(32, number_bytes=2, recompute=r) for r in (False, True))
+    assert again['total'] < plain['total'] < 15 and again['weights'] == plain['weights'] > 4
+
+
 @pytest.mark.parametrize('name', names())
 def test_on_a_gpu(results, name):
     assert results[name] == ''

@@ -48,8 +48,14 @@ OTHER = {  # page: (its cell 'The data of this page' as it becomes, or what is r
         ['results/conditions_grid.csv', 'results/conditions_one.csv'],
     ),
     'figure_3': (
-        [ON, ('DATA = None', "DATA = 'hall'"), ('SIZE, EPOCHS = 64, 5', 'SIZE, EPOCHS = 48, 1')],
-        ['results/figure_3.csv'],
+        [
+            ON,
+            ('DATA = None', "DATA = 'hall'"),
+            ('SIZE, EPOCHS = 64, 5', 'SIZE, EPOCHS = 48, 1'),
+            ('NETWORKS = None', "NETWORKS = {'with TPC, halves': 'run'}"),
+            ("run_settings('standard'", "run_settings('tiny'"),
+        ],
+        ['results/figure_3.csv', 'results/figure_3_standard.csv'],
     ),
     'figure_4_patterns': (
         [
@@ -115,7 +121,7 @@ OTHER = {  # page: (its cell 'The data of this page' as it becomes, or what is r
         [f'results/table_1_{n}.csv' for n in ('scores', 'terms', 'classical', 'controls', 'flips')],
     ),
 }
-RENDERED = {'conditions', 'figure_4_patterns', 'figure_6', 'figure_7'}  # on SynthPAD
+RENDERED = {'conditions', 'figure_3', 'figure_4_patterns', 'figure_6', 'figure_7'}  # on SynthPAD
 RUN = '''
 import json, os, sys
 from pathlib import Path
@@ -201,10 +207,10 @@ def test_page_on_other_data(page, folders, tmp_path):
         df[df.train.isin(['webcam', 'slr']) & df.test.isin(['webcam', 'slr'])].replace(
             dict(webcam='hall', slr='door')
         ).to_csv(tmp_path / 'results/table_4.csv', index=False)
-    if page == 'figure_4_patterns':  # it asks networks of Table 1
-        for tpc in 'off', 'on':
-            for seed in 0, 1:
-                make_network(tmp_path / f'runs/standard/arms/webcam-tpc_{tpc}-seed{seed}', tpc=tpc == 'on', seed=seed)
+    run = dict(figure_3='run', figure_4_patterns='runs/standard').get(page)
+    for tpc in ('off', 'on') if run else ():  # they ask networks of Table 1
+        for seed in 0, 1:
+            make_network(tmp_path / run / f'arms/webcam-tpc_{tpc}-seed{seed}', tpc=tpc == 'on', seed=seed)
     if page == 'figure_6':  # fits and networks of Table 1
         make_fit(tmp_path / 'run/fda/webcam.safetensors')
         for seed in 1, 2, 3:
