@@ -11,7 +11,14 @@ from pathlib import Path
 from tqdm import tqdm
 from .adapter import Adapter, CODECS, check_saving, result_key, run_files
 from ..inputs.datasets import UNREAD, unread_endings
-from ..inputs.files import file_hash, note_results, noted_results, writable_folder, write_json
+from gfa_fastai.inputs.files import (
+    file_hash,
+    note_results,
+    noted_results,
+    remove_dead_parts,
+    writable_folder,
+    write_json,
+)
 from ..inputs.images import IMAGES
 from ..inputs.trees import walk_files
 from ..inputs.videos import VIDEOS, clip_frames, frame_rate, save_video
@@ -130,6 +137,7 @@ def transfer_media(
     check_saving('transfer_media', codec, quality, bs)
     out, fingerprint, taken = writable_folder(out), adapter.fingerprint(), set()
     images, videos, skipped = find_media(paths, out)
+    remove_dead_parts(out)
     image_results = claim_results(images, out, CODECS[codec], taken)
     video_results = claim_results(videos, out, '.mp4', taken)
 

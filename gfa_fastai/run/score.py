@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from tqdm import tqdm
 from ..evaluation import score_samples, validate_scores
-from ..inputs.files import bytes_hash, file_hash
+from ..inputs.files import bytes_hash, cache_folder, file_hash, remove_dead_parts
 from ..inputs.frames import extract_frames
 from ..adapt.by_name import load_model_adapter
 from ..inputs.models import load_model, model_header
@@ -86,7 +86,8 @@ def score_folder(
             f'{model}: it does not say {" and ".join(sorted(missing))} of its images. '
             'Give a model that gfa_train or gfa_reproduce wrote.'
         )
-    cache = Path(cache or Path(out).parent / 'cache')
+    cache = cache_folder(cache or Path(out).parent / 'cache')
+    remove_dead_parts(cache)
     people = read_data(data, dataset, draw=not (test_subjects or dev_subjects), **reader)
     samples = _assign_splits(people, test_subjects, dev_subjects)
     frames = extract_frames(
