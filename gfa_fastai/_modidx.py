@@ -1218,6 +1218,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/gfa_fastai', 'doc_host': '
                                     'gfa_fastai.metrics.apcer': ('metrics.html#apcer', 'gfa_fastai/metrics.py'),
                                     'gfa_fastai.metrics.apcer_per_pai': ('metrics.html#apcer_per_pai', 'gfa_fastai/metrics.py'),
                                     'gfa_fastai.metrics.apcer_threshold': ('metrics.html#apcer_threshold', 'gfa_fastai/metrics.py'),
+                                    'gfa_fastai.metrics.as_numbers': ('metrics.html#as_numbers', 'gfa_fastai/metrics.py'),
                                     'gfa_fastai.metrics.as_scores': ('metrics.html#as_scores', 'gfa_fastai/metrics.py'),
                                     'gfa_fastai.metrics.as_species': ('metrics.html#as_species', 'gfa_fastai/metrics.py'),
                                     'gfa_fastai.metrics.as_threshold': ('metrics.html#as_threshold', 'gfa_fastai/metrics.py'),

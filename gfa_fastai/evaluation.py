@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from gfa_fastai.metrics import (
     MIN_SUBJECTS,
     apcer_per_pai,
+    as_numbers,
     auc,
     bootstrap_subjects,
     bpcer_at_apcer,
@@ -66,7 +67,7 @@ def _one_for_each(df, key, column, why):
 
 def _numbers(df):
     "The scores as float64."
-    score = pd.to_numeric(df['score'].astype(object), errors='coerce').astype(float)
+    score = pd.Series(as_numbers(df['score']), index=df.index)
     refuse_scores(df, ~np.isfinite(score), 'a score that is NaN, infinite or no number')
     return score
 

@@ -11,9 +11,9 @@ from scipy import stats
 from .pages import PALETTE
 
 # %% auto #0
-__all__ = ['LINES', 'RATES', 'MIN_SUBJECTS', 'far_frr', 'as_scores', 'as_threshold', 'get_axes', 'plot_scores', 'roc_points',
-           'candidates', 'eer_threshold', 'eer', 'hter', 'apcer_per_pai', 'apcer', 'bpcer', 'acer', 'as_species',
-           'apcer_threshold', 'bpcer_at_apcer', 'tpr_at_fpr', 'auc', 'plot_roc', 'deviate', 'plot_det',
+__all__ = ['LINES', 'RATES', 'MIN_SUBJECTS', 'far_frr', 'as_scores', 'as_numbers', 'as_threshold', 'get_axes', 'plot_scores',
+           'roc_points', 'candidates', 'eer_threshold', 'eer', 'hter', 'apcer_per_pai', 'apcer', 'bpcer', 'acer',
+           'as_species', 'apcer_threshold', 'bpcer_at_apcer', 'tpr_at_fpr', 'auc', 'plot_roc', 'deviate', 'plot_det',
            'resample_counts', 'count_per_subject', 'rates_of_draws', 'bootstrap_subjects', 'paired_bootstrap',
            'student_interval']
 
@@ -44,11 +44,7 @@ def as_scores(x, what) -> np.ndarray:  # raises ValueError: class, count, first 
             f'{what} scores: 0 samples. An error rate needs both classes: check the '
             'filter or the split that they came from.'
         )
-    if given.dtype.kind in 'biuf':
-        scores = given.astype(np.float64)
-    else:
-        scores = pd.to_numeric(pd.Series(list(x), dtype=object), errors='coerce')
-        scores = scores.to_numpy(dtype=np.float64)
+    scores = as_numbers(x)
     bad = np.flatnonzero(~np.isfinite(scores))
     if len(bad):
         raise ValueError(
@@ -57,6 +53,19 @@ def as_scores(x, what) -> np.ndarray:  # raises ValueError: class, count, first 
             'Find out why, or drop these rows.'
         )
     return scores
+
+
+def as_numbers(x) -> np.ndarray:  # float64, NaN where there is no number
+    "Numbers from a column; text as Python reads it, to the last bit."
+    given = np.asarray(x)
+    if given.dtype.kind in 'biuf':
+        return given.astype(np.float64)
+    values = pd.Series(list(x), dtype=object)
+    # pandas before 3 reads a third of the numbers wrong in their last bit
+    rough = pd.to_numeric(values, errors='coerce').astype(np.float64)
+    is_text = values.map(lambda v: isinstance(v, str)) & rough.notna()
+    rough[is_text] = values[is_text].map(float).astype(np.float64)
+    return rough.to_numpy()
 
 
 def as_threshold(t) -> float:  # it may be infinite; raises ValueError

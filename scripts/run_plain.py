@@ -6,7 +6,7 @@ With --alone each notebook is copied into an empty folder and runs there, on the
 file beside it, no checkout on the path. With PRETEND_GPU=1 in the environment, tests/pretend_gpu.py is switched on in
 the kernel before the page runs. Needs nbclient and ipykernel."""
 
-import argparse, os, re, shutil, subprocess, sys, tempfile, time
+import argparse, os, re, resource, shutil, subprocess, sys, tempfile, time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,6 +61,12 @@ def start(name: str, alone: bool, minutes: float, keep: Path | None):
     return 'failed' if done.returncode else 'ok', done.stdout
 
 
+def worked() -> float:
+    "Seconds that the processes started here have computed: unlike the time that passed, the same on a busy machine."
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('notebooks', nargs='+')
@@ -76,9 +82,9 @@ if __name__ == '__main__':
         keep.mkdir(parents=True, exist_ok=True)
     failed, begun_all = [], time.time()
     for name in a.notebooks:  # a process each: notebooks share no state
-        begun = time.time()
+        begun, before = time.time(), worked()
         how, printed = start(name, a.alone, a.minutes, keep)
-        print(f'{how:6} {time.time() - begun:5.0f} s  {name}', flush=True)
+        print(f'{how:6} {time.time() - begun:5.0f} s, of work {worked() - before:5.0f} s  {name}', flush=True)
         if how != 'ok':
             failed.append(name)
             print(printed[-5000:], flush=True)

@@ -169,6 +169,14 @@ def test_neighbouring_floats(lo):
     assert far_frr([lo], [hi], apcer_threshold([lo], 0, live=[hi])) == (0, 0)
 
 
+def test_text_is_read_to_the_last_bit():
+    "pandas before 3 does not; also what is text in part, or no number."
+    x = np.random.default_rng(0).random(1000)
+    assert (as_numbers([repr(v) for v in x.tolist()]) == x).all()
+    mixed = as_numbers(pd.Series([x[0], repr(float(x[1])), '1_000', 'none', None, True], dtype=object))
+    np.testing.assert_array_equal(mixed, [x[0], x[1], np.nan, np.nan, np.nan, 1.0])
+
+
 def test_huge_scores():
     big = np.finfo(np.float64).max
     with np.errstate(all='raise'):

@@ -60,6 +60,30 @@ OTHER = {  # page: (its cell 'The data of this page' as it becomes, or what is r
         ],
         ['results/figure_5.csv'],
     ),
+    'figure_6': (
+        [
+            ON,
+            ('RUN = None', "RUN = 'run'"),
+            (
+                "WIDTH, STEPS, SIZE, WEIGHTS = 0.5, 150, 64, 'small'",
+                "WIDTH, STEPS, SIZE, WEIGHTS = 0.125, 2, 48, 'small'",
+            ),
+            ("PEOPLE, PRESET = 20, 'standard'", "PEOPLE, PRESET = 2, 'tiny'"),
+        ],
+        ['results/figure_6.csv', 'results/figure_6_standard.csv'],
+    ),
+    'figure_7': (
+        [
+            ON,
+            (
+                "SIZES = {'320x240': (240, 320), '720x480': (480, 720), '720x1280': (1280, 720)}",
+                "SIZES = {'320x240': (48, 64), '720x480': (64, 96), '720x1280': (128, 72)}",
+            ),
+            ('WIDTH, STEPS, SHORT, SEEDS = 0.25, 4000, 100, 3', 'WIDTH, STEPS, SHORT, SEEDS = 0.125, 2, 2, 2'),
+            ('PEOPLE, VIEW = (1, 0, 6), 224', 'PEOPLE, VIEW = (1, 0, 2), 44'),
+        ],
+        ['results/figure_7.csv', 'results/figure_7_drawn.csv'],
+    ),
     'figure_8': (
         SAMPLES + "DATA, VERSION, CURVES, TABLE, MODELS = 'two doors', '1', Path('my_roc.csv'), Path('my_table.csv'),"
         " WORK/'mine'\nTRAIN, EPOCHS, SIZE, NETWORK, SEEDS = 'hall', 1, 48, {}, 2",
@@ -76,7 +100,7 @@ OTHER = {  # page: (its cell 'The data of this page' as it becomes, or what is r
         [f'results/table_1_{n}.csv' for n in ('scores', 'terms', 'classical', 'controls', 'flips')],
     ),
 }
-RENDERED = {'figure_4_patterns'}  # pages of SynthPAD, whose patterns have switches
+RENDERED = {'figure_4_patterns', 'figure_6', 'figure_7'}  # on SynthPAD
 RUN = '''
 import json, os, sys
 from pathlib import Path
@@ -134,6 +158,7 @@ def make_fit(path):
     import numpy as np
     from gfa_fastai.adapt.fda import FDA
 
+    path.parent.mkdir(parents=True, exist_ok=True)
     pictures = np.random.default_rng(0).integers(0, 256, (3, 48, 48, 3)).astype(np.uint8)
     FDA(pictures[0], width=0.125, size=32, scale='own').fit(list(pictures[1:]), steps=1, progress=False).save(path)
 
@@ -164,6 +189,10 @@ def test_page_on_other_data(page, folders, tmp_path):
         for tpc in 'off', 'on':
             for seed in 0, 1:
                 make_network(tmp_path / f'runs/standard/arms/webcam-tpc_{tpc}-seed{seed}', tpc=tpc == 'on', seed=seed)
+    if page == 'figure_6':  # fits and networks of Table 1
+        make_fit(tmp_path / 'run/fda/webcam.safetensors')
+        for seed in 1, 2, 3:
+            make_network(tmp_path / f'run/arms/webcam-tpc_off-seed{seed}', seed=seed)
     if page == 'figure_5':  # and a fit of the preset `full`
         make_fit(tmp_path / 'fit.safetensors')
     (tmp_path / 'change.json').write_text(json.dumps(change), encoding='utf-8')
