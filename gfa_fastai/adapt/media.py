@@ -19,7 +19,7 @@ from gfa_fastai.inputs.files import (
     writable_folder,
     write_json,
 )
-from ..inputs.images import IMAGES
+from ..inputs.images import IMAGES, MAX_BYTES
 from ..inputs.trees import walk_files
 from ..inputs.videos import VIDEOS, clip_frames, frame_rate, save_video
 
@@ -141,14 +141,14 @@ def transfer_media(
     image_results = claim_results(images, out, CODECS[codec], taken)
     video_results = claim_results(videos, out, '.mp4', taken)
 
-    def key(file):
-        return result_key(fingerprint, file_hash(file), codec, quality)
+    def key(file, most=float('inf')):
+        return result_key(fingerprint, file_hash(file, most), codec, quality)
 
     todo = []
     with tqdm(total=len(images) + len(videos), unit='file', desc=type(adapter).__name__, disable=not progress) as bar:
         for (file, _), result in zip(images, image_results):
             try:
-                todo.append((file, result, key(file)))
+                todo.append((file, result, key(file, MAX_BYTES)))
             except ValueError as e:
                 skipped.append((str(file), str(e)))
         skipped += [(str(file), why) for file, why in run_files(adapter, todo, quality, bs, bar).items()]

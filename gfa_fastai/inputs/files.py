@@ -57,6 +57,11 @@ def file_size(
         raise ValueError(
             'it is no regular file but a device, a pipe or a socket, which may never end: copy it to a file'
         )
+    try:
+        with open(path, 'rb', buffering=0) as f:
+            f.read(1)
+    except OSError as e:
+        raise ValueError(f'not readable: {e.strerror or e}') from None
     return found.st_size
 
 
@@ -84,9 +89,12 @@ def bytes_hash(
 
 def file_hash(
     path,  # of a regular file
+    most: float = float('inf'),  # bytes that it can have
 ) -> str:  # 40 hexadecimal digits (SHA-1); ValueError says why it cannot be read
     "Hash of a file's bytes."
-    file_size(path)
+    size = file_size(path)
+    if size > most:
+        raise ValueError(f'it has {size / 1e6:.0f} MB, more than the {most / 1e6:.0f} MB that can be: check the path')
     try:
         with open(path, 'rb') as f:
             return hashlib.file_digest(f, 'sha1').hexdigest()

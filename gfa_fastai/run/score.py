@@ -14,7 +14,7 @@ from ..evaluation import score_samples, validate_scores
 from ..inputs.files import bytes_hash, cache_folder, file_hash, remove_dead_parts
 from ..inputs.frames import extract_frames
 from ..adapt.by_name import load_model_adapter
-from ..inputs.models import load_model, model_header
+from ..inputs.models import load_model, model_header, small_model
 from ..inputs.tables import load_scores, save_scores
 from .reproduce import code_hash, read_data
 from ..samples import known_names
@@ -64,7 +64,7 @@ def open_scorer(
 
 
 def score_folder(
-    model,  # model.safetensors, as gfa_train or gfa_reproduce writes it
+    model,  # model.safetensors, as gfa_train or gfa_reproduce writes it; 'small': the shipped one
     data,  # root of a dataset
     out,  # CSV file to write
     cache=None,  # folder for decoded frames; None: beside the CSV file
@@ -80,6 +80,7 @@ def score_folder(
     pd.DataFrame
 ):  # scores table with `in_training`; `attrs['skipped']`: unusable images. Raises ValueError, FileNotFoundError
     "Score a folder of images or videos with a saved model. Started again, it goes on where it was."
+    model = small_model() if model == 'small' else model
     score, meta = open_scorer(model)
     if missing := {'size', 'margin'} - meta.keys():
         raise ValueError(
