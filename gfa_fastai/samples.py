@@ -103,7 +103,8 @@ def _filled(df):
 
 def _frames(df):
     "Numbers of frames; a missing one is 0."
-    given = df['frame'].astype(object).replace('', 0).fillna(0)
+    given = df['frame'].astype(object)
+    given = given.mask(given.isna() | (given == ''), 0)
     frame = pd.to_numeric(given, errors='coerce')
     bad = ~(frame % 1 == 0)
     value = given[bad].iloc[0] if bad.any() else None

@@ -105,13 +105,15 @@ class Entries(Processor):
         for i, cell in enumerate(cells):
             if 'exports' in (cell.get('directives_') or {}):
                 fold(cell, lesson)
-            for output in cell.get('outputs', []) if is_entry(cell) else []:
-                if 'text/markdown' in output.get('data', {}):
-                    text = ''.join(output['data']['text/markdown'])
+            for output in cell.get('outputs', []):
+                if 'text/markdown' not in output.get('data', {}):
+                    continue
+                text = ''.join(output['data']['text/markdown'])
+                if is_entry(cell):
                     name = (HEAD.match(text) or {'name': ''})['name']
                     shown = lesson and is_shown(cells[i + 1 :], name)
                     text = entry(text, known.get(name), inside=lesson, bare=shown)
-                    output['data']['text/markdown'] = relative_links(text, page, docs).splitlines(True)
+                output['data']['text/markdown'] = relative_links(text, page, docs).splitlines(True)
             if cell.cell_type == 'markdown':
                 cell.source = relative_links(cell.source, page, docs)
         self.nb.cells = cells

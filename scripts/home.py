@@ -48,7 +48,7 @@ FORMS = {
         (
             'In a checkout the first command is `pip install -e .` No dataset and no GPU are needed. '
             'The documentation is at [{name_of_docs}]({docs}).',
-            'Both are typed in the checkout. No dataset and no GPU are needed.',
+            'Run both commands in your copy of the repository. No dataset and no GPU are needed.',
         ),
         ('  url    = {{url}}, version =', '  version ='),
     ],

@@ -31,6 +31,9 @@ def run(path: Path, keep: Path | None):
     finally:
         if keep:
             nbformat.write(nb, keep)
+    texts = [o['text'] for c in nb.cells for o in c.get('outputs', []) if o.get('name') == 'stderr']
+    for warning in sorted(set(re.findall(r'\w*Warning: .*', ''.join(texts)))):
+        print(f'       the reader sees: {warning[:200]}')
     kinds = {k for c in nb.cells for o in c.get('outputs', []) for k in o.get('data', {})}
     if strange := [k for k in sorted(kinds) if not k.startswith(tuple(SHOWN))]:
         sys.exit(f'{path.name}: outputs that Colab does not show: {strange}')
@@ -85,8 +88,11 @@ if __name__ == '__main__':
         begun, before = time.time(), worked()
         how, printed = start(name, a.alone, a.minutes, keep)
         print(f'{how:6} {time.time() - begun:5.0f} s, of work {worked() - before:5.0f} s  {name}', flush=True)
+        print(
+            printed[-5000:] if how != 'ok' else re.sub(r'^(?! {7}the reader sees).*\n?', '', printed, flags=re.M),
+            end='',
+        )
         if how != 'ok':
             failed.append(name)
-            print(printed[-5000:], flush=True)
     print(f'{len(a.notebooks) - len(failed)} of {len(a.notebooks)} pages passed in {time.time() - begun_all:.0f} s')
     sys.exit('\n'.join(['failed:', *failed]) if failed else 0)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 WORDS = 'zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen'.split()
-NUMBER = r'(?<![\w.])[-\u2212]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?(?:\s*%)?(?![\w])'
+NUMBER = r'(?<![\w.])[-\u2212]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?(?:\s*(?:%|points\b))?(?![\w])'
 NAMED = r'(?:Eqs?\.|Tables?|Figures?|Figs?\.|Sections?|chapters?|arXiv|version|Python|VGG|NVIDIA|ISO)\s*'
 
 
@@ -35,12 +35,12 @@ def prose_of(cell):
 
 def value_of(written):
     "(value, decimals, whether a percentage) of a number as it is written."
-    number = written.rstrip('% \n').replace(',', '').replace('\u2212', '-')
+    number = re.sub(r'[^\d]*$', '', written).replace(',', '').replace('\u2212', '-')
     mantissa = number.split('e')[0]
     decimals = len(mantissa.split('.')[1]) if '.' in mantissa else 0
     if 'e' in number:
         decimals -= int(number.split('e')[1])
-    return float(number), decimals, written.endswith('%')
+    return float(number), decimals, written.endswith(('%', 'points'))
 
 
 def claims_of(cell):
@@ -70,9 +70,10 @@ def numbers_of(text):
 
 
 def shows(numbers, written):
-    "Whether the number `written` in prose is among `numbers`, rounded as it is written."
+    """Whether the number `written` in prose is among `numbers`, rounded as it is written. A whole number that is no
+    percentage counts something, and is not rounded."""
     value, decimals, percent = value_of(written)
-    half = 0.5000001 * 10.0**-decimals
+    half = 0.5000001 * 10.0**-decimals if decimals or percent else 1e-9
 
     def equal(number):
         scales = (1, 100, 0.01) if percent or number[2] else (1,)
@@ -85,7 +86,8 @@ def shows(numbers, written):
 
 
 def lost_claims(old, new):
-    "Numbers in prose that stand in the outputs of `old` and not in those of `new`: (cell, number, words, cell of the output)."
+    """Numbers in prose that stand in the outputs of `old` and not in those of `new`: (cell, number, words, cell of the
+    output)."""
     before = {i: numbers_of(printed(c)) for i, c in enumerate(old['cells']) if c['cell_type'] == 'code'}
     after = {i: numbers_of(printed(c)) for i, c in enumerate(new['cells']) if c['cell_type'] == 'code'}
     for i, cell in enumerate(old['cells']):

@@ -24,7 +24,7 @@ from gfa_fastai.use.authenticate import (
 )
 from gfa_fastai.use.gallery import Gallery, check_name, model_hash
 from gfa_fastai.model import GFACNN
-from gfa_fastai.inputs.models import load_model, save_model
+from gfa_fastai.inputs.models import load_model, save_model, small_model
 from gfa_fastai.inputs.images import MAX_PIXELS, read_image
 from gfa_fastai.inputs.faces import find_faces
 from gfa_fastai.use.quality import Gates, check_faces, face_quality

@@ -83,3 +83,34 @@ def test_the_same_function_is_compared(program):
         torch.testing.assert_close(
             ours(x), theirs((x - ours.mean) / ours.std) * ours.std + ours.mean, rtol=0, atol=1e-5
         )
+
+
+def test_the_gpu_kit_goes_on_where_it_was(program, tmp_path, monkeypatch, capsys):
+    "A dry run on the CPU: piece by piece in its order, each with its numbers, and only what is missing is made again."
+    from benchmarks import gpu
+    from fastai.torch_core import defaults
+
+    monkeypatch.setattr(defaults, 'use_cuda', None)
+    words = ['--tiny', '--device', 'cpu', '--out', str(tmp_path)]
+    done = [gpu.main(['next', *words]) for _ in range(4)]
+    assert done == ['checks', 'speed', 'pictures', 'webcam-tpc_off-seed0']
+    found = {name: json.loads((tmp_path / f'{name}.json').read_text()) for name in done}
+    assert all(report['machine']['versions']['torch'] for report in found.values())
+    assert 0 < found['checks']['found']['relative_difference']['bf16'] < 0.1
+    assert found['speed']['found']['step of 4 pairs, fp32, s'] > 0
+    assert set(found[done[3]]['found']['hter']) == {'webcam', 'phone'}
+    (tmp_path / 'pictures.json').unlink()
+    assert gpu.main(['next', *words]) == 'pictures' and gpu.main(['next', *words]) == 'webcam-tpc_on-seed0'
+    capsys.readouterr()
+    gpu.main(['list', *words])
+    assert capsys.readouterr().out.split().count('open') == 3
+
+
+def test_the_gpu_kit_needs_a_gpu(program, tmp_path, monkeypatch, capsys):
+    import torch
+    from benchmarks import gpu
+
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    with pytest.raises(SystemExit):
+        gpu.main(['next', '--out', str(tmp_path)])
+    assert '--device cpu --tiny is a dry run' in capsys.readouterr().err and not list(tmp_path.iterdir())

@@ -376,7 +376,8 @@ def test_sizes_of_a_batch(frames, tmp_path, column):
     n = (frames.split == 'train').sum()
     with pytest.raises(
         ValueError,
-        match=rf'{name}s of a batch have different sizes: 32x32 pixels as .*\.png; 40x40 pixels as .*40\.png\. .*one size',
+        match=rf'{name}s of a batch have different sizes: 32x32 pixels as .*\.png; '
+        r'40x40 pixels as .*40\.png\. .*one size',
     ):
         list(loaders(with_images_of(40, slice(0, 3)), bs=int(n), flips=1).train)
     with pytest.raises(

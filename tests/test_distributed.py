@@ -115,6 +115,8 @@ def launch(script, *args, processes=1, command=()):
         'OMP_NUM_THREADS': '1',
         'PYTHONWARNINGS': 'ignore',
     }
+    if torch.cuda.device_count() < processes:  # two cannot share a GPU
+        env['CUDA_VISIBLE_DEVICES'] = ''
     run = (
         [*command]
         if command
@@ -264,6 +266,17 @@ def test_precision_of_accelerate_is_refused(monkeypatch):
     monkeypatch.setenv('WORLD_SIZE', '2')
     monkeypatch.setenv('ACCELERATE_MIXED_PRECISION', 'fp16')
     with pytest.raises(ValueError, match="--mixed_precision no.*precision='fp16'"):
+        start_processes()
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    from gfa_fastai.train.distributed import start_processes
+
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
+    for name in ('WORLD_SIZE', 'LOCAL_WORLD_SIZE'):
+        monkeypatch.setenv(name, '2')
+    with pytest.raises(ValueError, match=r'2 processes and 1 GPU\(s\).*--num_processes 1.*CUDA_VISIBLE_DEVICES='):
         start_processes()
 
 

@@ -66,7 +66,6 @@ def test_results_file(tmp_path, monkeypatch):
     assert inside.read_text(encoding='utf-8').startswith('weights,')
     (tmp_path / 'reproduce.csv').write_text('mine')
     assert pages.results_file('reproduce.csv') == inside  # one place, whatever lies here
-    assert pages.results_file('none.csv', new=True).parent == inside.parent
     with pytest.raises(FileNotFoundError, match='none.csv is not among the results'):
         pages.results_file('none.csv')
     own = pages.results_file('reproduce.csv', own=True)

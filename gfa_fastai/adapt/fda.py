@@ -193,6 +193,9 @@ class FitLog(Callback):
     def after_train(self):
         self.read()
 
+    def after_fit(self):
+        self.read()  # where a fit was cancelled there was no after_train
+
     def read(self):
         "Fetch the terms that have not been read."
         if not self.waiting:
@@ -443,7 +446,7 @@ def fit(
     self.terms = pd.DataFrame(log.rows)
     last = self.terms.tail(max(1, steps // 10)).mean()
     self.info.update(
-        steps=rounds * per_round,
+        steps=len(log.rows),
         bs=bs,
         lr=lr,
         images=len(images),

@@ -35,7 +35,8 @@ from torch import nn
 __all__ = ['DETECTORS', 'CANDIDATES', 'CONTROLS', 'small_model_trunk', 'frozen_trunk', 'trunk_statistics', 'Method', 'get_method',
            'classifier_arrays', 'decide', 'fit_method', 'decide_all', 'people_folds', 'left_out_decisions',
            'fit_calibration', 'operating_points', 'Detector', 'train_detector', 'fit_detector', 'picture_statistics',
-           'control_features', 'method_features', 'compare_methods', 'rate_choice', 'save_detector', 'load_detector']
+           'method_or_control', 'control_features', 'method_features', 'compare_methods', 'rate_choice',
+           'save_detector', 'load_detector']
 
 # %% ../../nbs/engine/detectors.ipynb #7638c4d9
 @lru_cache(1)
@@ -353,6 +354,13 @@ def picture_statistics(
     return np.append(image.reshape(-1, 3).mean(0), sharpness)
 
 
+def method_or_control(
+    name: str,  # one of DETECTORS or CONTROLS
+) -> Method:  # raises ValueError
+    "A method by its name; a control is a logistic regression on features that `control_features` gives."
+    return Method(None, linear_probe(), 'frame') if name in CONTROLS else get_method(name)
+
+
 def control_features(
     rows: pd.DataFrame,  # samples with path and frame_path
 ) -> dict:  # name of the control -> (N, K)
@@ -404,14 +412,13 @@ def compare_methods(
     "Methods on people who were left out."
     found = []
     for name, X in features.items():
-        _, rate, area = _judge(get_method(name), X, rows, folds, seed)
+        _, rate, area = _judge(method_or_control(name), X, rows, folds, seed)
         found.append(dict(method=name, control=False, eer=rate, auc=area))
     table = pd.DataFrame(found).sort_values(['eer', 'auc'], ascending=[True, False], kind='stable')
     if controls:
-        probe = Method(None, linear_probe(), 'frame')
         beside = []
         for name, X in control_features(rows).items():
-            _, rate, area = _judge(probe, X, rows, folds, seed)
+            _, rate, area = _judge(method_or_control(name), X, rows, folds, seed)
             beside.append(dict(method=name, control=True, eer=rate, auc=area))
         table = pd.concat([table, pd.DataFrame(beside)])
     return table.reset_index(drop=True)
@@ -430,7 +437,7 @@ def rate_choice(
         live = (own['label'] == 'live').to_numpy()
         inside = {name: X[~left_out] for name, X in features.items()}
         best = compare_methods(inside, own, folds, seed, controls=False)['method'].iloc[0]
-        how = get_method(best)
+        how = method_or_control(best)
         decisions = left_out_decisions(how, inside[best], own, folds, seed)
         threshold = eer_threshold(decisions[~live], decisions[live])
         classifiers = fit_method(how, inside[best], own)

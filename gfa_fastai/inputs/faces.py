@@ -12,8 +12,9 @@ from .files import file_hash
 from .images import resize_square
 
 # %% auto #0
-__all__ = ['SURE', 'BORDERS', 'open_cascade', 'open_yunet', 'all_faces', 'detect_face', 'find_on_small', 'face_finder',
-           'find_faces', 'crop_face', 'box_fits', 'check_box', 'central_box', 'locate_face']
+__all__ = ['SURE', 'BORDERS', 'open_cascade', 'open_yunet', 'all_faces', 'yunet_hits', 'detect_face', 'find_on_small',
+           'face_finder', 'find_faces', 'face_landmarks', 'crop_face', 'box_fits', 'check_box', 'central_box',
+           'locate_face']
 
 # %% ../../nbs/engine/faces.ipynb #92e27855
 def open_cascade():
@@ -64,15 +65,24 @@ def all_faces(
     least: int = 24,  # pixels of the smallest face that the cascade looks for
 ) -> tuple:  # boxes (N, 4) as x, y, w, h in pixels, and how sure the detector is of each (N,)
     "Every hit of a detector."
-    found = _detector(detector)
     if detector is None:
+        found = _detector(None)
         grey = cv2.equalizeHist(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
         boxes, _, sure = found.detectMultiScale3(grey, 1.1, 5, minSize=(least, least), outputRejectLevels=True)
         return np.asarray(boxes, float).reshape(-1, 4), np.ravel(sure)
+    hits = yunet_hits(image, detector)
+    return hits[:, :4], hits[:, -1]
+
+
+def yunet_hits(
+    image,  # (H, W, 3) uint8 RGB
+    detector,  # path of a YuNet model (.onnx)
+) -> np.ndarray:  # (N, 15): box, five landmarks, how sure it is
+    "Every hit of YuNet."
+    found = _detector(detector)
     found.setInputSize(image.shape[1::-1])
     hits = found.detect(np.ascontiguousarray(image[..., ::-1]))[1]
-    hits = np.zeros((0, 15)) if hits is None else np.asarray(hits, float)
-    return hits[:, :4], hits[:, -1]
+    return np.zeros((0, 15)) if hits is None else np.asarray(hits, float)
 
 # %% ../../nbs/engine/faces.ipynb #87975884
 def detect_face(
@@ -133,6 +143,26 @@ def find_faces(
 
 # %% ../../nbs/engine/faces.ipynb #44c69402
 BORDERS = dict(replicate=cv2.BORDER_REPLICATE, reflect=cv2.BORDER_REFLECT_101)
+
+
+def face_landmarks(
+    image,  # (H, W, 3) uint8 RGB
+    box,  # (x, y, w, h) of the face in pixels
+    detector,  # path of a YuNet model (.onnx)
+) -> np.ndarray:  # (5, 2) x, y of the eyes, the nose and the corners of the mouth, left to right; raises ValueError
+    "The landmarks of the face in a box."
+    x, y, w, h = box
+    side = round(2 * max(w, h))
+    left, top = max(0, round(x + w / 2 - side / 2)), max(0, round(y + h / 2 - side / 2))
+    around = image[top : top + side, left : left + side]
+    k = min(1, 320 / max(around.shape[:2]))
+    around = around if k == 1 else cv2.resize(around, None, fx=k, fy=k, interpolation=cv2.INTER_AREA)
+    hits = yunet_hits(around, detector)
+    if not len(hits):
+        raise ValueError('YuNet finds no landmarks in the face: take another picture, or leave the embedder out')
+    middle = (hits[:, :2] + hits[:, 2:4] / 2) / k + [left, top]
+    nearest = np.abs(middle - [x + w / 2, y + h / 2]).sum(1).argmin()
+    return hits[nearest, 4:14].reshape(5, 2) / k + [left, top]
 
 
 def crop_face(

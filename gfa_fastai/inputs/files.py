@@ -271,7 +271,7 @@ def _read_note(folder):
 
 def note_results(
     folder,  # of the results; made if need be
-    results: dict,  # path of a result below the folder -> the file that it was made from, or None; '.': all that is there
+    results: dict,  # path of a result below the folder -> the file that it was made from, or None; '.': all of it
 ):
     "Note what is written into a folder; raises OSError."
     folder = writable_folder(folder)

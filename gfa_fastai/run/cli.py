@@ -798,6 +798,12 @@ def _auth_arguments(p):
     p.add_argument('--live-threshold', type=float, help='in place of it, 0 to 1')
     p.add_argument('--similarity-threshold', type=float, help='in place of it, -1 to 1')
     p.add_argument('--detector', help="a YuNet model file (default: OpenCV's cascade)")
+    p.add_argument(
+        '--embedder', help="a recogniser in an ONNX file, as SFace (default: the model's own head, a demonstration)"
+    )
+    p.add_argument(
+        '--embedder-kind', default='sface', choices=('sface', 'arcface'), help='how the recogniser wants its pixels'
+    )
 
 
 def _authenticator(a):
@@ -805,7 +811,12 @@ def _authenticator(a):
     from gfa_fastai.use.authenticate import FaceAuthenticator
 
     names = ('live_point', 'similarity_point', 'live_threshold', 'similarity_threshold', 'detector')
-    return FaceAuthenticator.load(a.model, a.gallery, **{k: getattr(a, k) for k in names})
+    settings = {k: getattr(a, k) for k in names}
+    if a.embedder:
+        from gfa_fastai.use.embedders import OnnxEmbedder
+
+        settings['embedder'] = OnnxEmbedder(a.embedder, a.detector, a.embedder_kind)
+    return FaceAuthenticator.load(a.model, a.gallery, **settings)
 
 
 def _claim_arguments(p, what='who it claims to be (default: whoever is most alike)'):
@@ -856,6 +867,8 @@ def _say_answer(a, what, words, **facts):
 
 def _enroll(a, auth):
     n = auth.enroll(a.name, a.images, a.force)
+    if auth.embedder is None and (a.model == 'small' or auth.spoof is not None):
+        say('Recognition by the small model is a demonstration: --embedder takes a public recogniser.', sys.stderr)
     _say_answer(a, a.name, f'enrolled with {n} picture{"s" if n > 1 else ""}', enrolled=n)
 
 

@@ -620,6 +620,7 @@ def run_arm(
     out: Path,  # run folder
     settings: dict,  # from run_settings
     bar=None,  # tqdm bar over steps
+    work: Path | None = None,  # folder for transferred frames, where `out` is slow with many files; None: `out`
 ) -> pd.DataFrame:  # scores of the development and test people of every dataset
     "Scores of an arm; what the run folder has already is not made again."
     from fastai.vision.all import default_device
@@ -631,7 +632,7 @@ def run_arm(
     shown = bar is not None and not bar.disable
     adapter = fit_fda(arm['train'], frames, out, settings, shown) if arm['fda'] else None
     if adapter:
-        frames = transfer_frames(adapter, frames, out, settings, shown)
+        frames = transfer_frames(adapter, frames, work or out, settings, shown)
     if not model.exists():
         train_arm(arm, frames, model.parent, settings, bar, adapter)
         gc.collect()  # a Learner refers to itself: free its weights and Adam's means before the next training
@@ -693,6 +694,7 @@ def arm_divergence(
     settings: dict,  # from run_settings
 ) -> dict:  # (train, test, 'as they are' or 'after FDA') -> table of feature_divergence
     "Divergence of all test sets from that of the training set, in the network without TPC and FDA, first seed."
+    from fastai.vision.all import default_device
     from gfa_fastai.divergence import feature_divergence
     from gfa_fastai.inputs.batches import picture_batches
     from gfa_fastai.inputs.models import load_model
@@ -714,7 +716,7 @@ def arm_divergence(
         a, b = (rows[rows['dataset'] == d] for d in (train, test))
         n = min(len(a), len(b), 2000)  # as many of the one as of the other, or the floors do not hold
         a, b = (picture_batches(d.sample(n, random_state=0).sort_index(), column='frame_path') for d in (a, b))
-        model, _ = load_model(out / 'arms' / plain['name'] / 'model.safetensors')
+        model = load_model(out / 'arms' / plain['name'] / 'model.safetensors')[0].to(default_device())
         return feature_divergence(model, a, b).reset_index()
 
     tests = sorted(set(frames['dataset']) - {train})
@@ -846,7 +848,7 @@ def _enter_run(held, out, settings):
 
 def _train_one(arm, frames, out, settings):
     "Train one arm in the run folder itself, and score the people who are not in the training."
-    from fastai.vision.all import rank_distrib
+    from fastai.vision.all import default_device, rank_distrib
     from gfa_fastai.inputs.models import load_model
     from gfa_fastai.train.distributed import on_first
     from tqdm import tqdm
@@ -864,6 +866,7 @@ def _train_one(arm, frames, out, settings):
 
     def score():
         held_out = frames[frames['split'] != 'train']
-        save_scores(score_samples(load_model(path)[0], held_out), out / 'scores.csv')
+        net = load_model(path)[0].to(default_device())
+        save_scores(score_samples(net, held_out), out / 'scores.csv')
 
     on_first(score)

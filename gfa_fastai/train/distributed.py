@@ -143,6 +143,16 @@ def _check_launch():
     )
 
 
+def _check_cards():
+    "ValueError where processes would have to share a GPU, which NCCL refuses in words that nobody understands."
+    here, cards = int(os.environ.get('LOCAL_WORLD_SIZE', num_distrib())), torch.cuda.device_count()
+    if here > cards:
+        raise ValueError(
+            f'{here} processes and {cards} GPU(s): each process needs its own. Use --num_processes {cards}, or '
+            'hide the GPUs by CUDA_VISIBLE_DEVICES= before the command: then the processes take the CPU.'
+        )
+
+
 def _check_precision():
     "ValueError where accelerate is told to cast, which fastai's optimisers know nothing of."
     cast = os.environ.get('ACCELERATE_MIXED_PRECISION', 'no')
@@ -160,6 +170,8 @@ def start_processes() -> bool:  # whether there are several; raises ImportError 
     if num_distrib() < 2:
         return False
     _check_precision()
+    if not _on_cpu():
+        _check_cards()
     _accelerate().PartialState(cpu=_on_cpu(), timeout=timedelta(hours=12))  # the first may decode videos meanwhile
     return True
 

@@ -36,7 +36,7 @@ def _shortened(names):
 def blame(
     learn,  # in the step in which a loss term is not finite
 ) -> str:
-    "Why it is not, and what to do about it."
+    "What made a loss or a weight not finite, and what to do about it."
     for name, images in zip(('frame', 'face'), learn.xb):
         broken = ~images.isfinite().flatten(1).all(1)
         rows = broken.nonzero().flatten().tolist()
@@ -144,6 +144,7 @@ class Guards(Callback):
     def after_fit(self):
         if self.momenta and None not in self.momenta:
             self.opt.set_hyper('mom', self.momenta)
+        self.after_train()  # a fit that was cancelled has had none
 
 
 def guarded(

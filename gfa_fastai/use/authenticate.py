@@ -202,6 +202,7 @@ class FaceAuthenticator:
         gates: Gates | None = None,  # None: Gates()
         detector=None,  # path of a YuNet model; None: OpenCV's cascade
         spoof=None,  # a `Detector` that decides about live; None: the model's own head
+        embedder=None,  # that says who (`use.embedders`); None: the model's own head, a demonstration
         device=None,  # None: CUDA, then Apple's, then CPU
         source='the model',  # what error messages call it
     ):
@@ -212,7 +213,7 @@ class FaceAuthenticator:
             self.live_threshold, self.live_origin = _choose_threshold(meta, 'live', live_point, source)
         self.similarity_threshold, self.similarity_origin = similarity_threshold, 'given'
         if similarity_threshold is None:
-            found = _choose_threshold(meta, 'similarity', similarity_point, source)
+            found = _choose_similarity(meta, similarity_point, source, embedder)
             self.similarity_threshold, self.similarity_origin = found
         _check_range('live_threshold', self.live_threshold, 0, 1)
         _check_range('similarity_threshold', self.similarity_threshold, -1, 1)
@@ -224,8 +225,12 @@ class FaceAuthenticator:
         self.spoof = spoof
         self.frame_size = self.size if spoof is None else _frame_size(spoof, source)
         self.device = _choose_device(device)
-        key = model_hash(model, size=self.size, margin=self.margin, shift=self.shift)
-        self.gallery = Gallery(gallery, key, model.config['fc_dim'])
+        self.embedder = embedder
+        if embedder is None:
+            key, dim = model_hash(model, size=self.size, margin=self.margin, shift=self.shift), model.config['fc_dim']
+        else:
+            key, dim = embedder.key, embedder.dim
+        self.gallery = Gallery(gallery, key, dim)
         self.model = model.to(self.device).eval()
 
     def __repr__(self):
@@ -248,6 +253,15 @@ def _how_faces_are_cut(meta, source):
     if not (good_shift and shift[2] > 0.1):
         raise ValueError(f'{source}: its box_shift is damaged: it is [right, down, size]')
     return int(size), float(margin), shift
+
+
+def _choose_similarity(meta, point, source, embedder):
+    "Threshold for the similarity and where it is from: the embedder's, or the model's. Raises ValueError."
+    if embedder is None:
+        return _choose_threshold(meta, 'similarity', point, source)
+    if point is not None:
+        raise ValueError(f'similarity_point {point!r} is of the model, and {embedder.name} says who: give a threshold')
+    return embedder.threshold, f'{embedder.name}: {embedder.origin}'
 
 
 def _frame_size(spoof, source):
@@ -274,7 +288,7 @@ def load(
     cls: FaceAuthenticator,
     path='small',  # model file, from save_model, gfa_train or gfa_reproduce; 'small': the shipped one
     gallery=None,  # JSON file of enrolled people; None: in memory
-    **kwargs,  # for FaceAuthenticator: thresholds, operating points, gates, detector, device
+    **kwargs,  # for FaceAuthenticator: thresholds, operating points, gates, detector, embedder, device
 ) -> FaceAuthenticator:  # raises FileNotFoundError or ValueError that says what is wrong with the file
     "An authenticator from a model file. Nothing in the file is run."
     file = small_model() if path == 'small' else Path(path)
@@ -305,7 +319,7 @@ def measure_shift(
     samples,  # samples table with boxes and pictures that are large enough for a detector
     detector=None,  # path of a YuNet model; None: OpenCV's cascade
 ) -> list:  # right, down (in sides of the detector's box), size: medians over the pictures; raises ValueError
-    "From the boxes of a detector to those of a table."
+    "How to get from the boxes of a detector to those of a table."
     moves = []
     for path, box in zip(samples['path'], samples['box']):
         if box is None or not (found := find_faces(read_image(path), detector)):
@@ -356,7 +370,7 @@ def read_faces(
         if code is None:
             box = _training_box(reading.box, self.shift)
             face = crop_face(image, box, self.size, self.margin)
-            waiting.append((reading, resize_square(image, self.frame_size), face))
+            waiting.append((reading, image, resize_square(image, self.frame_size), face))
         if len(waiting) == bs:
             self._run_network(waiting)
             waiting = []
@@ -367,8 +381,8 @@ def read_faces(
 # %% ../../nbs/engine/authenticate.ipynb #485fc2a6
 @patch
 def _run_network(self: FaceAuthenticator, waiting):
-    "Fill in scores and embeddings of (FaceReading, frame, face)."
-    readings, frames, faces = zip(*waiting)
+    "Fill in scores and embeddings of (FaceReading, image, frame, face)."
+    readings, images, frames, faces = zip(*waiting)
     if self.adapter is not None:
         frames = self.adapter.run(list(frames))
     if self.spoof is None:
@@ -376,6 +390,8 @@ def _run_network(self: FaceAuthenticator, waiting):
     else:
         scores = self.spoof.live_scores(np.stack(frames))
         embeddings = both_answers(self.model, np.stack(faces), np.stack(faces))[1]
+    if self.embedder is not None:
+        embeddings = self.embedder.embed(images, [r.box for r in readings])
     for reading, live, embedding in zip(readings, scores, embeddings):
         reading.live, reading.embedding = float(live), embedding
 

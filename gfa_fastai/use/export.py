@@ -91,11 +91,13 @@ def resize_in_graph(
 def refuse_detectors(
     auth: FaceAuthenticator,
 ):  # raises ValueError
-    "Only a network has a graph and gradients."
+    "Only the own network of an authenticator has a graph and gradients here."
     if auth.spoof is not None:
         raise ValueError(
             f'{auth.source}: its method {auth.spoof.method} is no network. Give a model of gfa_train --method network.'
         )
+    if auth.embedder is not None:
+        raise ValueError(f'{auth.embedder.name} says who, and is a file of its own: leave embedder out here')
 
 
 class PictureNetwork(nn.Module):
@@ -177,6 +179,8 @@ def export_onnx(
             )
     finally:
         auth.model.to(auth.device)
+        if network.net is not None:
+            network.net.to(auth.adapter.device)
     proto = _without_notes(made.model_proto)
     onnx.helper.set_model_props(proto, _metadata(auth))
     write_bytes(path, proto.SerializeToString())
