@@ -79,7 +79,7 @@ def whole(tmp_path_factory):
 
 def test_main_job(whole):
     out, (said, err) = whole
-    assert 'webcam → phone' in said and said.rstrip().endswith(str(out / 'report.html'))
+    assert 'webcam: neither' in said and said.rstrip().endswith(str(out / 'report.html'))
     assert 'no verdict: a network has not learned' in said and 'Not learned: webcam-tpc_off' in said
     assert 'Traceback' not in err and 'Warning' not in err
     text, html = (out / 'report.md').read_text(encoding='utf-8'), (out / 'report.html').read_text(encoding='utf-8')
@@ -90,26 +90,27 @@ def test_main_job(whole):
         'APCER print',
         'APCER replay',
         'all ordered pairs',
-        '95 % interval',
+        '**Interval** [a, b]: 95 %',
         '1 seed',
+        'rendered people, no photographs',
         'SynthPAD',
-        'TPC off, FDA',
+        'webcam: both',
         '(both with FDA)',
+        'both − neither',
         'medoid in feature statistics',
         'small VGG16 trunk',
-        '## Recognition',
+        '<summary>Recognition</summary>',
         'rank-1, attack',
-        '## Distance of the domains',
+        '<summary>Distance of the domains</summary>',
         'floor, after FDA',
         'has not learned its people',
     ):
         assert words in text, words
-    assert (
-        html.count('data:image/png;base64,') == 6
-        and html.count('<table>') == text.count('\n\n|')
-        and 'figures/' not in html
-    )
-    assert sorted(p.stem for p in (out / 'figures').iterdir()) == ['det', 'divergence', 'fda', 'roc', 'scores', 'terms']
+    figures = {p.name for p in (out / 'figures').iterdir()}
+    assert figures == set(re.findall(r'\]\(figures/([\w-]+\.png)', text))
+    assert {'picture-1.png', 'target-1.png', 'differences-3.png', 'terms-12.png'} <= figures
+    assert html.count('data:image/png;base64,') == len(figures)
+    assert html.count('<table>') == text.count('\n\n|') and 'figures/' not in html and 'http' not in html
     assert not list(out.rglob('.part*')) and not list(out.rglob('.writer*')) and not list(out.rglob('checkpoint*'))
 
 
@@ -144,7 +145,7 @@ def test_results_are_those_of_the_scores(whole):
     assert (
         len(results['results']) == 2 * 2 * 4 * 3
         and len(results['trainings']) == 8
-        and len(results['differences']) == 2 * 2 * 4
+        and len(results['differences']) == 2 * 2 * 5
     )
     for r in results['results']:
         s = load_scores(out / 'scores' / f'{r["train"]}-tpc_{"on" if r["tpc"] else "off"}{"-fda" * r["fda"]}-seed0.csv')
@@ -293,12 +294,12 @@ def test_folder(folder, tmp_path, capsys):
         '--out',
         tmp_path / 'run',
     )
-    assert status == 0 and 'no verdict' in said, said
+    assert status == 0 and 'no interval: too few people' in said and 'no verdict' not in said, said  # AUC is 1
     text = (tmp_path / 'run' / 'report.md').read_text(encoding='utf-8')
     assert (
         'divergence: there is one dataset; fast domain adaptation: switched off' in text
-        and '## Recognition' in text
-        and '## Distance' not in text
+        and 'Recognition</summary>' in text
+        and 'Distance of the domains' not in text
     )
     assert (
         'No interval is given' in text
@@ -315,7 +316,7 @@ def test_folder(folder, tmp_path, capsys):
 
 
 def test_folder_with_fda(folder, tmp_path, capsys):
-    "One dataset, four arms; its photographs do not get into the report."
+    "One dataset, four arms; its photographs are in the report unless somebody leaves them out."
     status, said = run(
         capsys,
         'gfa_reproduce',
@@ -326,12 +327,19 @@ def test_folder_with_fda(folder, tmp_path, capsys):
         '--out',
         tmp_path / 'run',
     )
-    assert status == 0 and 'TPC on, FDA' in said, said
+    assert status == 0 and 'photos: both' in said, said
     results = json.loads((tmp_path / 'run' / 'results.json').read_text())
     assert [r['fitted on'] for r in results['fda']] == ['60 frames of training people of photos'] and len(
         results['differences']
-    ) == 4
-    assert 'photos: ' in results['fda'][0]['target'] and not (tmp_path / 'run' / 'figures' / 'fda.png').exists()
+    ) == 5
+    assert 'photos: ' in results['fda'][0]['target']
+    figures = tmp_path / 'run' / 'figures'
+    assert {'picture-1.png', 'target-1.png'} <= {p.name for p in figures.iterdir()}
+    again = ['gfa_reproduce', *TINY, '--data', folder, *PEOPLE, '--out', tmp_path / 'run', '--no-pictures']
+    assert run(capsys, *again)[0] == 0
+    assert {p.name.split('-')[0] for p in figures.iterdir()} == {'differences', 'roc', 'det', 'scores', 'terms'}
+    page = (tmp_path / 'run' / 'report.html').read_text(encoding='utf-8')
+    assert page.count('<img') == len(list(figures.iterdir())) and 'class="picture' not in page
 
 
 def test_few_bad_images_are_reported(folder, tmp_path, capsys):
@@ -545,7 +553,7 @@ def test_two_folders(folder, tmp_path, capsys):
         for i in range(4):
             picture(other / 'spoof' / f'{s:04d}' / f'{i}.jpg', 9050 + 100 * s + i, attack=True)
     status, said = run(capsys, 'gfa_reproduce', *TINY, '--data', folder, other, '--out', tmp_path / 'run')
-    assert status == 0 and 'photos → door' in said and 'door → photos' in said, said
+    assert status == 0 and 'photos: both' in said and 'both against neither' in said, said
     results = json.loads((tmp_path / 'run' / 'results.json').read_text())
     assert {a['train'] for a in results['trainings']} == {'photos', 'door'} and len(results['trainings']) == 8
     rows = pd.read_csv(tmp_path / 'run' / 'samples.csv', dtype=dict(subject=str))
@@ -555,10 +563,10 @@ def test_two_folders(folder, tmp_path, capsys):
     text = (tmp_path / 'run' / 'report.md').read_text(encoding='utf-8')
     assert (
         'Dataset `photos`, read as `folder`. Dataset `door`, read as `folder`.' in text
-        and '## Distance of the domains' in text
-        and 'source-dev' in text
+        and 'Distance of the domains</summary>' in text
+        and 'both − neither' in text
+        and 'no photographs' not in text
     )
-    assert not (tmp_path / 'run' / 'figures' / 'fda.png').exists()  # photographs stay out of it
 
 
 def test_a_published_dataset_and_a_folder(msu, folder, tmp_path, capsys):
@@ -698,7 +706,7 @@ def test_names_are_text_in_reports(name, tmp_path):
     data = dict(roots=[str(tmp_path / name)], dataset=['folder'], reader={}, spread=2)
     notes = dict(summary=name, detected=0, fallback=0, skipped_images=[[name, name]], drawn=[name])
     text = f'# Page\n\n{table}\n\n{data_words(data, notes)}\n'
-    page = to_html(text, tmp_path)
+    page = to_html(text)
     assert len(table.splitlines()) == 4 and '10.0 [5.0, 15.0]' in table
     assert '\x1b' not in text and '<img' not in page and 'href' not in page and page.count('<tr>') == 3
 
@@ -751,12 +759,18 @@ def test_train_score_evaluate(folder, tmp_path, capsys):
         for p in (tmp_path / 's.csv', tmp_path / 'm' / 'scores.csv')
     )
     pd.testing.assert_frame_equal(a.drop(columns='in_training'), b)
+    assert a['picture'].str.endswith('-frame.png').all()
     status, said = run(
         capsys, 'gfa_evaluate', tmp_path / 's.csv', '--html', tmp_path / 'r.html', '--json', tmp_path / 'r.json'
     )
     assert status == 0 and 'target-dev' in said and 'No interval' in said
     rates = json.loads((tmp_path / 'r.json').read_text())['rates']
-    assert f'{100 * rates["hter"]["value"]:.1f}' in said and '<table>' in (tmp_path / 'r.html').read_text()
+    assert f'{100 * rates["hter"]["value"]:.1f}' in said
+    page = (tmp_path / 'r.html').read_text()
+    assert '<table>' in page and '<h3>Attacks</h3>' in page and 'class="picture"' in page and 'videos' not in page
+    for out_of_it in (['--no-pictures'], ['--frames', tmp_path / 'm']):
+        assert run(capsys, 'gfa_evaluate', tmp_path / 's.csv', '--html', tmp_path / 'r.html', *out_of_it)[0] == 0
+        assert 'class="picture"' not in (tmp_path / 'r.html').read_text()
 
 
 def test_training_people_among_the_scored_are_named(folder, tmp_path, capsys):
@@ -870,7 +884,7 @@ def test_evaluate_anybodys_scores(tmp_path):
         )
         assert done.returncode == 0, done.stdout + done.stderr
         pages.append((tmp_path / ext / 'report.html').read_text(encoding='utf-8').replace('.txt', '.csv'))
-    assert pages[0] == pages[1] and pages[0].count('<img') == 1 and 'http' not in pages[0] and 'BPCER20' in pages[0]
+    assert pages[0] == pages[1] and pages[0].count('<img') == 3 and 'http' not in pages[0] and 'BPCER20' in pages[0]
     got, want = (
         json.loads((tmp_path / 'csv' / 'r.json').read_text()),
         evaluate_scores(df.assign(dataset='scores')).to_dict(),

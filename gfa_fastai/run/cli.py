@@ -330,21 +330,36 @@ def gfa_reproduce(argv=None):
         action='store_false',
         help='without the arms of fast domain adaptation: half of the trainings',
     )
+    _picture_argument(p)
     a = p.parse_args(argv)
     out = a.out or f'runs/{a.preset}' + ''.join(f'-{Path(root).resolve().name}' for root in a.data or ())
     data, training = dict(roots=a.data, **_data_settings(a)), _training_settings(a, 'seeds')
-    say(_reproduced(reproduce(a.preset, out, data=data, training=training, adaptation=a.fda), a.fda))
+    groups = dict(data=data, training=training, adaptation=a.fda)
+    say(_reproduced(reproduce(a.preset, out, show_pictures=a.pictures, **groups)))
 
 
-def _reproduced(done, fda):
-    "What gfa_reproduce prints: the headline tables, warnings, the report's path."
-    from gfa_fastai.run.report import difference_table, headline_table, markdown_table, untrained_warning
+def _reproduced(done):
+    "What gfa_reproduce prints: the rates, what may be believed, warnings, the report's path."
+    from gfa_fastai.run.report import belief_words, markdown_table, rates_matrix, untrained_warning
 
-    parts = ['HTER (%) at the source-dev threshold\n' + markdown_table(headline_table(done['rates']), True)]
-    for what in ('TPC', 'FDA') if fda else ('TPC',):
-        parts.append(f'{what} on minus {what} off\n' + markdown_table(difference_table(done['paired'], what), True))
-    parts += [untrained_warning(done['losses']), f'report: {done["report"]}']
-    return '\n' + '\n\n'.join(filter(None, parts))
+    rendered = done['notes']['rendered']
+    rates = rates_matrix(done['rates']).map(lambda cell: cell.strip('*'))
+    parts = [
+        'HTER (%) at the threshold from home\n' + markdown_table(rates, True),
+        *belief_words(done['paired'], done['means'], rendered),
+        untrained_warning(done['losses'], done['aucs']),
+    ]
+    text = '\n\n'.join(filter(None, parts)).replace('**', '')
+    return f'\n{text}\n\nreport: {done["report"]}'
+
+
+def _picture_argument(p):
+    p.add_argument(
+        '--no-pictures',
+        dest='pictures',
+        action='store_false',
+        help='leave the pictures of the data out of the report, as where it is sent around',
+    )
 
 # %% ../../nbs/engine/cli.ipynb #ec8a1bb8
 @command
@@ -594,6 +609,16 @@ def gfa_evaluate(argv=None):
     p.add_argument('--seed', type=int, default=0, help='of the bootstrap over people')
     p.add_argument('--json', help='write the numbers there, too')
     p.add_argument('--html', help='write the report with its figures there, too: one page that needs no other file')
+    p.add_argument(
+        '--frames',
+        nargs='+',
+        metavar='FOLDER',
+        help=(
+            "folders of decoded frames, as gfa_score makes them: some are shown in the report of --html "
+            "(default: the folder cache beside the score files)"
+        ),
+    )
+    _picture_argument(p)
     a = p.parse_args(argv)
     _check_evaluation(a)
     tables = {
@@ -642,35 +667,40 @@ def _pairs(text):
 def _evaluate(a, scores, source, against, against_source):
     "The report that gfa_evaluate was asked for, as Markdown; its files are written first."
     from gfa_fastai import evaluation as ev
+    from matplotlib import rc_context
     from gfa_fastai.inputs.files import write_json, write_text
-    from gfa_fastai.run.webpage import page_html, report_figure
+    from gfa_fastai.pages import figure_style
+    from gfa_fastai.run.pictures import strip_of_scores
+    from gfa_fastai.run.webpage import evaluation_text, figure_panels, page_html, report_figure
 
     how = dict(how=a.video, n=a.resamples, seed=a.seed, species=a.species)
     report = ev.evaluate_scores(scores, a.threshold, source, **how)
     every = ev.thresholds_table(ev.compare_thresholds(scores, source, **how)).to_markdown(disable_numparse=True)
-    files = ', '.join(Path(s).name for s in a.scores)
-    parts = [
-        ev.report_markdown(report),
-        ev.plain_text(_seen_words(scores)),
-        '## Every threshold',
-        'The same scores at every threshold that these tables can give:',
-        every,
-    ]
+    files, seen = ', '.join(Path(s).name for s in a.scores), ev.plain_text(_seen_words(scores))
+    sections = {'Every threshold': f'The same scores at every threshold that these tables can give:\n\n{every}'}
     difference = None
     if against is not None:
         table = ev.compare_systems(scores, against, a.threshold, source, against_source, **how)
-        parts += ['## Against the second system', ev.difference_markdown(table)]
+        sections['Against the second system'] = ev.difference_markdown(table)
         difference = table.astype(object).where(table.notna(), None).to_dict('index')
-    parts.append(
+    made = (
         f'Intervals: 95 %, {a.resamples} resamples of the test people, seed {a.seed}. '
         f'Made by gfa_fastai {gfa_fastai.__version__} from {ev.plain_text(files)}.'
     )
+    whole = ev.report_markdown(report)
+    parts = [whole, seen, *(part for name, text in sections.items() for part in (f'## {name}', text)), made]
     text = '\n\n'.join(filter(None, parts))
     if a.json:
         write_json(a.json, dict(report.to_dict(), difference=difference))
     if a.html:
-        figures = {'ROC, DET and scores': report_figure(report, scores)}
-        write_text(a.html, page_html(f'Error rates of {files}', text, figures))
+        folders = a.frames or [Path(s).parent / 'cache' for s in a.scores]
+        strip, pictures = strip_of_scores(scores, report, folders) if a.pictures else ('', {})
+        with rc_context():
+            figure_style()
+            panels = {f'panel-{i}': data for i, data in enumerate(figure_panels(report_figure(report, scores)))}
+        folds = {'Every rate, and every attack species': whole} | sections
+        page = evaluation_text(report, strip, panels, [seen], folds) + f'\n\n{made}'
+        write_text(a.html, page_html(f'Error rates of {files}', page, pictures | panels))
     return text + ''.join(f'\n\nwritten: {path}' for path in (a.json, a.html) if path)
 
 # %% ../../nbs/engine/cli.ipynb #de2d66e3

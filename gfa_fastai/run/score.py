@@ -16,6 +16,7 @@ from ..inputs.frames import extract_frames
 from ..adapt.by_name import load_model_adapter
 from ..inputs.models import load_model, model_header, small_model
 from ..inputs.tables import load_scores, save_scores
+from .pictures import with_pictures
 from .reproduce import code_hash, read_data
 from ..samples import known_names
 
@@ -76,9 +77,7 @@ def score_folder(
     progress: bool = True,  # show bars
     rows: int = 1000,  # that are scored before they are kept
     **reader,  # further arguments of the reader
-) -> (
-    pd.DataFrame
-):  # scores table with `in_training`; `attrs['skipped']`: unusable images. Raises ValueError, FileNotFoundError
+) -> pd.DataFrame:  # scores table with `in_training` and `picture`; `attrs['skipped']`: unusable images. Raises ValueError, FileNotFoundError
     "Score a folder of images or videos with a saved model. Started again, it goes on where it was."
     model = small_model() if model == 'small' else model
     score, meta = open_scorer(model)
@@ -94,12 +93,13 @@ def score_folder(
     frames = extract_frames(
         samples, cache, meta['size'], meta['margin'], max_bad, progress, spread=spread or meta.get('spread')
     )
-    skipped = frames.attrs['skipped']
+    skipped, decoded = frames.attrs['skipped'], frames
     if adapter := load_model_adapter(model):
         frames = adapter.transform(frames, cache / 'fda', bs=32, max_bad=max_bad, progress=progress)
     blocks = _blocks_folder(out, model, frames)
     scores = score_in_blocks(score, frames, blocks, rows, progress)
     seen = {name.partition('/')[2] or name for name in meta.get('people', ())}
+    scores = with_pictures(scores, decoded, cache)
     scores['in_training'] = (scores['split'] == 'test') & scores['subject'].isin(seen)
     save_scores(scores, out)
     shutil.rmtree(blocks, ignore_errors=True)
