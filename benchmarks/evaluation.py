@@ -10,7 +10,7 @@ from sklearn.metrics import roc_curve
 
 from benchmarks.measure import against, line, turns
 from gfa_fastai.evaluation import compare_thresholds, evaluate_scores, report_markdown
-from gfa_fastai.run.webpage import page_html, report_figure
+from gfa_fastai.run.webpage import figure_png, page_html, report_figure
 from gfa_fastai.inputs.tables import load_scores, save_scores
 from gfa_fastai.metrics import auc, eer
 
@@ -45,7 +45,8 @@ def whole_report(folder):
     "From files to a page: everything that gfa_evaluate does."
     scores = load_scores(folder / 'scores.csv')
     report = evaluate_scores(scores)
-    page = page_html('report', report_markdown(report), {'figures': report_figure(report, scores)})
+    pictures = {'figures': figure_png(report_figure(report, scores))}
+    page = page_html('report', report_markdown(report), pictures)
     compare_thresholds(scores)
     return page
 

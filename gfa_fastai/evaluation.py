@@ -33,9 +33,9 @@ from gfa_fastai.samples import (
 
 # %% auto #0
 __all__ = ['SCORE_COLUMNS', 'HOW', 'EDGE', 'CONVENTIONS', 'NAMES', 'refuse_scores', 'validate_scores', 'by_class', 'video_scores',
-           'log_odds', 'find_threshold', 'threshold_rows', 'Report', 'evaluate_scores', 'with_interval', 'percent',
-           'plain_text', 'report_markdown', 'compare_thresholds', 'thresholds_table', 'compare_systems',
-           'difference_markdown', 'score_samples']
+           'log_odds', 'find_threshold', 'threshold_rows', 'Report', 'evaluate_scores', 'unit_name', 'with_interval',
+           'score_text', 'percent', 'plain_text', 'report_markdown', 'compare_thresholds', 'thresholds_table',
+           'compare_systems', 'difference_markdown', 'score_samples']
 
 # %% ../nbs/10_evaluation.ipynb #129aeb0a
 SCORE_COLUMNS = ['dataset', 'split', 'subject', 'video', 'frame', 'label', 'pai']
@@ -385,6 +385,17 @@ def _grouped(tables, species):
     return [t if t is None else t.assign(pai=renamed(t)) for t in tables]
 
 # %% ../nbs/10_evaluation.ipynb #8c856bbf
+def unit_name(
+    counts,  # of a report
+    how='mean',  # frames to videos
+) -> str:  # 'videos', 'frames', or 'pictures' where every video has one frame
+    "What the rates of a report count."
+    if how == 'frame':
+        return 'frames'
+    videos = counts['live_videos'] + counts['attack_videos']
+    return 'pictures' if counts['frames'] == videos else 'videos'
+
+
 def _notes(test, counts, how, chosen_on, species):
     "Sentences that must stand beside the numbers."
     special = dict(
@@ -394,12 +405,15 @@ def _notes(test, counts, how, chosen_on, species):
         frame='The unit is the frame, not the video: long videos count more.',
     )
     notes = [special.get(how, f'Scores of videos are the {how} of their frames.')]
+    unit = unit_name(counts, how)
+    if unit == 'pictures':
+        notes = ['One frame for each video: rates are those of pictures.']
     person, live = person_key(test), test['label'] == 'live'
     people = [person[live].nunique(), person[~live].nunique()]
     if min(people) < MIN_SUBJECTS:
         notes.append(
             f'No interval is given for a rate that rests on fewer than {MIN_SUBJECTS} '
-            f'people: {people[0]} test subject(s) with live videos, {people[1]} with '
+            f'people: {people[0]} test subject(s) with live {unit}, {people[1]} with '
             'attacks. People are resampled, not frames.'
         )
     known = test.get('in_training', pd.Series(False, index=test.index)).astype(bool)
@@ -424,8 +438,6 @@ def _notes(test, counts, how, chosen_on, species):
     if species:
         groups = ', '.join(f'{k} into {v}' for k, v in sorted(species.items()))
         notes.append(f'Species were grouped: {groups}.')
-    if len(test) == counts['live_videos'] + counts['attack_videos']:
-        notes.append('One frame for each video: frames and videos are the same.')
     return notes
 
 # %% ../nbs/10_evaluation.ipynb #5fdef68d
@@ -449,6 +461,21 @@ def with_interval(
     return f'{number(value)} [{number(low)}, {number(high)}]'
 
 
+def score_text(
+    score,  # a score or a threshold
+) -> str:  # as '0.623', '0.99970', '1 - 2e-12'
+    "A score in as many digits as tell it from 1, where scores of networks crowd."
+    score = float(score)
+    gap = 1 - score
+    if 0 < score < 0.01:
+        return f'{score:.2g}'
+    if not 0 < gap < 0.5:
+        return f'{score:.3g}'
+    if gap < 1e-8:
+        return f'1 - {gap:.1g}'
+    return f'{score:.{max(3, 1 - int(np.floor(np.log10(gap))))}f}'
+
+
 def percent(value, low=np.nan, high=np.nan, form='.1f') -> str:
     "A rate (0 to 1) in percent, with its interval where it has one."
     return with_interval(100 * value, 100 * low, 100 * high, form)
@@ -467,35 +494,32 @@ def report_markdown(
     report: Report,  # from evaluate_scores
 ) -> str:  # two tables and the notes
     "A report as Markdown."
-    c, s = report.counts, report.species
-    rates = pd.DataFrame(
-        {
-            'rate (%)': [NAMES[k] for k in report.rates.index],
-            'videos': _column(report.rates, 'value'),
-            'frames': report.rates['frames'].map(percent).to_list(),
-        }
-    )
-    species = pd.DataFrame(
-        {
-            'species': [plain_text(name) for name in s.index],
-            'people': s['subjects'].to_list(),
-            'videos': s['videos'].to_list(),
-            'APCER (%)': _column(s, 'apcer'),
-            'frames': s['frames'].map(percent).to_list(),
-            'AUC (%)': s['auc'].map(percent).to_list(),
-        }
-    )
+    c, s, unit = report.counts, report.species, unit_name(report.counts, report.how)
+    rates = {'rate (%)': [NAMES[k] for k in report.rates.index]}
+    rates[unit] = _column(report.rates, 'value')
+    species = {
+        'species': [plain_text(name) for name in s.index],
+        'people': s['subjects'].to_list(),
+        unit: s['videos'].to_list(),
+        'APCER (%)': _column(s, 'apcer'),
+    }
     head = (
-        f'Threshold {report.threshold:.4g}, {plain_text(report.origin)}. '
+        f'Threshold {score_text(report.threshold)}, {plain_text(report.origin)}. '
         f'{c["subjects"]} test subjects, {c["live_videos"]} live and '
-        f'{c["attack_videos"]} attack videos, {c["frames"]} frames.'
+        f'{c["attack_videos"]} attack {unit}'
     )
+    if unit == 'videos':
+        rates['frames'] = report.rates['frames'].map(percent).to_list()
+        species['frames'] = s['frames'].map(percent).to_list()
+        head += f', {c["frames"]} frames'
+    species['AUC (%)'] = s['auc'].map(percent).to_list()
     tables = [
-        t.to_markdown(index=False, disable_numparse=True) for t in (rates, species)
+        pd.DataFrame(t).to_markdown(index=False, disable_numparse=True)
+        for t in (rates, species)
     ]
     notes = r'\* at its own threshold, chosen on the test scores. '
     notes += ' '.join(map(plain_text, report.notes))
-    return '\n\n'.join([head, *tables, notes])
+    return '\n\n'.join([f'{head}.', *tables, notes])
 
 
 def _column(table, column):
@@ -529,7 +553,7 @@ def thresholds_table(
     "Conventions as rows: threshold, HTER, FAR, FRR, ACER."
     rows = {}
     for name, report in reports.items():
-        rows[name] = {'threshold': f'{report.threshold:.4g}'}
+        rows[name] = {'threshold': score_text(report.threshold)}
         for rate in ('hter', 'far', 'frr', 'acer'):
             value = report.rates.loc[rate, ['value', 'low', 'high']]
             rows[name][f'{rate.upper()} (%)'] = percent(*value)

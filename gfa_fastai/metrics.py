@@ -359,6 +359,8 @@ def plot_det(
         if rate > 0.4:
             highest = 0.99
     ticks = np.array([0.1, 0.5, 2, 5, 10, 20, 40, 60, 80, 90, 95, 98, 99])
+    if highest > 0.9:
+        ticks = np.array([0.1, 1, 5, 20, 50, 80, 95, 99])
     ticks = ticks[ticks <= 100 * highest]
     names, at = [f'{t:g}' for t in ticks], deviate(ticks / 100)
     ends = deviate([lowest, highest])

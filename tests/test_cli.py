@@ -79,7 +79,7 @@ def whole(tmp_path_factory):
 
 def test_main_job(whole):
     out, (said, err) = whole
-    assert 'webcam → phone' in said and said.rstrip().endswith(str(out / 'report.html'))
+    assert 'webcam: neither' in said and said.rstrip().endswith(str(out / 'report.html'))
     assert 'no verdict: a network has not learned' in said and 'Not learned: webcam-tpc_off' in said
     assert 'Traceback' not in err and 'Warning' not in err
     text, html = (out / 'report.md').read_text(encoding='utf-8'), (out / 'report.html').read_text(encoding='utf-8')
@@ -90,26 +90,27 @@ def test_main_job(whole):
         'APCER print',
         'APCER replay',
         'all ordered pairs',
-        '95 % interval',
+        '**Interval** [a, b]: 95 %',
         '1 seed',
+        'rendered people, no photographs',
         'SynthPAD',
-        'TPC off, FDA',
+        'webcam: both',
         '(both with FDA)',
+        'both − neither',
         'medoid in feature statistics',
         'small VGG16 trunk',
-        '## Recognition',
+        '<summary>Recognition</summary>',
         'rank-1, attack',
-        '## Distance of the domains',
+        '<summary>Distance of the domains</summary>',
         'floor, after FDA',
         'has not learned its people',
     ):
         assert words in text, words
-    assert (
-        html.count('data:image/png;base64,') == 6
-        and html.count('<table>') == text.count('\n\n|')
-        and 'figures/' not in html
-    )
-    assert sorted(p.stem for p in (out / 'figures').iterdir()) == ['det', 'divergence', 'fda', 'roc', 'scores', 'terms']
+    figures = {p.name for p in (out / 'figures').iterdir()}
+    assert figures == set(re.findall(r'\]\(figures/([\w-]+\.png)', text))
+    assert {'picture-1.png', 'target-1.png', 'differences-3.png', 'terms-12.png'} <= figures
+    assert html.count('data:image/png;base64,') == len(figures)
+    assert html.count('<table>') == text.count('\n\n|') and 'figures/' not in html and 'http' not in html
     assert not list(out.rglob('.part*')) and not list(out.rglob('.writer*')) and not list(out.rglob('checkpoint*'))
 
 
@@ -144,7 +145,7 @@ def test_results_are_those_of_the_scores(whole):
     assert (
         len(results['results']) == 2 * 2 * 4 * 3
         and len(results['trainings']) == 8
-        and len(results['differences']) == 2 * 2 * 4
+        and len(results['differences']) == 2 * 2 * 5
     )
     for r in results['results']:
         s = load_scores(out / 'scores' / f'{r["train"]}-tpc_{"on" if r["tpc"] else "off"}{"-fda" * r["fda"]}-seed0.csv')
@@ -293,12 +294,12 @@ def test_folder(folder, tmp_path, capsys):
         '--out',
         tmp_path / 'run',
     )
-    assert status == 0 and 'no verdict' in said, said
+    assert status == 0 and 'no interval: too few people' in said and 'no verdict' not in said, said  # AUC is 1
     text = (tmp_path / 'run' / 'report.md').read_text(encoding='utf-8')
     assert (
         'divergence: there is one dataset; fast domain adaptation: switched off' in text
-        and '## Recognition' in text
-        and '## Distance' not in text
+        and 'Recognition</summary>' in text
+        and 'Distance of the domains' not in text
     )
     assert (
         'No interval is given' in text
@@ -315,7 +316,7 @@ def test_folder(folder, tmp_path, capsys):
 
 
 def test_folder_with_fda(folder, tmp_path, capsys):
-    "One dataset, four arms; its photographs do not get into the report."
+    "One dataset, four arms; its photographs are in the report unless somebody leaves them out."
     status, said = run(
         capsys,
         'gfa_reproduce',
@@ -326,12 +327,19 @@ def test_folder_with_fda(folder, tmp_path, capsys):
         '--out',
         tmp_path / 'run',
     )
-    assert status == 0 and 'TPC on, FDA' in said, said
+    assert status == 0 and 'photos: both' in said, said
     results = json.loads((tmp_path / 'run' / 'results.json').read_text())
     assert [r['fitted on'] for r in results['fda']] == ['60 frames of training people of photos'] and len(
         results['differences']
-    ) == 4
-    assert 'photos: ' in results['fda'][0]['target'] and not (tmp_path / 'run' / 'figures' / 'fda.png').exists()
+    ) == 5
+    assert 'photos: ' in results['fda'][0]['target']
+    figures = tmp_path / 'run' / 'figures'
+    assert {'picture-1.png', 'target-1.png'} <= {p.name for p in figures.iterdir()}
+    again = ['gfa_reproduce', *TINY, '--data', folder, *PEOPLE, '--out', tmp_path / 'run', '--no-pictures']
+    assert run(capsys, *again)[0] == 0
+    assert {p.name.split('-')[0] for p in figures.iterdir()} == {'differences', 'roc', 'det', 'scores', 'terms'}
+    page = (tmp_path / 'run' / 'report.html').read_text(encoding='utf-8')
+    assert page.count('<img') == len(list(figures.iterdir())) and 'class="picture' not in page
 
 
 def test_few_bad_images_are_reported(folder, tmp_path, capsys):
@@ -512,13 +520,13 @@ def test_train_on_a_published_dataset(msu, tmp_path, capsys):
     [
         (
             ['--dataset', 'msu_mfsd', '--video-pattern', '(x)'],
-            'dataset msu_mfsd takes no video_pattern: leave it out (msu_mfsd takes dev, seed, allow_missing)',
+            'dataset msu_mfsd takes no --video-pattern: leave it out (msu_mfsd takes dev, seed, --allow-missing)',
         ),
         (['--dataset', 'casia_fasd', '--protocol', '1', '--fold', '2'], 'takes no protocol and no fold'),
         (['--protocol', '1'], 'dataset folder takes no protocol'),
         (['--dataset', 'oulu_npu', '--protocol', '3'], 'protocol 3 has 6 folds'),
         (['--dataset', 'oulu_npu', '--protocol', 'all'], 'Train_files'),
-        (['--dataset', 'siw', '--allow-missing'], 'dataset siw takes no allow_missing'),
+        (['--dataset', 'siw', '--allow-missing'], 'dataset siw takes no --allow-missing'),
         (['--dataset', 'replay_attack', '--protocol', 'all'], 'is not known, choose one of grandtest'),
     ],
 )
@@ -545,7 +553,7 @@ def test_two_folders(folder, tmp_path, capsys):
         for i in range(4):
             picture(other / 'spoof' / f'{s:04d}' / f'{i}.jpg', 9050 + 100 * s + i, attack=True)
     status, said = run(capsys, 'gfa_reproduce', *TINY, '--data', folder, other, '--out', tmp_path / 'run')
-    assert status == 0 and 'photos → door' in said and 'door → photos' in said, said
+    assert status == 0 and 'photos: both' in said and 'both against neither' in said, said
     results = json.loads((tmp_path / 'run' / 'results.json').read_text())
     assert {a['train'] for a in results['trainings']} == {'photos', 'door'} and len(results['trainings']) == 8
     rows = pd.read_csv(tmp_path / 'run' / 'samples.csv', dtype=dict(subject=str))
@@ -555,10 +563,10 @@ def test_two_folders(folder, tmp_path, capsys):
     text = (tmp_path / 'run' / 'report.md').read_text(encoding='utf-8')
     assert (
         'Dataset `photos`, read as `folder`. Dataset `door`, read as `folder`.' in text
-        and '## Distance of the domains' in text
-        and 'source-dev' in text
+        and 'Distance of the domains</summary>' in text
+        and 'both − neither' in text
+        and 'no photographs' not in text
     )
-    assert not (tmp_path / 'run' / 'figures' / 'fda.png').exists()  # photographs stay out of it
 
 
 def test_a_published_dataset_and_a_folder(msu, folder, tmp_path, capsys):
@@ -653,9 +661,9 @@ def test_a_dataset_that_is_too_small_is_named_before_any_training(folder, tmp_pa
         ),
         (
             ['photos', 'door', '--dataset', 'folder', 'siw', '--allow-missing'],
-            'dataset folder and siw takes no allow_missing',
+            'dataset folder and siw takes no --allow-missing',
         ),
-        (['photos', 'door', '--test-subjects', '0099'], "test_subjects names 0099"),
+        (['photos', 'door', '--test-subjects', '0099'], '--test-subjects names 0099'),
         (['photos', '--dataset', 'folder', '--data', 'door', '--dataset', 'siw'], 'SiW: neither'),
     ],
 )
@@ -698,7 +706,7 @@ def test_names_are_text_in_reports(name, tmp_path):
     data = dict(roots=[str(tmp_path / name)], dataset=['folder'], reader={}, spread=2)
     notes = dict(summary=name, detected=0, fallback=0, skipped_images=[[name, name]], drawn=[name])
     text = f'# Page\n\n{table}\n\n{data_words(data, notes)}\n'
-    page = to_html(text, tmp_path)
+    page = to_html(text)
     assert len(table.splitlines()) == 4 and '10.0 [5.0, 15.0]' in table
     assert '\x1b' not in text and '<img' not in page and 'href' not in page and page.count('<tr>') == 3
 
@@ -751,12 +759,18 @@ def test_train_score_evaluate(folder, tmp_path, capsys):
         for p in (tmp_path / 's.csv', tmp_path / 'm' / 'scores.csv')
     )
     pd.testing.assert_frame_equal(a.drop(columns='in_training'), b)
+    assert a['picture'].str.endswith('-frame.png').all()
     status, said = run(
         capsys, 'gfa_evaluate', tmp_path / 's.csv', '--html', tmp_path / 'r.html', '--json', tmp_path / 'r.json'
     )
     assert status == 0 and 'target-dev' in said and 'No interval' in said
     rates = json.loads((tmp_path / 'r.json').read_text())['rates']
-    assert f'{100 * rates["hter"]["value"]:.1f}' in said and '<table>' in (tmp_path / 'r.html').read_text()
+    assert f'{100 * rates["hter"]["value"]:.1f}' in said
+    page = (tmp_path / 'r.html').read_text()
+    assert '<table>' in page and '<h3>Attacks</h3>' in page and 'class="picture"' in page and 'videos' not in page
+    for out_of_it in (['--no-pictures'], ['--frames', tmp_path / 'm']):
+        assert run(capsys, 'gfa_evaluate', tmp_path / 's.csv', '--html', tmp_path / 'r.html', *out_of_it)[0] == 0
+        assert 'class="picture"' not in (tmp_path / 'r.html').read_text()
 
 
 def test_training_people_among_the_scored_are_named(folder, tmp_path, capsys):
@@ -870,7 +884,7 @@ def test_evaluate_anybodys_scores(tmp_path):
         )
         assert done.returncode == 0, done.stdout + done.stderr
         pages.append((tmp_path / ext / 'report.html').read_text(encoding='utf-8').replace('.txt', '.csv'))
-    assert pages[0] == pages[1] and pages[0].count('<img') == 1 and 'http' not in pages[0] and 'BPCER20' in pages[0]
+    assert pages[0] == pages[1] and pages[0].count('<img') == 3 and 'http' not in pages[0] and 'BPCER20' in pages[0]
     got, want = (
         json.loads((tmp_path / 'csv' / 'r.json').read_text()),
         evaluate_scores(df.assign(dataset='scores')).to_dict(),
@@ -888,6 +902,7 @@ def test_evaluate_options(tmp_path, capsys):
         nan=a.assign(score=a.score.where(a.index != 3)),
         twice=pd.concat([a, a[-2:]]),
         attacks=a[a.label == 'attack'],
+        tests=a[a.split == 'test'],
         column=a.drop(columns='label'),
         p=a.assign(score=1 / (1 + np.exp(-a.score))),
     ).items():
@@ -905,12 +920,15 @@ def test_evaluate_options(tmp_path, capsys):
         and set(json.loads((tmp_path / 'r.json').read_text())['difference']['hter']) == {'value', 'low', 'high'}
     )
     assert evaluate('p', '--video', 'logodds')[0] == 0
+    status, said = evaluate('tests', '--source', tmp_path / 'a.csv')  # no --threshold: it is of the source
+    assert status == 0 and 'source-dev' in said
     for name, args, words in (
         ('a', ['--video', 'logodds'], 'no probabilities'),
         ('a', ['--against', tmp_path / 'fewer.csv'], 'in one table only'),
         ('nan', [], '1 of 224 rows have a score that is NaN'),
         ('twice', [], '2 of 226 rows have a frame that is there already'),
         ('attacks', [], 'no live rows'),
+        ('tests', [], '--threshold source --source FILE'),
         ('column', [], 'column(s) label missing'),
         ('a', ['--species', 'mask=print'], 'no attack is of mask'),
         ('a', ['--threshold', 'nan'], 'NaN'),
@@ -1192,6 +1210,54 @@ def test_a_console_without_all_letters_gets_the_numbers(encoding, tmp_path):
     assert done.returncode == 0 and (tmp_path / 'r.json').exists(), done.stderr
     said = done.stdout.decode(encoding)
     assert 'HTER' in said and '\x1b' not in said and ('\u6253' if encoding == 'utf-8' else '\\u6253') in said
+
+
+@pytest.mark.parametrize(
+    'text, words',
+    [
+        ('skipped with max_bad (--max-bad) of 0.3', 'skipped with --max-bad of 0.3'),
+        (
+            'in test_subjects and in dev_subjects (--test-subjects, --dev-subjects).',
+            'in --test-subjects and in --dev-subjects.',
+        ),
+        ('is it one (clips=True, --clips yes)?', 'is it one (--clips yes)?'),
+        ('live_threshold is 55', '--live-threshold is 55'),
+        ('give live_threshold=, or write', 'give --live-threshold, or write'),
+        ('leave them out with allow_missing=True.', 'leave them out with --allow-missing.'),
+        ('threshold_from=3 is', '--threshold 3 is'),
+        ('/tmp/max_bad/max_bad.png: the seed is 3', '/tmp/max_bad/max_bad.png: the seed is 3'),
+    ],
+)
+def test_messages_name_options(text, words):
+    names = 'max-bad test-subjects dev-subjects clips live-threshold allow-missing threshold seed'
+    assert cli.as_options(text, {f'--{name}' for name in names.split()}) == words
+
+
+def test_progress_in_a_log_is_a_few_lines(tmp_path):
+    "Standard error that is no terminal has no redrawn lines; a warning is one line without a place in the code."
+    data = tmp_path / 'data'
+    for i in range(60):
+        picture(data / f'{i}.jpg', i)
+    (data / 'x.cr2').touch()
+    p = shell('gfa_transfer', data, '--method', 'identity', '--out', data / 'out')
+    out, err = p.communicate(timeout=300)
+    assert p.returncode == 0 and '60 files by Identity' in out, err
+    assert '\r' not in err and len(err.strip().splitlines()) <= 3, err
+
+
+def test_a_folder_in_the_place_of_a_model_names_the_file(tmp_path, capsys):
+    (tmp_path / 'run/arms/a').mkdir(parents=True)
+    for name in ('run/arms/a/model.safetensors', 'run/arms/a/method.safetensors'):
+        (tmp_path / name).touch()
+    (tmp_path / 'none').mkdir()
+    score = 'gfa_score', tmp_path / 'run', tmp_path, '--out', tmp_path / 's.csv'
+    for args, words in (
+        (score, f'give {tmp_path}/run/arms/a/model.safetensors (or one of 1 others in it)'),
+        (('gfa_authenticate', 'list', '--model', tmp_path / 'run'), 'arms/a/model.safetensors'),
+        (('gfa_authenticate', 'list', '--model', tmp_path / 'none'), 'no .safetensors file is in it'),
+    ):
+        status, said = run(capsys, *args)
+        assert status == 2 and 'is a folder' in said and words in said, said
 
 
 @pytest.mark.parametrize('number', ['-1e-05', '-1E+3', '-.5', '-2.', '-3', '1e-3'])

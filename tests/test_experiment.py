@@ -73,3 +73,74 @@ def test_in_vitro_recomputed():
     for arm in again.index:
         assert abs(again.loc[arm, 'elsewhere_error'] - kept.loc[arm, 'elsewhere_error']) < 0.01
         assert abs(again.loc[arm, 'home_error'] - kept.loc[arm, 'home_error']) < 0.005
+
+
+@pytest.fixture(scope='module')
+def toy():
+    "Settings of a run of seconds."
+    from gfa_fastai.run.in_vivo import IN_VIVO
+
+    return IN_VIVO | dict(subjects=(4, 2, 4), steps=2, seeds=(0, 1))
+
+
+def test_in_vivo_goes_on_from_the_table_alone(toy, tmp_path):
+    from gfa_fastai.run.in_vivo import ARMS_IN_VIVO, missing_networks, read_in_vivo, run_in_vivo
+
+    arms, file = ARMS_IN_VIVO.iloc[[0, 1, 2, 5, 8]], tmp_path / 'table.csv'
+
+    def run(work):
+        return run_in_vivo(file, tmp_path / work, toy, arms, ('screen',), progress=False).drop(columns='cpu_seconds')
+
+    whole = run('work')
+    assert len(whole) == 10 and whole['seed'].tolist() == [0] * 5 + [1] * 5  # seed by seed, through all arms
+    assert (whole['accepted'].str.len() == 4).all() and (whole['rejected'].str.len() == 4).all()
+    read_in_vivo(file).iloc[:7].to_csv(file, index=False)
+    assert [arm['arm'] for _, _, arm in missing_networks(read_in_vivo(file), toy, arms, ('screen',))] == [
+        'positive control',
+        'TPC 102',
+        'TPC 102, clean',
+    ]
+    pd.testing.assert_frame_equal(run('elsewhere'), whole)  # images and networks are made again, to the last digit
+    errors = whole.set_index(['arm', 'seed'])
+    assert (errors.loc['TPC 102'] != errors.loc['TPC 102, clean'])['fc2_std'].all()
+
+
+def made_up(arms, none=0.30, oracle=0.10, control=0.12, tpc=0.30, home=0.05, seeds=12, people=100):
+    "A table whose errors elsewhere are known."
+    rng, rows = np.random.default_rng(0), []
+    means = {'none': none, 'oracle': oracle, 'positive control': control}
+    for shortcut in ('screen', 'colour'):
+        for seed in range(seeds):
+            for arm in arms['arm']:
+                p = means.get(arm, tpc)
+                digits = {
+                    k: ''.join(map(str, rng.binomial(n, p, people))) for k, n in (('accepted', 4), ('rejected', 2))
+                }
+                rows.append(
+                    dict(weak=0.5, shortcut=shortcut, arm=arm, seed=seed, home_error=home, plain_error=p, **digits)
+                )
+    return pd.DataFrame(rows).assign(train_loss=0.05)
+
+
+def test_gate_shares_and_verdict_in_vivo():
+    from gfa_fastai.run.in_vivo import ARMS_IN_VIVO, finished_seeds, gate_in_vivo, shares_in_vivo
+
+    table = made_up(ARMS_IN_VIVO)
+    seeds = finished_seeds(table)
+    assert seeds == list(range(12)) and finished_seeds(table.iloc[:-1]) == list(range(11))
+    assert gate_in_vivo(table, seeds)['met']
+    assert not gate_in_vivo(made_up(ARMS_IN_VIVO, control=0.25), seeds)['met']
+    assert not gate_in_vivo(made_up(ARMS_IN_VIVO, home=0.2), seeds)['met']
+    worse = made_up(ARMS_IN_VIVO, tpc=0.32)
+    assert verdict_of(shares_in_vivo(worse, seeds)) == 'refuted here'
+    assert verdict_of(shares_in_vivo(made_up(ARMS_IN_VIVO, tpc=0.2), seeds)) == 'reproduced'
+
+
+def test_the_pilot_takes_the_largest_gap_that_passes():
+    from gfa_fastai.run.in_vivo import ARMS_IN_VIVO, choose_strength
+
+    arms = ARMS_IN_VIVO[:3]
+    weaker = made_up(arms, none=0.4, control=0.35).assign(weak=0.3)  # a larger gap, and the control does not close it
+    both = pd.concat([made_up(arms), weaker, made_up(arms, none=0.25).assign(weak=0.7)])
+    assert choose_strength(both)[1] == 0.5
+    assert choose_strength(weaker)[1] is None

@@ -19,8 +19,8 @@ from pathlib import Path
 import gfa_fastai
 
 # %% auto #0
-__all__ = ['Stopped', 'shown', 'say', 'command', 'Help', 'Parser', 'gfa_reproduce', 'gfa_synth', 'gfa_train', 'gfa_score',
-           'gfa_evaluate', 'gfa_transfer', 'gfa_authenticate']
+__all__ = ['Stopped', 'shown', 'say', 'as_options', 'command', 'Lines', 'Help', 'Parser', 'gfa_reproduce', 'gfa_synth',
+           'gfa_train', 'gfa_score', 'gfa_evaluate', 'gfa_transfer', 'gfa_authenticate']
 
 # %% ../../nbs/engine/cli.ipynb #4bb2e048
 class Stopped(KeyboardInterrupt):
@@ -62,15 +62,33 @@ def say(
     print(shown(text), file=file or sys.stdout, flush=True)
 
 
+def as_options(
+    text: str,  # a message of the library
+    options,  # of the command, as '--max-bad'
+) -> str:
+    "A message that names options in place of arguments of Python."
+    for option in sorted(options, key=len, reverse=True):
+        name = option.removeprefix('--').replace('-', '_')
+        name = {'threshold': 'threshold_from'}.get(name, name)
+        own = rf"(?<![\w/.'\"-]){name}"  # not within another word, a path or quotes
+        text = re.sub(rf'{own}=\w+, (?={option} )', '', text)
+        text = re.sub(rf'{own}=(True\b|(?=[\s,.:;)]|$))', option, text)
+        text = re.sub(rf'{own}=', f'{option} ', text)
+        if '_' in name:
+            text = re.sub(rf"{own}(?![\w/.'\"]\w)(?!\w)", option, text)
+    return re.sub(r'(--[\w-]+) \((?:--[\w-]+(?:, )?)+\)', r'\1', text)  # (it was named after the argument)
+
+
 def command(f):
     "Make a command of `f(argv)`. What a user can mend becomes one line; the exit status is what `f` returns, or 0."
 
     def answer(argv):
+        Parser.options.clear()
         try:
             return f(argv) or 0
         except (ValueError, OSError, FloatingPointError) as e:
             text = re.sub(r'^Exception occured in `\w+` when calling event `\w+`:\s*', '', str(e))  # fastai's words
-            say(f'{f.__name__}: {text}', sys.stderr)
+            say(f'{f.__name__}: {as_options(text, Parser.options)}', sys.stderr)
             return 2
 
     @wraps(f)
@@ -78,9 +96,13 @@ def command(f):
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, 'reconfigure'):
                 stream.reconfigure(errors='backslashreplace')
-        form, before = warnings.formatwarning, None
+        form, before, err = warnings.formatwarning, None, sys.stderr
+        if not err.isatty():
+            sys.stderr = Lines(err)
         try:
-            warnings.formatwarning = lambda message, *_: f'{f.__name__}: {shown(message)}\n'
+            warnings.formatwarning = lambda message, *_: (
+                f'{f.__name__}: {shown(as_options(str(message), Parser.options))}\n'
+            )
             if threading.current_thread() is threading.main_thread():
                 before = signal.signal(signal.SIGTERM, _stop)
             return answer(argv)
@@ -90,12 +112,30 @@ def command(f):
         finally:
             if before is not None:
                 signal.signal(signal.SIGTERM, _end if before == signal.SIG_DFL else before)
-            warnings.formatwarning = form
+            warnings.formatwarning, sys.stderr = form, err
 
     return run
 
 # %% ../../nbs/engine/cli.ipynb #219fad89
 _ = os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
+if 'ipykernel' not in sys.modules and not (sys.stderr and sys.stderr.isatty()):
+    _ = os.environ.setdefault(
+        'TQDM_MININTERVAL', '30'
+    )  # seconds between two lines of a bar; read when tqdm is imported
+
+
+class Lines:
+    "Standard error that is no terminal: a progress bar becomes a line now and then, in place of one that is redrawn."
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def write(self, text):
+        text = re.sub(r'\r +\r', '', text)  # (a bar that is wiped out)
+        return self.stream.write(re.sub(r'\r(?!\n)', '\n', text))
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
 
 # %% ../../nbs/engine/cli.ipynb #7f7a9ba7
 class Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -111,12 +151,18 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
 class Parser(argparse.ArgumentParser):
     "The parser of a command or of a job of it; its help ends with examples."
 
+    options = set()  # of the running command, for messages
+
     def __init__(self, prog, description, examples, **kwargs):
         epilog = 'examples:\n' + '\n'.join(f'  {e}' for e in examples)
         super().__init__(prog=prog, description=description, epilog=epilog, formatter_class=Help, **kwargs)
         self._negative_number_matcher = re.compile(r'-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$', re.I)  # -1e-05 is a number, too
         version = f'{prog.split()[0]} {gfa_fastai.__version__}'
         self.add_argument('--version', action='version', version=version, help='show the version and end')
+
+    def add_argument(self, *names, **kwargs):
+        self.options.update(name for name in names if name.startswith('--'))
+        return super().add_argument(*names, **kwargs)
 
 # %% ../../nbs/engine/cli.ipynb #40fea8be
 def _names(text):
@@ -284,21 +330,36 @@ def gfa_reproduce(argv=None):
         action='store_false',
         help='without the arms of fast domain adaptation: half of the trainings',
     )
+    _picture_argument(p)
     a = p.parse_args(argv)
     out = a.out or f'runs/{a.preset}' + ''.join(f'-{Path(root).resolve().name}' for root in a.data or ())
     data, training = dict(roots=a.data, **_data_settings(a)), _training_settings(a, 'seeds')
-    say(_reproduced(reproduce(a.preset, out, data=data, training=training, adaptation=a.fda), a.fda))
+    groups = dict(data=data, training=training, adaptation=a.fda)
+    say(_reproduced(reproduce(a.preset, out, show_pictures=a.pictures, **groups)))
 
 
-def _reproduced(done, fda):
-    "What gfa_reproduce prints: the headline tables, warnings, the report's path."
-    from gfa_fastai.run.report import difference_table, headline_table, markdown_table, untrained_warning
+def _reproduced(done):
+    "What gfa_reproduce prints: the rates, what may be believed, warnings, the report's path."
+    from gfa_fastai.run.report import belief_words, markdown_table, rates_matrix, untrained_warning
 
-    parts = ['HTER (%) at the source-dev threshold\n' + markdown_table(headline_table(done['rates']), True)]
-    for what in ('TPC', 'FDA') if fda else ('TPC',):
-        parts.append(f'{what} on minus {what} off\n' + markdown_table(difference_table(done['paired'], what), True))
-    parts += [untrained_warning(done['losses']), f'report: {done["report"]}']
-    return '\n' + '\n\n'.join(filter(None, parts))
+    rendered = done['notes']['rendered']
+    rates = rates_matrix(done['rates']).map(lambda cell: cell.strip('*'))
+    parts = [
+        'HTER (%) at the threshold from home\n' + markdown_table(rates, True),
+        *belief_words(done['paired'], done['means'], rendered),
+        untrained_warning(done['losses'], done['aucs']),
+    ]
+    text = '\n\n'.join(filter(None, parts)).replace('**', '')
+    return f'\n{text}\n\nreport: {done["report"]}'
+
+
+def _picture_argument(p):
+    p.add_argument(
+        '--no-pictures',
+        dest='pictures',
+        action='store_false',
+        help='leave the pictures of the data out of the report, as where it is sent around',
+    )
 
 # %% ../../nbs/engine/cli.ipynb #ec8a1bb8
 @command
@@ -390,6 +451,20 @@ def _train_network(a):
     if not int(os.environ.get('RANK', 0)):  # of several processes the first one prints
         scores = path.with_name('scores.csv')
         say(f'model:  {path}\nscores: {scores} (development and test people; gfa_evaluate reads them)')
+        _say_missing_thresholds(path)
+
+
+def _say_missing_thresholds(path):
+    "What a new model lacks for gfa_authenticate, and how it gets it."
+    from gfa_fastai.inputs.models import model_header
+
+    known = model_header(path)['meta']['thresholds']['similarity']
+    if known['point'] is None:
+        say(
+            f'for gfa_authenticate it has no threshold for who somebody is: it was measured on {known["measured_on"]}. '
+            'Two or more development people with two or more live pictures each give one (--dev-subjects); '
+            'until then, verify with --similarity-threshold, or with --live-only.'
+        )
 
 
 def _train_detector(a, method):
@@ -438,11 +513,11 @@ def gfa_score(argv=None):
         'Score a folder of images with a trained model: probability of live, one row per image. '
         'Stopped and started again, it goes on where it was.',
         [
-            'gfa_score model/model.safetensors photos --out scores.csv',
+            'gfa_score small photos --out scores.csv',
             'gfa_score model/model.safetensors clips --out scores.csv --test-subjects 0012,0014',
         ],
     )
-    p.add_argument('model', help='model.safetensors, as gfa_train or gfa_reproduce writes it')
+    p.add_argument('model', help='model.safetensors, as gfa_train or gfa_reproduce writes it; small is the shipped one')
     p.add_argument('data', help='root of the dataset')
     p.add_argument('--out', required=True, help='the CSV file to write')
     p.add_argument('--cache', help='folder for decoded frames (default: beside the CSV file)')
@@ -500,10 +575,9 @@ def gfa_evaluate(argv=None):
     p.add_argument('scores', nargs='+', help='score files, taken together')
     p.add_argument(
         '--threshold',
-        default='dev',
         help=(
             "'dev': EER of the dev rows; 'source': EER of the dev rows in --source; "
-            "'test': EER of the test rows, optimistic; or a number"
+            "'test': EER of the test rows, optimistic; or a number (default: source where --source is given, else dev)"
         ),
     )
     p.add_argument('--source', nargs='+', help='score files on the training dataset')
@@ -535,11 +609,22 @@ def gfa_evaluate(argv=None):
     p.add_argument('--seed', type=int, default=0, help='of the bootstrap over people')
     p.add_argument('--json', help='write the numbers there, too')
     p.add_argument('--html', help='write the report with its figures there, too: one page that needs no other file')
+    p.add_argument(
+        '--frames',
+        nargs='+',
+        metavar='FOLDER',
+        help=(
+            "folders of decoded frames, as gfa_score makes them: some are shown in the report of --html "
+            "(default: the folder cache beside the score files)"
+        ),
+    )
+    _picture_argument(p)
     a = p.parse_args(argv)
     _check_evaluation(a)
     tables = {
         k: load_scores(*v) if (v := getattr(a, k)) else None for k in ('scores', 'source', 'against', 'against_source')
     }
+    _check_dev_rows(a, tables['scores'])
     say(_evaluate(a, **tables))
 
 # %% ../../nbs/engine/cli.ipynb #f38b6627
@@ -547,6 +632,8 @@ def _check_evaluation(a):
     "A threshold that is a number becomes one; ValueError or OSError for what cannot work, before any file is read."
     from gfa_fastai.inputs.files import writable_folder
 
+    if a.threshold is None:
+        a.threshold = 'source' if a.source else 'dev'
     if a.threshold not in ('dev', 'source', 'test'):
         try:
             a.threshold = float(a.threshold)
@@ -560,6 +647,16 @@ def _check_evaluation(a):
         writable_folder(Path(path).parent)
 
 
+def _check_dev_rows(a, scores):
+    "ValueError where the threshold is to come from development rows that are not there."
+    if a.threshold == 'dev' and not (scores['split'] == 'dev').any():
+        raise ValueError(
+            f'{", ".join(a.scores)}: no rows of split dev, so there is nothing that a threshold can come from. Give '
+            'scores on the training dataset (--threshold source --source FILE, as the scores.csv of gfa_train), name '
+            'development people (gfa_score --dev-subjects), or give a number (--threshold 0.5).'
+        )
+
+
 def _pairs(text):
     pairs = [o.split('=') for o in _names(text)]
     if any(len(o) != 2 or not all(o) for o in pairs):
@@ -570,35 +667,40 @@ def _pairs(text):
 def _evaluate(a, scores, source, against, against_source):
     "The report that gfa_evaluate was asked for, as Markdown; its files are written first."
     from gfa_fastai import evaluation as ev
+    from matplotlib import rc_context
     from gfa_fastai.inputs.files import write_json, write_text
-    from gfa_fastai.run.webpage import page_html, report_figure
+    from gfa_fastai.pages import figure_style
+    from gfa_fastai.run.pictures import strip_of_scores
+    from gfa_fastai.run.webpage import evaluation_text, figure_panels, page_html, report_figure
 
     how = dict(how=a.video, n=a.resamples, seed=a.seed, species=a.species)
     report = ev.evaluate_scores(scores, a.threshold, source, **how)
     every = ev.thresholds_table(ev.compare_thresholds(scores, source, **how)).to_markdown(disable_numparse=True)
-    files = ', '.join(Path(s).name for s in a.scores)
-    parts = [
-        ev.report_markdown(report),
-        ev.plain_text(_seen_words(scores)),
-        '## Every threshold',
-        'The same scores at every threshold that these tables can give:',
-        every,
-    ]
+    files, seen = ', '.join(Path(s).name for s in a.scores), ev.plain_text(_seen_words(scores))
+    sections = {'Every threshold': f'The same scores at every threshold that these tables can give:\n\n{every}'}
     difference = None
     if against is not None:
         table = ev.compare_systems(scores, against, a.threshold, source, against_source, **how)
-        parts += ['## Against the second system', ev.difference_markdown(table)]
+        sections['Against the second system'] = ev.difference_markdown(table)
         difference = table.astype(object).where(table.notna(), None).to_dict('index')
-    parts.append(
+    made = (
         f'Intervals: 95 %, {a.resamples} resamples of the test people, seed {a.seed}. '
         f'Made by gfa_fastai {gfa_fastai.__version__} from {ev.plain_text(files)}.'
     )
+    whole = ev.report_markdown(report)
+    parts = [whole, seen, *(part for name, text in sections.items() for part in (f'## {name}', text)), made]
     text = '\n\n'.join(filter(None, parts))
     if a.json:
         write_json(a.json, dict(report.to_dict(), difference=difference))
     if a.html:
-        figures = {'ROC, DET and scores': report_figure(report, scores)}
-        write_text(a.html, page_html(f'Error rates of {files}', text, figures))
+        folders = a.frames or [Path(s).parent / 'cache' for s in a.scores]
+        strip, pictures = strip_of_scores(scores, report, folders) if a.pictures else ('', {})
+        with rc_context():
+            figure_style()
+            panels = {f'panel-{i}': data for i, data in enumerate(figure_panels(report_figure(report, scores)))}
+        folds = {'Every rate, and every attack species': whole} | sections
+        page = evaluation_text(report, strip, panels, [seen], folds) + f'\n\n{made}'
+        write_text(a.html, page_html(f'Error rates of {files}', page, pictures | panels))
     return text + ''.join(f'\n\nwritten: {path}' for path in (a.json, a.html) if path)
 
 # %% ../../nbs/engine/cli.ipynb #de2d66e3
@@ -698,7 +800,7 @@ def gfa_authenticate(argv=None):
     p = Parser(
         'gfa_authenticate',
         'Live or attack, and who, with a trained network. Exit status: 0 accepted or done, 1 rejected, 2 error.',
-        ['gfa_authenticate enroll Ann ann.jpg', 'gfa_authenticate verify --name Ann photo.jpg'],
+        ['gfa_authenticate enroll Ann ann.jpg', 'gfa_authenticate verify Ann photo.jpg'],
     )
     jobs = p.add_subparsers(dest='job', required=True, metavar='JOB')
     for name, (text, examples, add_arguments, f) in _JOBS.items():
@@ -707,7 +809,11 @@ def gfa_authenticate(argv=None):
         _auth_arguments(q)
         add_arguments(q)
         q.set_defaults(f=f)
-    a = p.parse_args(argv)
+    a, rest = p.parse_known_args(argv)
+    if rest and not (a.job == 'verify' and all(not word.startswith('-') for word in rest)):
+        p.error(f'unrecognized arguments: {" ".join(rest)}')
+    if rest:
+        a.words += rest  # (argparse leaves words after an option over)
     return a.f(a, _authenticator(a))
 
 # %% ../../nbs/engine/cli.ipynb #9c3d4e5f
@@ -743,8 +849,8 @@ def _authenticator(a):
     return FaceAuthenticator.load(a.model, a.gallery, **settings)
 
 
-def _claim_arguments(p):
-    p.add_argument('--name', help='who it claims to be (default: whoever is most alike)')
+def _claim_arguments(p, what='who it claims to be (default: whoever is most alike)'):
+    p.add_argument('--name', help=what)
     p.add_argument('--live-only', action='store_true', help='live or attack, whoever it is')
 
 
@@ -755,8 +861,13 @@ def _enroll_arguments(p):
 
 
 def _verify_arguments(p):
-    p.add_argument('images', nargs='+', help='photographs or videos')
-    _claim_arguments(p)
+    p.add_argument(
+        'words',
+        nargs='+',
+        metavar='NAME PICTURE',
+        help='who it claims to be, then photographs or videos; without NAME where --name or --live-only is given',
+    )
+    _claim_arguments(p, 'in place of NAME')
 
 
 def _identify_arguments(p):
@@ -803,6 +914,17 @@ def _list(a, auth):
 
 # %% ../../nbs/engine/cli.ipynb #ad4e5f60
 def _verify(a, auth) -> int:
+    from gfa_fastai.inputs.images import IMAGES
+    from gfa_fastai.inputs.videos import VIDEOS
+
+    a.images = a.words
+    if a.name is None and not a.live_only:
+        a.name, *a.images = a.words
+        if not a.images or Path(a.name).suffix.lower() in IMAGES | VIDEOS:
+            raise ValueError(
+                'who is it claimed to be? Give the name before the pictures: verify Ann photo.jpg. '
+                'Without a name: identify photo.jpg, or verify --live-only photo.jpg.'
+            )
     return max(_answer(a, auth, path, auth.verify(path, a.name, a.live_only)) for path in a.images)
 
 
@@ -921,7 +1043,7 @@ _JOBS = dict(  # job -> (what it does, examples, its arguments, the function)
     list=('Say who is enrolled.', ['', '--gallery door.json --json'], lambda p: None, _list),
     verify=(
         'Is it live, and is it this person?',
-        ['--name Ann photo.jpg', '--live-only photo.jpg'],
+        ['Ann photo.jpg', '--live-only photo.jpg'],
         _verify_arguments,
         _verify,
     ),

@@ -4,7 +4,6 @@
 
 # %% ../../nbs/engine/report.ipynb #fabddb2c
 from __future__ import annotations
-import base64
 import inspect
 import json
 import math
@@ -14,33 +13,60 @@ import pandas as pd
 import platform
 import re
 from importlib.resources import files
+from matplotlib import rc_context
 from pathlib import Path
 import gfa_fastai
-from ..evaluation import compare_systems, compare_thresholds, percent, plain_text, video_scores
+from gfa_fastai.evaluation import (
+    by_class,
+    compare_systems,
+    compare_thresholds,
+    find_threshold,
+    percent,
+    plain_text,
+    score_text,
+    unit_name,
+    video_scores,
+    with_interval,
+)
 from ..inputs.datasets import READERS
 from ..inputs.files import write_bytes, write_text
 from ..inputs.models import model_header
 from ..inputs.tables import read_table
-from ..metrics import LINES, plot_det, plot_roc, plot_scores, student_interval
-from ..pages import PALETTE
-from .webpage import figure_png, page_html
+from gfa_fastai.metrics import (
+    LINES,
+    auc,
+    count_per_subject,
+    plot_det,
+    plot_roc,
+    rates_of_draws,
+    resample_counts,
+    student_interval,
+)
+from ..pages import PALETTE, figure_style
+from .pictures import decision, kind_words, mistakes, small_picture, typical
+from .webpage import figure_panels, folded, page_html, picture_text, plot_probabilities
 from ..samples import person_key, sample_counts
 from ..synth.benchmark import SYNTHPAD_VERSION
 
 # %% auto #0
-__all__ = ['GUESSING', 'TEXTS', 'PAIR_WORDS', 'NUMBERS', 'arm_label', 'evaluate_arms', 'over_seeds', 'headline_table',
-           'final_losses', 'untrained_warning', 'paired_table', 'difference_table', 'conventions_table',
-           'species_table', 'training_table', 'recognition_table', 'domains_table', 'domains_figure', 'fda_table',
-           'transfer_figure', 'curves_figure', 'histograms_figure', 'terms_figure', 'machine', 'summary_words',
-           'data_words', 'method_words', 'fda_words', 'unnamed_warning', 'markdown_table', 'save_figures', 'to_html',
-           'write_report', 'machine_words']
+__all__ = ['ARM_NAMES', 'GUESSING', 'LEARNED_AUC', 'KINDS', 'PAIRED', 'COMPARISON', 'TEXTS', 'PAIR_WORDS', 'NUMBERS', 'arm_label',
+           'evaluate_arms', 'over_seeds', 'rates_matrix', 'final_losses', 'home_aucs', 'has_learned',
+           'untrained_warning', 'paired_table', 'difference_table', 'points_of', 'mean_table', 'differences_figure',
+           'by_arm', 'conventions_table', 'species_table', 'training_table', 'recognition_table', 'domains_table',
+           'domains_figure', 'fda_table', 'target_pictures', 'strip_of_run', 'strip_words', 'curves_figure',
+           'histograms_figure', 'terms_figure', 'machine', 'lead_words', 'definition_words', 'text_for', 'belief_words',
+           'data_words', 'method_words', 'fda_words', 'unnamed_warning', 'markdown_table', 'save_pictures', 'to_html',
+           'write_report', 'unfinished_words', 'machine_words']
 
 # %% ../../nbs/engine/report.ipynb #023b2462
+ARM_NAMES = ('neither', 'TPC', 'FDA', 'both')
+
+
 def arm_label(
     arm,  # a training: dict with tpc and fda, or a row of evaluate_arms
-) -> str:  # 'TPC off', 'TPC on', 'TPC off, FDA', 'TPC on, FDA'
+) -> str:  # one of ARM_NAMES
     "An arm in words, as the tables have it."
-    return f'TPC {"on" if arm["tpc"] else "off"}' + (', FDA' if arm['fda'] else '')
+    return ARM_NAMES[int(arm['tpc']) + 2 * int(arm['fda'])]
 
 # %% ../../nbs/engine/report.ipynb #2a459f66
 def evaluate_arms(
@@ -86,16 +112,25 @@ def _mean_words(v):
     return f'{100 * np.mean(v):.1f} ± {100 * np.std(v, ddof=1):.1f}'
 
 # %% ../../nbs/engine/report.ipynb #72be4a3a
-def headline_table(
+def rates_matrix(
     rates: pd.DataFrame,  # from evaluate_arms
     rate: str = 'hter',  # which rate
     convention: str = 'source-dev',  # which threshold
-) -> pd.DataFrame:  # strings in percent: a row per training and test set, a column per arm
-    "A rate of all arms, as in Table 1 of the paper."
-    g = rates[rates['convention'] == convention].groupby(['train', 'test', 'arm'])['report'].agg(list)
-    t = g.map(lambda r: over_seeds(r, rate)).unstack('arm').fillna('-')
-    t.index = [f'{a} → {b}' + (' (intra)' if a == b else '') for a, b in t.index]
-    return t.rename_axis('train → test').rename_axis(None, axis=1)
+) -> pd.DataFrame:  # strings in percent: a row per training set and arm, a column per test set; home is bold
+    "A rate of all arms, train by test."
+    rows = rates[rates['convention'] == convention]
+    cells = rows.groupby(['train', 'arm', 'test'])['report'].agg(list).map(lambda r: over_seeds(r, rate))
+    t = cells.unstack('test').fillna('-')
+    t = t.loc[sorted(t.index, key=lambda i: (i[0], ARM_NAMES.index(i[1])))]
+    for train, arm in t.index:
+        t.loc[(train, arm), train] = f'**{t.loc[(train, arm), train]}**'
+    away = rows[rows['train'] != rows['test']]
+    if len(away):
+        values = away.assign(value=[getattr(r, rate) for r in away['report']])
+        by_seed = values.groupby(['train', 'arm', 'seed'])['value'].mean().groupby(['train', 'arm']).agg(list)
+        t['mean elsewhere'] = by_seed.map(lambda v: percent(v[0]) if len(v) == 1 else _mean_words(v))
+    t.index = [f'{train}: {arm}' for train, arm in t.index]
+    return t.rename_axis('trained on ↓ tested on →').rename_axis(None, axis=1)
 
 # %% ../../nbs/engine/report.ipynb #a47fee5c
 GUESSING = math.log(2)  # L_anti of a network that says one half to everything, classes being equally frequent
@@ -115,43 +150,79 @@ def final_losses(
     return {a['name']: last(a) for a in arms}
 
 
+LEARNED_AUC = 0.8  # on held-out people at home; a guess has 0.5
+
+
+def home_aucs(
+    arms: list,  # from list_arms
+    scores: dict,  # name of an arm -> its scores
+) -> dict:  # name of an arm -> AUC on people of its training set who are not in the training
+    "How well each network orders live and attack at home."
+    own = {a['name']: scores[a['name']][scores[a['name']]['dataset'] == a['train']] for a in arms}
+    return {name: auc(*by_class(video_scores(s[s['split'] != 'train']))) for name, s in own.items()}
+
+
+def has_learned(
+    loss: float,  # from final_losses
+    area: float,  # from home_aucs
+) -> bool:
+    "False only where the training loss and the order of the scores both are near a guess."
+    return loss <= 0.9 * GUESSING or area >= LEARNED_AUC
+
+
+def _span(values, words):
+    "The smallest and the largest of some values."
+    low, high = words(min(values)), words(max(values))
+    return low if low == high else f'{low} to {high}'
+
+
 def untrained_warning(
     losses: dict,  # from final_losses
+    aucs: dict,  # from home_aucs
 ) -> str:  # '' where all is well
     "A warning about networks that have not learned to tell live from attack."
-    idle = {k: v for k, v in losses.items() if v > 0.9 * GUESSING}
+    idle = [k for k in losses if not has_learned(losses[k], aucs[k])]
     if not idle:
         return ''
-    ended = ', '.join(f'{plain_text(k)} ended at L_anti {v:.3f}' for k, v in idle.items())
+    names = ', '.join(map(plain_text, idle[:3])) + (f' and {len(idle) - 3} more' if idle[3:] else '')
+    loss, area = ([x[k] for k in idle] for x in (losses, aucs))
     return (
-        f'**Not learned: {ended}**, and a network that guesses is at {GUESSING:.3f}. '
-        'Rates of such a network are noise, and say nothing about TPC: '
-        'train longer, or take the weaker reading of TPC (--pairs halves).'
+        f'**Not learned: {names}** ({len(idle)} of {len(losses)} networks). Their training loss L_anti ended at '
+        f'{_span(loss, "{:.3f}".format)}, where a guess has {GUESSING:.3f}; their AUC on held-out people at home is '
+        f'{_span(area, percent)} %, where a guess has 50. Rates of such a network are noise, and '
+        'say nothing about TPC or FDA: train longer, or take the weaker reading of TPC (--pairs halves).'
     )
 
 # %% ../../nbs/engine/report.ipynb #c6c5d988
+KINDS = dict(TPC='TPC: with − without', FDA='FDA: with − without', both='both − neither')
+
+
 def paired_table(
     arms: list,  # from list_arms
     scores: dict,  # name of an arm -> its scores
-    losses: dict,  # from final_losses
-) -> (
-    pd.DataFrame
-):  # what (the switch), given (the other one, where it is on in both), train, test, seed, value, low, high, learned
-    "HTER with TPC (or FDA) minus HTER without, at the source-dev threshold, paired over people."
+    learned: dict,  # name of an arm -> bool, from has_learned
+) -> pd.DataFrame:  # columns: PAIRED
+    "HTER with TPC, FDA or both minus HTER without, at the source-dev threshold, paired over people."
     rows, names = [], {(a['train'], a['seed'], a['tpc'], a['fda']): a['name'] for a in arms}
     for (train, seed, tpc, fda), name in names.items():
-        switched = []
+        pairs = []
         if tpc:
-            switched.append(dict(what='TPC', given='FDA' if fda else '', other=names[train, seed, False, fda]))
+            pairs.append(('TPC', 'FDA' if fda else '', (False, fda)))
         if fda:
-            switched.append(dict(what='FDA', given='TPC' if tpc else '', other=names[train, seed, tpc, False]))
-        for s in switched:
-            other = s.pop('other')
-            learned = max(losses[name], losses[other]) <= 0.9 * GUESSING
+            pairs.append(('FDA', 'TPC' if tpc else '', (tpc, False)))
+        if tpc and fda:
+            pairs.append(('both', '', (False, False)))
+        for what, given, switches in pairs:
+            if not (other := names.get((train, seed, *switches))):
+                continue
             for test in sorted(scores[name]['dataset'].unique()):
                 difference = _hter_difference(scores[name], scores[other], train, test)
-                rows.append(dict(s, train=train, test=test, seed=seed, **difference, learned=learned))
-    return pd.DataFrame(rows)
+                known = dict(what=what, given=given, train=train, test=test, seed=seed, first=name, second=other)
+                rows.append(dict(known, **difference, learned=learned[name] and learned[other]))
+    return pd.DataFrame(rows, columns=PAIRED)
+
+
+PAIRED = ['what', 'given', 'train', 'test', 'seed', 'first', 'second', 'value', 'low', 'high', 'learned']
 
 
 def _hter_difference(a, b, train, test):
@@ -161,28 +232,39 @@ def _hter_difference(a, b, train, test):
     return compare_systems(*targets, 'source', *sources).loc['hter']
 
 # %% ../../nbs/engine/report.ipynb #a84c04e9
+COMPARISON = ['what', 'given', 'train', 'test']
+
+
 def difference_table(
     paired: pd.DataFrame,  # from paired_table
-    what: str = 'TPC',  # or 'FDA'
-) -> pd.DataFrame:  # strings: a row per training and test set, without and with the other of both
-    "The differences in points of HTER, and what may be said of them."
-    rows = {}
-    for (given, train, test), g in paired[paired['what'] == what].groupby(['given', 'train', 'test']):
-        pair = f'{train} → {test}' + (f' (both with {given})' if given else '')
-        text, verdict = _difference_words(g, what)
-        rows[pair] = {f'HTER, {what} on − off (points)': text, 'HTER is': verdict}
-    return pd.DataFrame(rows).T.rename_axis('train → test')
+) -> pd.DataFrame:  # strings: a row for each comparison
+    "The differences in points of HTER, and what may be said of each."
+    groups, rows = paired.groupby(COMPARISON), []
+    for what in KINDS:
+        for (kind, given, train, test), g in groups:
+            if kind != what:
+                continue
+            text, verdict = _difference_words(g, what, len(groups))
+            pair = KINDS[what] + (f' (both with {given})' if given else '')
+            place = ' (home)' if train == test else ''
+            rows.append([pair, f'{train} → {test}{place}', text, verdict])
+    columns = ['comparison', 'train → test', 'HTER difference (points)', 'what may be said']
+    return pd.DataFrame(rows, columns=columns).set_index('comparison')
 
 
-def _difference_words(g, what):
-    "A difference with its interval, or mean and deviation over seeds; and what may be said of it."
-    points = 100 * g['value'].to_numpy()
-    if len(points) > 1:
-        mean, low, high = student_interval(points)
-        text = f'{mean:+.1f} ± {points.std(ddof=1):.1f} ({len(points)} seeds)'
-    else:
-        mean, low, high = 100 * g[['value', 'low', 'high']].iloc[0].astype(float)
-        text = f'{mean:+.1f}' + ('' if math.isnan(low) else f' [{low:+.1f}, {high:+.1f}]')
+def points_of(
+    g: pd.DataFrame,  # rows of paired_table, of one comparison
+) -> tuple[float, float, float]:  # points of HTER: value, low, high; NaN for ends that there are not
+    "A difference with its interval over people, or over seeds where there are several."
+    if len(g) > 1:
+        return student_interval(100 * g['value'].to_numpy())
+    return tuple(100 * g[['value', 'low', 'high']].iloc[0].astype(float))
+
+
+def _difference_words(g, what, total):
+    "A difference with its interval, and what may be said of it as one of `total`."
+    mean, low, high = points_of(g)
+    text = with_interval(mean, low, high, '+.1f') + (f' ({len(g)} seeds)' if len(g) > 1 else '')
     text = re.sub(r'[+-](0\.0)\b', r'\1', text)
     if not g['learned'].all():
         return text, 'no verdict: a network has not learned'
@@ -190,16 +272,117 @@ def _difference_words(g, what):
         return text, 'no interval: too few people'
     if low <= 0 <= high:
         return text, 'not told apart'
-    verdict = f'lower with {what}' if mean < 0 else f'higher with {what}'
-    return text, verdict + (', in this one training' if len(points) == 1 else '')
+    trainings = 'one training each, ' if len(g) == 1 else ''
+    return text, f'{"lower" if mean < 0 else "higher"} with {what}: {trainings}one of {total} comparisons'
+
+# %% ../../nbs/engine/report.ipynb #f0c58cf9
+def mean_table(
+    paired: pd.DataFrame,  # from paired_table
+    scores: dict,  # name of an arm -> its scores
+    n: int = 1000,  # bootstrap resamples
+) -> pd.DataFrame:  # what, place, comparisons; value, low, high in points of HTER; learned
+    "The mean difference at home and elsewhere, with its interval."
+    place = np.where(paired['train'] == paired['test'], 'home', 'elsewhere')
+    rows = []
+    for what in KINDS:
+        for where in ('home', 'elsewhere'):
+            g = paired[(paired['what'] == what) & (place == where)]
+            if not len(g):
+                continue
+            by_seed = 100 * g.groupby('seed')['value'].mean()
+            value, low, high = student_interval(by_seed)
+            if len(by_seed) == 1 and g['low'].notna().all():
+                draws = 100 * np.mean([_hter_draws(row, scores, n) for row in g.itertuples()], axis=0)
+                low, high = np.nanquantile(draws, [0.025, 0.975])
+            comparisons = len(g.groupby(COMPARISON))
+            rows.append(dict(what=what, place=where, comparisons=comparisons, value=value, low=low, high=high))
+            rows[-1]['learned'] = bool(g['learned'].all())
+    return pd.DataFrame(rows, columns=['what', 'place', 'comparisons', 'value', 'low', 'high', 'learned'])
+
+
+def _hter_draws(row, scores, n):
+    "Differences of HTER for people who are drawn again; of one test set always the same people."
+    hter = []
+    for name in (row.first, row.second):
+        s = scores[name]
+        target = s[s['dataset'] == row.test]
+        threshold, _ = find_threshold(target, 'source', s[s['dataset'] == row.train])
+        videos = video_scores(target[target['split'] == 'test'])
+        who = pd.factorize(person_key(videos), sort=True)[0]
+        live = (videos['label'] == 'live').to_numpy()
+        counts = count_per_subject(videos['score'].to_numpy(), live, who, np.zeros(len(who), int), threshold)
+        seed = sorted(s['dataset'].unique()).index(row.test)
+        hter.append(rates_of_draws(counts, resample_counts(who.max() + 1, n, seed))['hter'].to_numpy())
+    return hter[0] - hter[1]
+
+# %% ../../nbs/engine/report.ipynb #18c8e41c
+def differences_figure(
+    paired: pd.DataFrame,  # from paired_table
+    means: pd.DataFrame,  # from mean_table
+):  # matplotlib figure
+    "Every difference with its interval, at home and elsewhere, and the mean of each group."
+    import matplotlib.pyplot as plt
+
+    kinds = [what for what in KINDS if what in set(paired['what'])]
+    lines = max(len(_lines(paired, means, what)) for what in kinds)
+    size = (4.6 * len(kinds), 1.3 + 0.27 * lines)
+    fig, axs = plt.subplots(1, len(kinds), figsize=size, sharex=True, squeeze=False, layout='constrained')
+    for ax, what in zip(axs[0], kinds):
+        rows = _lines(paired, means, what)
+        for y, (label, points, mark, learned) in enumerate(rows):
+            if points is None:
+                continue
+            value, low, high = points
+            bold = mark == 'D'
+            color = '.55' if not learned else 'k' if bold else PALETTE[0]
+            if not math.isnan(low):
+                ax.plot([low, high], [y, y], color=color, lw=2.4 if bold else 1.3, zorder=2)
+            fill = 'white' if mark == 's' else color
+            ax.plot(value, y, mark if learned else 'x', color=color, mfc=fill, ms=8 if bold else 6, zorder=3)
+        ax.axvline(0, color='k', lw=0.8, zorder=1)
+        ax.set_yticks(range(len(rows)), [label for label, *_ in rows], fontsize=9)
+        for tick, (_, points, mark, _) in zip(ax.get_yticklabels(), rows):
+            if points is None or mark == 'D':
+                tick.set_fontweight('bold')
+        ax.tick_params(axis='y', length=0)
+        ax.set_ylim(lines - 0.4, -0.6)
+        ax.grid(axis='x', color='.9')
+        ax.set_axisbelow(True)
+        ax.set_title(KINDS[what], fontsize=11)
+        ax.set_xlabel('difference of HTER (points); left: fewer errors', fontsize=9)
+    return fig
+
+
+def _lines(paired, means, what):
+    "The lines of a panel: label, points, marker, and whether both networks have learned."
+    rows, own = [], paired[paired['what'] == what]
+    for place, words in (('home', 'at home'), ('elsewhere', 'elsewhere')):
+        g = own[(own['train'] == own['test']) == (place == 'home')]
+        if not len(g):
+            continue
+        rows.append((words, None, '', True))
+        for (given, train, test), one in g.groupby(['given', 'train', 'test']):
+            label = f'{train} → {test}' + (f', with {given}' if given else '')
+            rows.append((label, points_of(one), 's' if given else 'o', one['learned'].all()))
+        mean = means[(means['what'] == what) & (means['place'] == place)].iloc[0]
+        rows.append((f'mean {words}', (mean.value, mean.low, mean.high), 'D', mean.learned))
+    return rows
 
 # %% ../../nbs/engine/report.ipynb #f5877c22
+def by_arm(
+    rates: pd.DataFrame,  # with the columns train, test and arm
+):  # yields ((train, test, arm), rows)
+    "Groups of rows, arms in the order of ARM_NAMES."
+    groups = rates.groupby(['train', 'test', 'arm'])
+    return sorted(groups, key=lambda g: (*g[0][:2], ARM_NAMES.index(g[0][2])))
+
+
 def conventions_table(
     rates: pd.DataFrame,  # from evaluate_arms
 ) -> pd.DataFrame:  # strings in percent
     "HTER at each threshold convention, EER and AUC."
     rows = []
-    for (train, test, arm), g in rates.groupby(['train', 'test', 'arm']):
+    for (train, test, arm), g in by_arm(rates):
         by = g.groupby('convention', sort=False)['report'].agg(list)
         rows.append(
             {
@@ -218,7 +401,7 @@ def species_table(
 ) -> pd.DataFrame:  # strings in percent
     "APCER of each attack species, BPCER and ACER, at the source-dev threshold."
     rows = []
-    for (train, test, arm), g in rates[rates['convention'] == 'source-dev'].groupby(['train', 'test', 'arm']):
+    for (train, test, arm), g in by_arm(rates[rates['convention'] == 'source-dev']):
         apcer = pd.DataFrame([r.species['apcer'] for r in g['report']]).mean()
         rows.append(
             {
@@ -235,6 +418,7 @@ def species_table(
 def training_table(
     arms: list,  # from list_arms
     out: Path,  # run folder
+    aucs: dict,  # from home_aucs
 ) -> pd.DataFrame:  # a row per training, means over its last tenth
     "Where each training ended."
     rows = []
@@ -249,7 +433,8 @@ def training_table(
                 'λ1 L_id': f'{last.w_ident:.3f}',
                 'λ2 L_tpc': f'{last.w_tpc:.3f}',
                 'spread of FC2': f'{last.fc2_std:.3g}',
-                'right subject': f'{100 * last.id_accuracy:.0f} %',
+                'right person': f'{100 * last.id_accuracy:.0f} %',
+                'AUC at home (%)': percent(aucs[a['name']]),
             }
         )
     return pd.DataFrame(rows)
@@ -269,7 +454,7 @@ def recognition_table(
         ]
         or [pd.DataFrame(dict(train=[]))]
     )
-    for (train, test, arm), g in both.groupby(['train', 'dataset', 'arm']) if len(both) else ():
+    for (train, test, arm), g in by_arm(both.rename(columns=dict(dataset='test'))) if len(both) else ():
         row = {'train → test': f'{train} → {test}', 'arm': arm}
         for kind in ('live', 'attack'):
             for k, name in names.items():
@@ -312,14 +497,15 @@ def domains_figure(
     }
     n = max(map(len, pairs.values()))
     fig, axs = plt.subplots(
-        len(pairs), n, figsize=(4.2 * n, 3.2 * len(pairs)), sharey=True, squeeze=False, layout='constrained'
+        len(pairs), n, figsize=(4.4 * n, 3.4 * len(pairs)), sharey=True, squeeze=False, layout='constrained'
     )
     for row, (train, tests) in zip(axs, pairs.items()):
         for ax in row[len(tests) :]:
             ax.axis('off')
         for ax, test in zip(row, tests):
             plot_divergence({k[2]: t for k, t in divergence.items() if k[:2] == (train, test)}, ax=ax)
-            ax.set(title=f'{train} → {test}', ylabel='divergence (nats)' if ax is row[0] else '')
+            ax.set(title=f'{train} → {test}', ylabel='divergence (nats)')
+            ax.tick_params(labelleft=True)
     return fig
 
 # %% ../../nbs/engine/report.ipynb #3e88945a
@@ -351,40 +537,92 @@ def fda_table(
     return pd.DataFrame(rows)
 
 
-def transfer_figure(
-    frames: pd.DataFrame,  # samples table with frame_path
+def target_pictures(
     arms: list,  # trainings
     out: Path,  # run folder
-):  # matplotlib figure
-    "Targets, and a live test frame of each dataset before and after FDA: a row for each training set."
-    import matplotlib.pyplot as plt
+) -> tuple[str, dict]:  # Markdown, and address -> PNG file
+    "The target of each FDA."
     from gfa_fastai.adapt.fda import FDA
+
+    lines, pictures = [], {}
+    for train in dict.fromkeys(a['train'] for a in arms if a['fda']):
+        address = f'figures/target-{len(pictures) + 1}.png'
+        pictures[address] = small_picture(FDA.load(out / 'fda' / f'{train}.safetensors').target)
+        lines.append(picture_text(address, f'target of {train}', f'target of {train}'))
+    return '\n'.join(lines), pictures
+
+# %% ../../nbs/engine/report.ipynb #b2baf234
+def strip_of_run(
+    frames: pd.DataFrame,  # samples table with frame_path
+    arms: list,  # from list_arms
+    scores: dict,  # name of an arm -> its scores
+    rates: pd.DataFrame,  # from evaluate_arms
+    out: Path,  # run folder
+    n: int = 4,  # of each kind
+) -> tuple[str, dict]:  # Markdown, and address -> PNG file
+    "A few live pictures, attacks and mistakes with the scores of two networks."
     from gfa_fastai.inputs.images import read_image
 
-    trains = list(dict.fromkeys(a['train'] for a in arms if a['fda']))
-    live = (
-        frames[(frames['split'] == 'test') & (frames['label'] == 'live') & (frames['role'] == 'probe')]
-        .groupby('dataset')
-        .head(1)
-    )
-    fig, axs = plt.subplots(
-        len(trains),
-        1 + len(live),
-        figsize=(2.4 * (1 + len(live)), 1.5 * len(trains)),
-        squeeze=False,
-        layout='constrained',
-    )
-    for row, train in zip(axs, trains):
-        fda = FDA.load(out / 'fda' / f'{train}.safetensors')
-        row[0].imshow(fda.target)
-        row[0].set_title(f'target of {train}', fontsize=9)
-        for ax, r in zip(row[1:], live.itertuples()):
-            x = read_image(r.frame_path)
-            ax.imshow(np.hstack([x, fda.transform([x])[0]]))
-            ax.set_title(f'{r.dataset}: before, after', fontsize=9)
-    for ax in axs.flat:
-        ax.axis('off')
-    return fig
+    train = arms[0]['train']
+    own = {arm_label(a): a for a in arms if (a['train'], a['seed']) == (train, arms[0]['seed'])}
+    names = ['neither', *[name for name in ('both', 'TPC', 'FDA') if name in own][:1]]
+    known = rates[
+        (rates['train'] == train) & (rates['convention'] == 'source-dev') & (rates['seed'] == arms[0]['seed'])
+    ]
+    thresholds = {name: known.loc[known['arm'] == name, 'report'].iloc[0].threshold for name in names}
+    key = ['dataset', 'subject', 'video']
+    videos = {name: _test_videos(scores[own[name]['name']]) for name in names}
+    probes = frames[(frames['split'] == 'test') & (frames['role'] == 'probe')].drop_duplicates(key).set_index(key)
+    first = videos['neither']
+    live = first['label'] == 'live'
+    chosen = {
+        'Live': typical(first[live], n),
+        'Attacks': typical(first[~live], n),
+        'Worst mistakes of *neither*': mistakes(first, thresholds['neither'], n),
+    }
+    images = {i: read_image(probes.loc[i, 'frame_path']) for rows in chosen.values() for i in rows.index}
+    changed = _changed_by_fda(images, own[names[-1]], out)
+    parts, pictures = [strip_words(train, thresholds, bool(changed))], {}
+    for heading, rows in chosen.items():
+        lines = []
+        for row in rows.itertuples():
+            address = f'figures/picture-{len(pictures) + 1}.png'
+            pictures[address] = small_picture(images[row.Index], *changed.get(row.Index, []))
+            said = [f'{k}: {decision(v.loc[row.Index, "score"], thresholds[k], row.label)}' for k, v in videos.items()]
+            caption = '\n'.join([f'{kind_words(row)} ({row.dataset})', *said])
+            lines.append(picture_text(address, f'{kind_words(row)}, {row.video}', caption))
+        if lines:
+            parts += [f'### {heading}', '\n'.join(lines)]
+    return '\n\n'.join(parts), pictures
+
+
+def _test_videos(scores):
+    "Scores of test videos; the index has dataset, subject and video."
+    videos = video_scores(scores[scores['split'] == 'test'])
+    return videos.set_axis(pd.MultiIndex.from_frame(videos[['dataset', 'subject', 'video']], names=[None] * 3))
+
+
+def _changed_by_fda(images, arm, out):
+    "What FDA of an arm makes of images; nothing where it has none."
+    from gfa_fastai.adapt.fda import FDA
+
+    if not arm['fda']:
+        return {}
+    after = FDA.load(out / 'fda' / f'{arm["train"]}.safetensors').transform(list(images.values()))
+    return {i: [x] for i, x in zip(images, after)}
+
+
+def strip_words(
+    train: str,  # name of the training set
+    thresholds: dict,  # name of a network -> its threshold
+    changed: bool,  # whether FDA has changed the pictures
+) -> str:
+    "How the strip is to be read."
+    at = [f'*{name}* accepts from {score_text(x)} on' for name, x in thresholds.items()]
+    words = f'Networks that were trained on {plain_text(train)}. The score is the probability of live; '
+    if not changed:
+        return words + f'{", ".join(at)}; ✗ is a wrong decision.'
+    return words + f'left the picture as it is, {at[0]}; right what FDA makes of it, {at[-1]}; ✗ is a wrong decision.'
 
 # %% ../../nbs/engine/report.ipynb #eae8d334
 def _grid(rates, size=(3.3, 3.3)):
@@ -421,7 +659,7 @@ def curves_figure(
         plot(
             {
                 arm: _videos(arms, scores, train, test, arm)
-                for arm in sorted(rates.loc[rates['train'] == train, 'arm'].unique())
+                for arm in sorted(rates.loc[rates['train'] == train, 'arm'].unique(), key=ARM_NAMES.index)
             },
             ax=ax,
         )
@@ -434,23 +672,18 @@ def histograms_figure(
     scores: dict,  # name of an arm -> its scores
     rates: pd.DataFrame,  # from evaluate_arms
 ):  # matplotlib figure
-    "Scores of all test sets as log odds, with the source-dev threshold: a row for each arm."
+    "Scores of all test sets with the source-dev threshold: a row for each arm."
     import matplotlib.pyplot as plt
-
-    def logit(p):
-        return np.log(np.clip(p, 1e-9, 1)) - np.log(np.clip(1 - np.asarray(p), 1e-9, 1))
 
     rows = rates[(rates['convention'] == 'source-dev') & (rates['seed'] == 0)]
     lines, tests = list(rows.groupby(['train', 'arm'], sort=False).groups), rows['test'].unique()
     fig, axs = plt.subplots(
-        len(lines), len(tests), figsize=(3.3 * len(tests), 2.5 * len(lines)), squeeze=False, layout='constrained'
+        len(lines), len(tests), figsize=(3.6 * len(tests), 2.9 * len(lines)), squeeze=False, layout='constrained'
     )
     for i, (train, arm) in enumerate(lines):
         for j, test in enumerate(tests):
             report = rows[(rows['train'] == train) & (rows['test'] == test) & (rows['arm'] == arm)]['report'].iloc[0]
-            plot_scores(*map(logit, _videos(arms, scores, train, test, arm)), logit(report.threshold), ax=axs[i, j])
-            axs[i, j].set_xlabel('score (log odds of live)')
-            axs[i, j].set_ylim(0, 1.5 * axs[i, j].get_ylim()[1])  # room for the legend
+            plot_probabilities(*_videos(arms, scores, train, test, arm), report.threshold, ax=axs[i, j])
             axs[i, j].set_title(f'{train} → {test}, {arm}\n{axs[i, j].get_title()}', fontsize=9)
     return fig
 
@@ -465,12 +698,14 @@ def terms_figure(
     trains = list(dict.fromkeys((a['train'], a['fda']) for a in arms))
     fig, axs = plt.subplots(len(trains), 3, figsize=(10.5, 2.7 * len(trains)), squeeze=False, layout='constrained')
     names = dict(w_anti=r'$L_{anti}$', w_ident=r'$\lambda_1 L_{id}$', w_tpc=r'$\lambda_2 L_{tpc}$')
+    known = {(a['train'], a['fda'], a['tpc']): a for a in arms if a['seed'] == 0}
     for row, (train, fda) in zip(axs, trains):
         for tpc, ax in zip((False, True), row):
             label = arm_label(dict(tpc=tpc, fda=fda))
-            t = _smooth(
-                out, next(a for a in arms if (a['train'], a['fda'], a['tpc'], a['seed']) == (train, fda, tpc, 0))
-            )
+            if (train, fda, tpc) not in known:  # a run that is not finished
+                ax.axis('off')
+                continue
+            t = _smooth(out, known[train, fda, tpc])
             for (k, name), c, ls in zip(names.items(), PALETTE[1:], LINES):
                 if (t[k] > 0).any():
                     ax.plot(t[k], color=c, ls=ls, label=name)
@@ -512,35 +747,92 @@ def machine() -> dict:
     )
 
 
-def summary_words(
+def lead_words(
     rates: pd.DataFrame,  # from evaluate_arms
-    paired: pd.DataFrame,  # from paired_table
     people: int,  # in the tests
+    rendered: bool,  # whether the data is SynthPAD
 ) -> str:
-    "What was compared, what came out, and whether it may be believed."
-    fda, seeds = rates['fda'].any(), paired['seed'].nunique()
-    found = [_count_words(paired, what) for what in ('TPC', 'FDA')[: 1 + fda]]
-    frames = ', on frames as they are and on frames transferred by FDA,' if fda else ''
-    luck = 'One training of each: what another seed would have given is not in these intervals.'
+    "What was compared, and on what."
+    names = [name for name in ARM_NAMES if name in set(rates['arm'])]
+    trains = ' or '.join(map(plain_text, rates['train'].unique()))
+    tests = ', '.join(map(plain_text, sorted(rates['test'].unique())))
+    what = ': rendered people, no photographs' if rendered else ''
     return (
-        f'The same network was trained with and without the TPC loss{frames} and tested on {people} people who are not '
-        f'in the training. {" ".join(found)} ' + (luck if seeds == 1 else f'Means over {seeds} seeds.')
+        f'{len(names)} networks that differ in switches only ({", ".join(names)}), trained on {trains}, tested on '
+        f'{people} other people of {tests}{what}.'
     )
 
 
-def _count_words(paired, what):
-    "How many comparisons came out how."
-    verdicts = difference_table(paired, what)['HTER is']
-    words = {
-        f'lower with {what}': f'HTER lower with {what}',
-        f'higher with {what}': f'HTER higher with {what}',
-        'not told apart': 'HTER not told apart',
-        'no interval': 'no interval',
-        'no verdict': 'no verdict',
-    }
-    counts = {shown: int(verdicts.str.startswith(start).sum()) for start, shown in words.items()}
-    came = '; '.join(f'{shown} in {n}' for shown, n in counts.items() if n)
-    return f'{what} off against on, {len(verdicts)} comparisons: {came}.'
+def definition_words(
+    rates: pd.DataFrame,  # from evaluate_arms
+) -> str:
+    "The words that the figure and the matrix need."
+    switches = text_for(rates, 'switches' if rates['fda'].any() else 'switch')
+    return switches + '\n' + text_for(rates, 'words')
+
+
+def text_for(
+    rates: pd.DataFrame,  # from evaluate_arms
+    name: str,  # a key of TEXTS
+) -> str:
+    "A text that says videos or pictures, whichever there are."
+    return TEXTS[name].replace('{unit}', unit_name(rates['report'].iloc[0].counts))
+
+
+def belief_words(
+    paired: pd.DataFrame,  # from paired_table
+    means: pd.DataFrame,  # from mean_table
+    rendered: bool,  # whether the data is SynthPAD
+) -> list:  # three sentences, Markdown
+    "What may be believed: the means, the single comparisons, and what no interval holds."
+    if not len(paired):
+        return ['There is nothing to compare yet.']
+    place = 'elsewhere' if 'elsewhere' in set(means['place']) else 'home'
+    seeds, total = paired['seed'].nunique(), len(paired.groupby(COMPARISON))
+    found = '; '.join(_mean_verdict(m) for m in means[means['place'] == place].itertuples())
+    points = [points_of(g) for _, g in paired.groupby(COMPARISON)]
+    if all(math.isnan(low) for _, low, _ in points):
+        none = 'The only comparison has no' if total == 1 else f'None of {total} single comparisons has an'
+        single = f'**{none} interval**, because the test people are too few.'
+    else:
+        clear = sum(low > 0 or high < 0 for _, low, high in points)
+        single = _single_words(clear, total, seeds)
+    luck = 'Each network was trained once: what another seed would have given is in no interval of this page'
+    if seeds > 1:
+        luck = f'The intervals are those of {seeds} trainings of each network, on the same test people'
+    where = 'other data, cameras and attacks may give something else'
+    if rendered:
+        where = 'the people, the attacks and the cameras are rendered, so nothing here need hold for real ones'
+    return [
+        f'**{"Elsewhere" if place == "elsewhere" else "At home"}, on the mean of all comparisons**: {found}.',
+        single,
+        f'**{luck}**; and {where}.',
+    ]
+
+
+def _single_words(clear, total, seeds):
+    "What many comparisons mean for a single one."
+    one = ', and more often where each network was trained only once' if seeds == 1 else ''
+    return (
+        f'**Of {total} single comparisons {clear} {"has" if clear == 1 else "have"} an interval that leaves zero '
+        'out.** '
+        f'Where no switch has any effect, one in twenty does by chance ({total / 20:.1f} of {total}){one}: a single '
+        'line of the figure is no finding.'
+    )
+
+
+def _mean_verdict(m):
+    "The mean difference of a switch, and what may be said of it."
+    name = 'both against neither' if m.what == 'both' else m.what
+    of = 'one comparison' if m.comparisons == 1 else f'{m.comparisons} comparisons'
+    text = f'{name} {with_interval(m.value, m.low, m.high, "+.1f")} points of HTER ({of}), '
+    if not m.learned:
+        return text + 'no verdict: a network has not learned'
+    if math.isnan(m.low):
+        return text + 'no interval: too few people'
+    if m.low <= 0 <= m.high:
+        return text + 'not told apart from no effect'
+    return text + f'{"fewer" if m.value < 0 else "more"} errors'
 
 # %% ../../nbs/engine/report.ipynb #cd61d2bb
 TEXTS = json.loads((files('gfa_fastai') / 'run' / 'report_texts.json').read_text(encoding='utf-8'))
@@ -648,7 +940,7 @@ def unnamed_warning(
     )
 
 # %% ../../nbs/engine/report.ipynb #0386e43f
-NUMBERS = re.compile(r'[\d\s.,+±%\[\]-]*(\(\d+ seeds\))?')
+NUMBERS = re.compile(r'(\*\*)?[\d\s.,+±%\[\]-]*(\(\d+ seeds\))?(\*\*)?')
 
 
 def markdown_table(
@@ -667,26 +959,25 @@ def markdown_table(
     return df.to_markdown(index=index, disable_numparse=True)
 
 
-def save_figures(
-    folder: Path,  # made if need be
-    figures: dict,  # name -> matplotlib figure
+def save_pictures(
+    out: Path,  # run folder
+    pictures: dict,  # address, as figures/roc-1.png -> PNG file
 ):
-    "Save figures as PNG and close them."
-    for name, fig in figures.items():
-        write_bytes(folder / f'{name}.png', figure_png(fig))
+    "Write the pictures of a report; those of an earlier report are removed."
+    for old in (out / 'figures').glob('*.png'):
+        if f'figures/{old.name}' not in pictures:
+            old.unlink()
+    for address, data in pictures.items():
+        write_bytes(out / address, data)
 
 
 def to_html(
     text: str,  # Markdown that begins with a title
-    folder: Path,  # where its pictures are
+    pictures: dict = None,  # address -> PNG file
 ) -> str:  # one page, pictures inside
     "Markdown to a page that needs no other file."
     title, body = re.fullmatch(r'# (.+?)\n(.*)', text, flags=re.S).groups()
-
-    def inside(match):
-        return f'src="data:image/png;base64,{base64.b64encode((folder / match[1]).read_bytes()).decode()}"'
-
-    return re.sub(r'src="(figures/\w+\.png)"', inside, page_html(title, body))
+    return page_html(title, body, pictures)
 
 # %% ../../nbs/engine/report.ipynb #6d42cc80
 def write_report(
@@ -699,12 +990,78 @@ def write_report(
     recognition: dict,  # name of an arm -> table of gallery_probe
     divergence: dict,  # see domains_table
     seconds: float,  # this session took
+    show_pictures: bool = True,  # show some pictures of the data
+    unfinished: int = 0,  # trainings that are still to come
 ) -> Path:  # of report.html
     "Write report.md, report.html, results.json and the figures."
     info = [model_header(out / 'arms' / a['name'] / 'model.safetensors')['meta'] for a in arms]
-    losses = final_losses(arms, out)
-    rates, paired = evaluate_arms(arms, scores), paired_table(arms, scores, losses)
-    figures = dict(
+    losses, aucs = final_losses(arms, out), home_aucs(arms, scores)
+    rates = evaluate_arms(arms, scores)
+    paired = paired_table(arms, scores, {name: has_learned(losses[name], aucs[name]) for name in losses})
+    means = mean_table(paired, scores)
+    strip, pictures = strip_of_run(frames, arms, scores, rates, out) if show_pictures else ('', {})
+    target, target_files = target_pictures(arms, out) if show_pictures else ('', {})
+    with rc_context():  # a caller's own style stays
+        panels = _panels(_figures(arms, scores, rates, paired, means, divergence, out))
+    pictures |= target_files | {address: data for figure in panels.values() for address, data in figure.items()}
+    save_pictures(out, pictures)
+    probes = frames[frames['role'] == 'probe']
+    tables = dict(
+        counts=sample_counts(probes),
+        fda=fda_table(frames, arms, out),
+        recognition=recognition_table(arms, recognition),
+        divergence=domains_table(divergence).reset_index(),
+        training=training_table(arms, out, aucs),
+    )
+    test_people = person_key(probes[probes['split'] == 'test']).nunique()
+    people = {a['name']: len(i['people']) for a, i in zip(arms, info)}
+    unnamed = unnamed_warning(final_losses(arms, out, 'ident'), people)
+    results = dict(
+        settings=settings,
+        machine=machine(),
+        seconds=round(seconds, 1),
+        unfinished=unfinished,
+        data=notes,
+        trainings=info,
+        results=[dict(r, report=r['report'].to_dict()) for r in rates.to_dict('records')],
+        differences=_plain_rows(paired),
+        means=_plain_rows(means),
+        **{k: tables[k].to_dict('records') for k in ('counts', 'fda', 'recognition', 'divergence')},
+    )
+    write_text(out / 'results.json', json.dumps(results, indent=1, default=_plain))
+    rendered = not settings['data']['roots']
+    changed = 'TPC and FDA change' if settings['adaptation'] else 'TPC changes'
+    parts = [
+        f'# GFA-CNN: what {changed}, preset {settings["preset"]}',
+        unfinished_words(len(arms), unfinished),
+        lead_words(rates, test_people, rendered),
+        strip,
+        *_differences_part(rates, panels),
+        *_rates_part(rates),
+        *_belief_part(paired, means, rendered, untrained_warning(losses, aucs)),
+        *_folded_parts(settings, notes, info, rates, paired, tables, panels, unnamed, target, seconds),
+    ]
+    text = '\n\n'.join(filter(None, parts)) + '\n'
+    write_text(out / 'report.md', text)
+    write_text(out / 'report.html', to_html(text, pictures))
+    return out / 'report.html'
+
+
+def unfinished_words(done: int, left: int) -> str:
+    "A warning at the top of a report that was written on the way."
+    if not left:
+        return ''
+    return (
+        f'**Not finished: {done} of {done + left} networks.** The same command, with the same --out, goes on from here '
+        'and writes the whole report.'
+    )
+
+
+def _figures(arms, scores, rates, paired, means, divergence, out):
+    "Every figure of a report: name -> matplotlib figure."
+    figure_style()
+    figures = dict(differences=differences_figure(paired, means)) if len(paired) else {}
+    figures |= dict(
         roc=curves_figure(arms, scores, rates),
         det=curves_figure(arms, scores, rates, plot_det),
         scores=histograms_figure(arms, scores, rates),
@@ -712,125 +1069,104 @@ def write_report(
     )
     if divergence:
         figures['divergence'] = domains_figure(divergence)
-    if settings['adaptation'] and not settings['data']['roots']:  # photographs of people stay out of a report
-        figures['fda'] = transfer_figure(frames, arms, out)
-    save_figures(out / 'figures', figures)
-    probes = frames[frames['role'] == 'probe']
-    tables = dict(
-        counts=sample_counts(probes),
-        fda=fda_table(frames, arms, out),
-        recognition=recognition_table(arms, recognition),
-        divergence=domains_table(divergence).reset_index(),
-        training=training_table(arms, out),
-    )
-    people = {a['name']: len(i['people']) for a, i in zip(arms, info)}
-    warned = dict(
-        untrained=untrained_warning(losses), unnamed=unnamed_warning(final_losses(arms, out, 'ident'), people)
-    )
-    test_people = person_key(probes[probes['split'] == 'test']).nunique()
-    results = dict(
-        settings=settings,
-        machine=machine(),
-        seconds=round(seconds, 1),
-        data=notes,
-        trainings=info,
-        results=[dict(r, report=r['report'].to_dict()) for r in rates.to_dict('records')],
-        differences=paired.astype(object).where(paired.notna(), None).to_dict('records'),
-        **{k: tables[k].to_dict('records') for k in ('counts', 'fda', 'recognition', 'divergence')},
-    )
-    write_text(out / 'results.json', json.dumps(results, indent=1, default=_plain))
-    parts = [
-        f'# GFA-CNN, preset {settings["preset"]}: with and without TPC{" and FDA" if settings["adaptation"] else ""}',
-        summary_words(rates, paired, test_people),
-        warned['untrained'],
-        *_method_part(settings, notes, info[0]),
-        *_rates_part(rates, paired, figures),
-        *_fda_part(settings, tables, figures),
-        *_measures_part(settings, notes, tables, figures, warned['unnamed']),
-        *_end_part(settings, tables, figures, seconds),
-    ]
-    text = '\n\n'.join(filter(None, parts)) + '\n'
-    write_text(out / 'report.md', text)
-    write_text(out / 'report.html', to_html(text, out))
-    return out / 'report.html'
+    return figures
+
+
+def _panels(figures):
+    "Name of a figure -> address -> PNG file of a panel."
+    return {
+        name: {f'figures/{name}-{i}.png': data for i, data in enumerate(figure_panels(figure), 1)}
+        for name, figure in figures.items()
+    }
+
+
+def _plain_rows(table):
+    return table.astype(object).where(table.notna(), None).to_dict('records')
 
 
 def _plain(o):
     return o.item() if isinstance(o, np.generic) else str(o)
 
 # %% ../../nbs/engine/report.ipynb #d66ff1dd
-def _picture(figures, name, alt):
-    "A figure in Markdown, where there is one."
-    return [f'![{alt}](figures/{name}.png)'] if name in figures else []
+def _panel_text(panels, name, alt):
+    "The panels of a figure in Markdown."
+    return '\n'.join(picture_text(address, f'{alt}, panel {i}') for i, address in enumerate(panels.get(name, ()), 1))
 
 
-def _method_part(settings, notes, info):
-    return ['## What was done', data_words(settings['data'], notes), method_words(settings, info)]
+def _differences_part(rates, panels):
+    words = ['## What the switches change', definition_words(rates)]
+    if 'differences' not in panels:
+        return words
+    alt = 'Differences of HTER with their intervals, at home and elsewhere, and their means'
+    legend = text_for(rates, 'differences_fda' if rates['fda'].any() else 'differences')
+    return [*words, _panel_text(panels, 'differences', alt), legend]
 
 
-def _rates_part(rates, paired, figures):
-    "Rates, differences, threshold conventions, attack types."
-    parts = [
-        '## Half total error rate',
-        'HTER (%) at the source-dev threshold, per video.',
-        markdown_table(headline_table(rates), True),
-        'What TPC changed, on the same test videos:',
-        markdown_table(difference_table(paired), True),
-    ]
-    if rates['fda'].any():
-        parts += ['What FDA changed:', markdown_table(difference_table(paired, 'FDA'), True)]
-    remarks = dict.fromkeys(note for report in rates['report'] for note in report.notes)
-    return parts + [
-        ' '.join(map(plain_text, remarks)),
-        '## Every threshold convention',
-        'In percent.',
-        markdown_table(conventions_table(rates)),
-        *_picture(figures, 'roc', 'ROC curves'),
-        *_picture(figures, 'det', 'DET curves'),
-        '## Attack types',
-        'In percent, at the source-dev threshold.',
-        markdown_table(species_table(rates)),
-        *_picture(figures, 'scores', 'Score histograms'),
-        TEXTS['histograms'],
-    ]
+def _rates_part(rates):
+    heading = '## Half total error rate, train by test'
+    words = 'HTER in percent at the threshold from home. Bold: at home.'
+    return [heading, words, markdown_table(rates_matrix(rates), True)]
 
 
-def _fda_part(settings, tables, figures):
-    if not settings['adaptation']:
-        return []
-    picture = _picture(figures, 'fda', 'Frames before and after FDA')
-    return ['## Fast domain adaptation', fda_words(settings), markdown_table(tables['fda']), *picture]
+def _belief_part(paired, means, rendered, warning):
+    sentences = belief_words(paired, means, rendered)
+    numbered = '\n'.join(f'{i}. {s}' for i, s in enumerate(sentences, 1))
+    return ['## What may be believed', numbered, warning]
 
 
-def _measures_part(settings, notes, tables, figures, warning):
-    "Recognition and divergence, or why they are not there."
-    parts = []
+def _folded_parts(settings, notes, info, rates, paired, tables, panels, unnamed, target, seconds):
+    "What is looked up: tables, curves, data, method, machine."
+    remarks = ' '.join(map(plain_text, dict.fromkeys(note for report in rates['report'] for note in report.notes)))
+    comparisons = markdown_table(difference_table(paired), True) if len(paired) else ''
+    counts = tables['counts'].astype({'split': str}).rename(columns=dict(pai='species'))
+    disagree = TEXTS['disagree'] if unit_name(rates['report'].iloc[0].counts) == 'videos' else ''
+    sections = {
+        f'Every difference as a table ({len(paired.groupby(COMPARISON))})': [comparisons],
+        'Every threshold, EER and AUC': [
+            TEXTS['conventions'],
+            markdown_table(conventions_table(rates)),
+            _panel_text(panels, 'roc', 'ROC curves'),
+            _panel_text(panels, 'det', 'DET curves'),
+        ],
+        'Attack types': [text_for(rates, 'species'), markdown_table(species_table(rates)), remarks],
+        'All scores': [text_for(rates, 'histograms'), disagree, _panel_text(panels, 'scores', 'Histograms of scores')],
+        **_fda_section(settings, tables, target),
+        **_measure_sections(tables, panels, unnamed),
+        'How the trainings went': [
+            TEXTS['training'],
+            markdown_table(tables['training']),
+            _panel_text(panels, 'terms', 'Loss terms'),
+        ],
+        'The data': [data_words(settings['data'], notes), markdown_table(counts)],
+        'What was run': [method_words(settings, info[0]), machine_words(settings, seconds), _left_out(settings, notes)],
+    }
+    return [part for summary, inside in sections.items() for part in folded(summary, *inside)]
+
+
+def _fda_section(settings, tables, target):
+    if not len(tables['fda']):
+        return {}
+    return {'Fast domain adaptation': [fda_words(settings), target, markdown_table(tables['fda'])]}
+
+
+def _measure_sections(tables, panels, warning):
+    "Recognition and divergence, where they were measured."
+    sections = {}
     if len(tables['recognition']):
-        parts += ['## Recognition', TEXTS['recognition'], warning, markdown_table(tables['recognition'])]
+        sections['Recognition'] = [TEXTS['recognition'], warning, markdown_table(tables['recognition'])]
     if len(tables['divergence']):
-        picture = _picture(figures, 'divergence', 'Divergence by layer')
-        parts += ['## Distance of the domains', TEXTS['divergence'], markdown_table(tables['divergence']), *picture]
+        table = markdown_table(tables['divergence'])
+        pictures = _panel_text(panels, 'divergence', 'Divergence by layer')
+        sections['Distance of the domains'] = [TEXTS['divergence'], table, pictures]
+    return sections
+
+
+def _left_out(settings, notes):
+    "What a reader might look for in vain."
     left_out = [f'{k}: {plain_text(why)}' for k, why in notes.get('not_measured', {}).items()]
     if not settings['adaptation']:
         left_out.append('fast domain adaptation: switched off')
-    return parts + ([f'Not in this report. {"; ".join(left_out)}.'] if left_out else [])
-
-
-def _end_part(settings, tables, figures, seconds):
-    "Training, data, how to read it, and what it was run on."
-    counts = tables['counts'].astype({'split': str}).rename(columns=dict(pai='species'))
-    return [
-        '## Training',
-        'Means over the last tenth of the steps.',
-        markdown_table(tables['training']),
-        *_picture(figures, 'terms', 'Loss terms'),
-        '## Data',
-        markdown_table(counts),
-        '## How to read this',
-        TEXTS['reading'],
-        '## What this was run on',
-        machine_words(settings, seconds),
-    ]
+    return f'Not in this report. {"; ".join(left_out)}.' if left_out else ''
 
 
 def machine_words(settings, seconds):

@@ -15,26 +15,38 @@ import numpy as np
 import os
 import pandas as pd
 import socket
+import sys
 import time
 import warnings
 from filelock import FileLock, Timeout
 from pathlib import Path
 import gfa_fastai
-from ..evaluation import score_samples
+from ..evaluation import plain_text, score_samples
 from ..inputs.datasets import READERS, DrawnPeople, drawn_words
-from ..inputs.files import note_results, writable_folder, write_json
+from ..inputs.files import note_results, remove_dead_parts, writable_folder, write_json
 from ..inputs.images import MIN_SIDE
 from ..inputs.frames import check_skipped, extract_frames, frames_summary
 from ..inputs.tables import load_scores, read_table, save_samples, save_scores, write_table
-from .report import evaluate_arms, final_losses, paired_table, write_report
+from .pictures import with_pictures
+from gfa_fastai.run.report import (
+    evaluate_arms,
+    final_losses,
+    has_learned,
+    home_aucs,
+    mean_table,
+    paired_table,
+    rates_matrix,
+    write_report,
+)
 from ..samples import check_classes, check_number, known_names, split_by_subject, validate_samples
 from ..synth.benchmark import DOMAIN_NAMES, SYNTHPAD_VERSION, make_synthpad
 
 # %% auto #0
-__all__ = ['PRESETS', 'run_settings', 'data_sources', 'code_hash', 'has_begun', 'open_run', 'hold_run', 'read_data',
-           'with_splits', 'drawn_people', 'shared_names', 'run_samples', 'run_frames', 'list_arms', 'training_rows',
-           'arm_learner', 'train_arm', 'fit_fda', 'transfer_frames', 'run_arm', 'gallery_rows', 'arm_recognition',
-           'arm_divergence', 'take_measures', 'reproduce', 'run_arms', 'train_model']
+__all__ = ['PRESETS', 'FIRST_REPORT', 'NEXT_REPORT', 'run_settings', 'data_sources', 'code_hash', 'has_begun', 'open_run',
+           'hold_run', 'read_data', 'with_splits', 'drawn_people', 'shared_names', 'run_samples', 'run_frames',
+           'list_arms', 'training_rows', 'arm_learner', 'train_arm', 'fit_fda', 'transfer_frames', 'run_arm',
+           'gallery_rows', 'arm_recognition', 'arm_divergence', 'take_measures', 'reproduce', 'rates_so_far',
+           'run_arms', 'train_model']
 
 # %% ../../nbs/engine/reproduce.ipynb #e8bd4961
 _BOTH, _FOUR = ['webcam', 'phone'], [*DOMAIN_NAMES]
@@ -271,6 +283,7 @@ def hold_run(
             'another folder with --out.'
         ) from None
     try:
+        remove_dead_parts(out)
         started = time.strftime('%Y-%m-%d %H:%M:%S')
         write_json(writer, dict(process=os.getpid(), machine=socket.gethostname(), started=started))
         yield
@@ -440,6 +453,7 @@ def run_frames(
         summary=frames_summary(frames),
         skipped_images=[[os.path.basename(p), why] for p, why in skipped],
         drawn=drawn,
+        rendered=s['roots'] is None,
     )
     return frames, notes
 
@@ -763,8 +777,11 @@ def reproduce(
     preset: str = 'quick',  # a key of PRESETS
     out='runs/quick',  # run folder
     progress: bool = True,  # show bars
+    show_pictures: bool = True,  # show some pictures of the data in the report
     **groups,  # for run_settings: data, training, adaptation, measures
-) -> dict:  # rates, paired, losses, scores, notes, report (its path); raises ValueError, FileNotFoundError, OSError
+) -> (
+    dict
+):  # rates, paired, means, losses, aucs, scores, notes, report (path); raises ValueError, FileNotFoundError, OSError
     "The main job: from images to a report. Started again in the same folder, it goes on where it was."
     start, settings = time.time(), run_settings(preset, **groups)
     if int(os.environ.get('WORLD_SIZE', 1)) > 1:
@@ -778,14 +795,22 @@ def reproduce(
         print(*notes['drawn'], sep='\n', end='\n' * bool(notes['drawn']), flush=True)
         arms = list_arms(frames, settings)
         _check_training_sets(arms, frames, settings)
-        scores = run_arms(arms, frames, out, settings, progress)
+
+        def so_far(done, scores):
+            left, seconds = len(arms) - len(done), time.time() - start
+            write_report(out, settings, notes, frames, done, scores, {}, {}, seconds, show_pictures, left)
+
+        scores = run_arms(arms, frames, out, settings, progress, so_far)
         recognition, divergence, missing = take_measures(arms, frames, out, settings, progress)
         notes['not_measured'] = missing
         seconds = time.time() - start
-        report = write_report(out, settings, notes, frames, arms, scores, recognition, divergence, seconds)
-    losses = final_losses(arms, out)
-    rates, paired = evaluate_arms(arms, scores), paired_table(arms, scores, losses)
-    return dict(rates=rates, paired=paired, losses=losses, scores=scores, notes=notes, report=report)
+        measured = recognition, divergence, seconds, show_pictures
+        report = write_report(out, settings, notes, frames, arms, scores, *measured)
+    losses, aucs = final_losses(arms, out), home_aucs(arms, scores)
+    learned = {name: has_learned(losses[name], aucs[name]) for name in losses}
+    rates, paired = evaluate_arms(arms, scores), paired_table(arms, scores, learned)
+    tables = dict(rates=rates, paired=paired, means=mean_table(paired, scores), losses=losses, aucs=aucs)
+    return dict(tables, scores=scores, notes=notes, report=report)
 
 
 def _check_training_sets(arms, frames, settings):
@@ -799,24 +824,49 @@ def _check_training_sets(arms, frames, settings):
             raise ValueError(f'dataset {train}: {e}') from None
 
 
+FIRST_REPORT, NEXT_REPORT = 60, 600  # seconds of training until a report is written on the way, and then between two
+
+
+def rates_so_far(
+    arm: dict,  # from list_arms
+    scores: pd.DataFrame,  # of this arm
+    left: int,  # trainings that are to come
+    minutes: float,  # that they will take
+) -> str:  # a line or two
+    "What an arm has come to, and how much is left."
+    matrix = rates_matrix(evaluate_arms([arm], {arm['name']: scores})).iloc[0]
+    rates = ', '.join(f'{plain_text(k)} {v}'.replace('*', '') for k, v in matrix.items())
+    rest = f'; {left} trainings left, about {max(1, round(minutes))} minutes' if left else ''
+    return f'{plain_text(arm["name"])}: HTER (%) on {rates}{rest}'
+
+
 def run_arms(
     arms: list,  # from list_arms
     frames: pd.DataFrame,  # samples table with frame_path and face_path
     out: Path,  # run folder
     settings: dict,  # from run_settings
     progress: bool = True,  # show a bar over the steps of all trainings
+    so_far=None,  # function of the arms that are done and their scores, called now and then before all are
 ) -> dict:  # name of an arm -> its scores
-    "Scores of all arms."
+    "Scores of all arms. The rates of each are shown as soon as they are there."
     from tqdm import tqdm
 
-    scores, steps = {}, settings['training']['steps']
+    scores, steps, took, due = {}, settings['training']['steps'], [], time.time() + FIRST_REPORT
     with tqdm(total=len(arms) * steps, unit='step', disable=not progress) as bar:
         for i, arm in enumerate(arms, 1):
             bar.set_description(f'{i}/{len(arms)} {arm["name"]}')
-            before = bar.n
+            before, start = bar.n, time.time()
             scores[arm['name']] = run_arm(arm, frames, out, settings, bar)
             if bar.n == before:
                 bar.update(steps)  # it was finished already
+                continue
+            took.append(time.time() - start)
+            left = len(arms) - i
+            if progress:
+                tqdm.write(rates_so_far(arm, scores[arm['name']], left, left * np.mean(took) / 60), file=sys.stderr)
+            if so_far and left and time.time() >= due:
+                so_far(arms[:i], scores)
+                due = time.time() + NEXT_REPORT
     return scores
 
 # %% ../../nbs/engine/reproduce.ipynb #0b13eacb
@@ -866,6 +916,7 @@ def _train_one(arm, frames, out, settings):
     def score():
         held_out = frames[frames['split'] != 'train']
         net = load_model(path)[0].to(default_device())
-        save_scores(score_samples(net, held_out), out / 'scores.csv')
+        scored = score_samples(net, held_out)
+        save_scores(with_pictures(scored, held_out, out / 'cache'), out / 'scores.csv')
 
     on_first(score)

@@ -10,11 +10,64 @@ import io
 import re
 import numpy as np
 import pandas as pd
-from ..evaluation import Report, by_class, log_odds, validate_scores, video_scores
+from PIL import Image
+from gfa_fastai.evaluation import (
+    Report,
+    by_class,
+    log_odds,
+    percent,
+    plain_text,
+    score_text,
+    unit_name,
+    validate_scores,
+    video_scores,
+)
 from ..metrics import deviate, plot_det, plot_roc, plot_scores
 
 # %% auto #0
-__all__ = ['STYLE', 'REMOTE', 'report_figure', 'drawable_text', 'figure_png', 'page_html']
+__all__ = ['STYLE', 'FOLD', 'RATE_WORDS', 'RATE_NAMES', 'FIGURE_WORDS', 'plot_probabilities', 'report_figure', 'folded',
+           'picture_text', 'drawable_text', 'figure_png', 'figure_panels', 'page_html', 'evaluation_text',
+           'threshold_words', 'belief_words']
+
+# %% ../../nbs/engine/webpage.ipynb #61bb3608
+def plot_probabilities(
+    attack,  # (N,) probabilities of live
+    live,  # (M,) the same of live samples
+    threshold: float,  # accepted when score >= threshold
+    ax,  # matplotlib axes
+):  # the axes
+    "Histograms of both classes, spaced by log odds and labelled with probabilities."
+    from matplotlib.ticker import MaxNLocator
+
+    plot_scores(log_odds(attack), log_odds(live), float(log_odds(threshold)), ax)
+    low, high = (int(np.ceil(abs(x) / np.log(10))) for x in ax.get_xlim())
+    step = max(1, -(-(low + high) // 4))
+    nines = [k for k in range(-low, high + 1) if k % step == 0 and (k or step > 1)]
+    inside = [p for p in (0.5,) if step > 1 or low + high <= 4]
+    ticks = [_odds_of_nines(k) for k in nines if k] + [log_odds(p).item() for p in inside]
+    labels = [_nines_label(k) for k in nines if k] + [f'{p:g}' for p in inside]
+    shown = [(x, label) for x, label in zip(ticks, labels) if ax.get_xlim()[0] <= x <= ax.get_xlim()[1]]
+    if len(shown) < 2:  # scores that differ little
+        ends = 1 / (1 + np.exp(-np.array(ax.get_xlim())))
+        shown = [(log_odds(p).item(), f'{p:.3g}') for p in MaxNLocator(4).tick_values(*ends)[1:-1]]
+    ax.set_xticks([x for x, _ in shown], [label for _, label in shown])
+    ax.set_xlabel('score: probability of live')
+    ax.lines[-1].set_label(f'threshold {score_text(threshold)}')
+    ax.set_ylim(0, 1.45 * ax.get_ylim()[1])  # room for the legend
+    ax.legend(fontsize=9, loc='upper left', framealpha=0.9, edgecolor='none')
+    return ax
+
+
+def _odds_of_nines(k):
+    "Log odds of 0.9, 0.99, ... for k = 1, 2, ..., and of 0.1, 0.01, ... for -1, -2, ..."
+    return float(np.sign(k) * np.log(10.0 ** abs(k) - 1))
+
+
+def _nines_label(k):
+    "The probability of `k` nines, short enough for an axis."
+    if abs(k) <= 3:
+        return f'{10.0**k:g}' if k < 0 else f'{1 - 10.0**-k:g}'
+    return f'$10^{{{k}}}$' if k < 0 else f'$1{{-}}10^{{-{k}}}$'
 
 # %% ../../nbs/engine/webpage.ipynb #937fff48
 def report_figure(
@@ -28,33 +81,70 @@ def report_figure(
     test = scores[scores['split'] == 'test']
     videos = video_scores(test, report.how)
     attack, live = by_class(videos, "split 'test'")
-    curves = {'frames' if report.how == 'frame' else 'videos': (attack, live)}
+    curves = {unit_name(report.counts, report.how): (attack, live)}
     if len(test) > len(videos):
         curves['frames'] = by_class(test, "split 'test'")
-    fig, (roc, det, histogram) = plt.subplots(1, 3, figsize=(12, 3.9), layout='constrained')
-    dot = dict(marker='o', color='k', ms=5, clip_on=False)
+    fig, (histogram, roc, det) = plt.subplots(1, 3, figsize=(12.6, 4), layout='constrained')
+    dot = dict(marker='o', color='k', ms=6, clip_on=False)
     plot_roc(curves, roc)
     roc.plot(100 * report.far, 100 * (1 - report.frr), **dot)
     plot_det(curves, det)
     det.plot(*np.clip(deviate([report.far, report.frr]), *det.get_xlim()), **dot)  # an error of 0: at the edge
     both = np.concatenate([attack, live])
-    is_probability = both.min() >= 0 and both.max() <= 1 and 0 < report.threshold < 1
-    axis = log_odds if is_probability else np.asarray
-    plot_scores(axis(attack), axis(live), float(axis(report.threshold)), histogram)
-    if is_probability:
-        histogram.set_xlabel('score (log odds, higher = more live)')
-    histogram.set_ylim(0, 1.4 * histogram.get_ylim()[1])  # room for the legend
+    if both.min() >= 0 and both.max() <= 1 and 0 < report.threshold < 1:
+        plot_probabilities(attack, live, report.threshold, histogram)
+    else:
+        plot_scores(attack, live, report.threshold, histogram)
+        histogram.lines[-1].set_label(f'threshold {score_text(report.threshold)}')
+        histogram.set_ylim(0, 1.45 * histogram.get_ylim()[1])  # room for the legend
+        histogram.legend(fontsize=9, loc='upper left', framealpha=0.9, edgecolor='none')
     return fig
 
 # %% ../../nbs/engine/webpage.ipynb #5e5b414b
-STYLE = '''body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
-h1{font-size:1.6rem}h2{font-size:1.2rem;margin-top:2rem}
-table{border-collapse:collapse;font-size:.9rem;margin:1rem 0;display:block;overflow-x:auto}
-th,td{padding:.25rem .7rem;border-bottom:1px solid #e5e5e5;text-align:left;white-space:nowrap}
-th{background:#f5f7fa}img{max-width:100%}'''
+STYLE = """:root{color-scheme:light dark;--ink:#20242a;--paper:#fff;--soft:#59636e;--line:#d9dee4;--head:#f2f5f8}
+@media(prefers-color-scheme:dark){:root{--ink:#e3e6ea;--paper:#15181c;--soft:#a5aeb9;--line:#39404a;--head:#20252c}}
+*{box-sizing:border-box}
+body{font:1rem/1.55 system-ui,sans-serif;max-width:72rem;margin:0 auto;padding:1rem 1rem 4rem;overflow-wrap:break-word;
+color:var(--ink);background:var(--paper)}
+h1{font-size:1.6rem;line-height:1.25}h2{font-size:1.25rem;margin:2.2rem 0 .5rem}h3{font-size:1rem;margin:1.4rem 0 .3rem}
+p,ul,ol{max-width:48rem}li{margin:.2rem 0}
+img{max-width:100%;background:#fff;border-radius:3px}
+.table{overflow-x:auto;margin:1rem 0}
+table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums}
+th,td{padding:.3rem .7rem;border-bottom:1px solid var(--line);text-align:left;white-space:nowrap}
+th{background:var(--head)}
+.strip{max-width:none;margin:.3rem 0}
+.picture{display:inline-block;width:11rem;max-width:47%;margin:.3rem 1.5% .3rem 0;vertical-align:top}
+.wide{width:16.5rem}
+.picture img{display:block;width:100%;max-height:8.3rem;object-fit:contain;object-position:left}
+.caption{display:block;font-size:.8rem;line-height:1.35;color:var(--soft);margin-top:.25rem}
+.panels{max-width:none}.panels img{vertical-align:top;margin:.25rem 0}
+.of-1 img{width:40rem}.of-2 img{width:49%}.of-3 img{width:33%}.panels img{min-width:min(100%,21rem)}
+details{border-top:1px solid var(--line);padding:.55rem 0}details table{font-size:.82rem}
+summary{cursor:pointer;font-weight:600}
+@media print{body{max-width:none;color:#000;background:#fff}details::details-content{content-visibility:visible}}"""
+
+FOLD = re.compile(r'^<details>\n<summary>(.*)</summary>$|^</details>$', re.M)
 
 
-REMOTE = re.compile(r'<img src="(?:[a-z+.-]+:|//)[^>]*>', re.I)  # a picture from elsewhere
+def folded(
+    summary: str,  # what is seen of it, plain text
+    *parts: str,  # paragraphs of Markdown; none that are empty
+) -> list:  # of paragraphs, none where there is nothing to fold
+    "Paragraphs that a reader opens."
+    parts = list(filter(None, parts))
+    return [f'<details>\n<summary>{summary}</summary>', *parts, '</details>'] if parts else []
+
+
+def picture_text(
+    address: str,  # of the picture, as it is handed to `page_html`
+    alt: str,  # what is to be seen, plain text
+    caption: str = '',  # lines of a caption, parted by line breaks
+) -> str:  # Markdown
+    "A picture in Markdown, with a caption where there is one."
+    quoted = '; '.join(plain_text(line) for line in caption.splitlines()).replace('"', r'\"')
+    title = f' "{quoted}"' if quoted else ''
+    return f'![{plain_text(alt)}]({address}{title})'
 
 
 def drawable_text(
@@ -77,7 +167,29 @@ def figure_png(
     figure,  # of matplotlib; names from anybody's data may stand in it
 ) -> bytes:  # a PNG file
     "A figure as a picture; it is closed."
+    return _png(_drawn(figure)[0])
+
+
+def figure_panels(
+    figure,  # of matplotlib, axes without colour bars
+) -> list:  # of PNG files
+    "Every panel of a figure as a picture of its own, so that a page can lay them out; the figure is closed."
+    pixels, boxes = _drawn(figure)
+    height, width = pixels.shape[:2]
+    panels = []
+    for box in boxes:
+        left, right = max(0, int(box.x0) - 8), min(width, int(box.x1) + 9)
+        top, bottom = max(0, height - int(box.y1) - 9), min(height, height - int(box.y0) + 8)
+        panels.append(pixels[top:bottom, left:right])
+    tall, wide = (max(p.shape[side] for p in panels) for side in (0, 1))  # so that all are shown at one scale
+    padded = [np.pad(p, [(0, tall - len(p)), (wide - p.shape[1], 0), (0, 0)], constant_values=255) for p in panels]
+    return [_png(p, colours=128) for p in padded]
+
+
+def _drawn(figure, dpi=150):
+    "The pixels of a figure, and where its axes are in them; it is closed."
     import matplotlib.pyplot as plt
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.text import Text
 
     for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
@@ -88,26 +200,157 @@ def figure_png(
             axis.set_ticks(ticks, labels=drawable)
     for text in figure.findobj(Text):
         text.set_text(drawable_text(text.get_text()))
-    file = io.BytesIO()
-    figure.savefig(file, format='png', dpi=110)
+    figure.set_dpi(dpi)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    boxes = [ax.get_tightbbox(canvas.get_renderer()) for ax in figure.axes if ax.has_data()]
     plt.close(figure)
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy(), boxes
+
+
+def _png(pixels, colours=None):
+    "Pixels as a PNG file, of a few colours where lines and letters need no more."
+    file, picture = io.BytesIO(), Image.fromarray(pixels)
+    if colours:
+        picture = picture.quantize(colours)
+    picture.save(file, 'PNG')
     return file.getvalue()
 
 
 def page_html(
     title: str,  # of the page, plain text
     text: str,  # Markdown
-    figures: dict = None,  # description -> matplotlib figure; they stand below the text and are closed
+    pictures: dict = None,  # address in the text -> PNG file as bytes; no other picture is shown
 ) -> str:  # one page, pictures inside
-    "Markdown and figures as one HTML page that needs no other file."
+    "Markdown as one HTML page that needs no other file."
+    title = html.escape(title.encode('utf-8', 'replace').decode())
+    text, at, body = text.encode('utf-8', 'replace').decode(), 0, []
+    for mark in FOLD.finditer(text):
+        body.append(_html_of(text[at : mark.start()], pictures or {}))
+        summary = mark[1]
+        body.append('</details>' if summary is None else f'<details><summary>{html.escape(summary)}</summary>')
+        at = mark.end()
+    body.append(_html_of(text[at:], pictures or {}))
+    head = (
+        '<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
+        f'<title>{title}</title><style>{STYLE}</style>'
+    )
+    return (
+        f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n<h1>{title}</h1>{"".join(body)}</body></html>\n'
+    )
+
+
+def _html_of(text, pictures):
+    "Markdown as HTML; a picture that was not handed over is left out."
     from markdown_it import MarkdownIt
 
-    title = html.escape(title.encode('utf-8', 'replace').decode())
+    def image(self, tokens, i, options, env):
+        data = pictures.get(tokens[i].attrs['src'])
+        if data is None:
+            return ''
+        alt = html.escape(self.renderInlineAsText(tokens[i].children, options, env))
+        inside = f'<img alt="{alt}" src="data:image/png;base64,{base64.b64encode(data).decode()}">'
+        if not (caption := tokens[i].attrs.get('title')):
+            return inside
+        lines = '<br>'.join(html.escape(line) for line in caption.split('; '))
+        width, height = Image.open(io.BytesIO(data)).size
+        kind = 'picture wide' if width > 1.5 * height else 'picture'
+        return f'<span class="{kind}">{inside}<span class="caption">{lines}</span></span>'
+
+    def table_open(self, tokens, i, options, env):
+        return '<div class="table" tabindex="0"><table>'
+
+    def table_close(self, tokens, i, options, env):
+        return '</table></div>\n'
+
     markdown = MarkdownIt('commonmark', {'html': False}).enable('table')
-    body = markdown.render(text.encode('utf-8', 'replace').decode())
-    body = [f'<h1>{title}</h1>', REMOTE.sub('', body)]
-    for description, figure in (figures or {}).items():
-        data = base64.b64encode(figure_png(figure)).decode()
-        body.append(f'<p><img alt="{html.escape(description)}" src="data:image/png;base64,{data}"></p>')
-    head = f'<meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n{"".join(body)}</body></html>\n'
+    for rule in (image, table_open, table_close):
+        markdown.add_render_rule(rule.__name__, rule)
+    tokens = markdown.parse(text)
+    for start, inline in zip(tokens, tokens[1:]):
+        parts = inline.children or []
+        if start.type == 'paragraph_open' and parts and all(p.type in ('image', 'softbreak') for p in parts):
+            pictures_in = sum(p.type == 'image' for p in parts)
+            columns = 2 if pictures_in == 4 else min(3, pictures_in)
+            start.attrSet('class', 'strip' if parts[0].attrs.get('title') else f'panels of-{columns}')
+    return markdown.renderer.render(tokens, markdown.options, {})
+
+# %% ../../nbs/engine/webpage.ipynb #07adcc39
+RATE_WORDS = dict(
+    hter='the mean of the next two; 50 is what a guess has',
+    far='false acceptance rate: attacks that are accepted',
+    frr='false rejection rate: live ones that are rejected',
+    apcer='the same as FAR, of the attack species that passes most often',
+    acer='the mean of that and FRR',
+    eer='the equal error rate, at the threshold of the test scores that makes both errors equal: optimistic',
+    auc='the area under the ROC curve: how often a live score is above an attack score; 50 is what a guess has',
+)
+RATE_NAMES = dict(hter='HTER', far='FAR', frr='FRR', apcer='APCER, worst species', acer='ACER', eer='EER', auc='AUC')
+
+
+FIGURE_WORDS = (
+    'All test scores with the threshold; then both errors at every other threshold, where the dot is this one. FAR is '
+    'the share of attacks that are accepted, FRR of live ones that are rejected; ROC is the receiver operating '
+    'characteristic, DET the detection error trade-off.'
+)
+
+
+def evaluation_text(
+    report: Report,  # from evaluate_scores
+    strip: str = '',  # pictures with their scores, Markdown
+    figures=(),  # addresses of the panels of report_figure
+    remarks=(),  # sentences that must be seen
+    folds: dict = None,  # what is folded: summary -> Markdown
+) -> str:  # Markdown
+    "The report of one table of scores, for people: pictures, a figure, rates, what may be believed."
+    unit = unit_name(report.counts, report.how)
+    names = ('scores with the threshold', 'receiver operating characteristic', 'detection error trade-off')
+    panels = '\n'.join(picture_text(address, alt) for address, alt in zip(figures, names))
+    words = '\n'.join(f'- **{RATE_NAMES[k]}**: {v}' for k, v in RATE_WORDS.items())
+    rates = report.rates.loc[list(RATE_WORDS), ['value', 'low', 'high']]
+    table = pd.DataFrame({'rate': RATE_NAMES.values(), f'% of the {unit}': [percent(*row) for row in rates.to_numpy()]})
+    parts = [
+        threshold_words(report),
+        strip,
+        FIGURE_WORDS,
+        panels,
+        '## Error rates',
+        words,
+        table.to_markdown(index=False, disable_numparse=True),
+        '## What may be believed',
+        *remarks,
+        belief_words(report),
+    ]
+    for summary, part in (folds or {}).items():
+        parts += folded(summary, part)
+    return '\n\n'.join(filter(None, parts))
+
+
+def threshold_words(report) -> str:
+    "The threshold of a report, and where it comes from."
+    c, unit = report.counts, unit_name(report.counts, report.how)
+    return (
+        f'{c["live_videos"]} live and {c["attack_videos"]} attack {unit} of {c["subjects"]} test people. '
+        f'A score of {score_text(report.threshold)} or more is accepted as live. '
+        f'Where this threshold comes from: {plain_text(report.origin)}.'
+    )
+
+
+def belief_words(report) -> str:
+    "Three sentences on what the rates of a report may be taken for."
+    low, high = report.rates.loc['hter', ['low', 'high']]
+    people = report.counts['subjects']
+    sure = f'With {people} test people, too few of one class, no interval can be given: the rates may be luck.'
+    if not np.isnan(low):
+        sure = (
+            f'With other people in place of these {people}, the HTER might as well have been anything from '
+            f'{100 * low:.1f} to {100 * high:.1f} % (95 % interval).'
+        )
+    origin = 'The threshold was not chosen on the test scores, so the rates are those that a user of it would meet.'
+    if report.origin.startswith('test-EER'):
+        origin = 'The threshold was chosen on the test scores themselves, so HTER, FAR and FRR are too good.'
+    other = (
+        'Nothing here says what another training of the same network, another camera or another attack would give: '
+        'the interval holds the choice of people only.'
+    )
+    return f'{sure} {origin} {other}'
