@@ -28,6 +28,7 @@ from fastai.vision.all import (
     Callback,
     CancelFitException,
     GradientAccumulation,
+    GradientClip,
     MixedPrecision,
     TensorImage,
     default_device,
@@ -275,7 +276,7 @@ def recomputed_and_accumulated():
         learn.fit(1, cbs=GradientAccumulation(16))
     a, b = (learn.model.state_dict() for learn in (plain, slow))
     assert all(torch.allclose(a[k], b[k], atol=1e-5) for k in a)
-    learner(recompute=True, precision='fp16').fit(1)
+    learner(recompute=True, precision='fp16').fit(1, cbs=[GradientAccumulation(16), GradientClip()])
 
 
 def other_readings_of_tpc():
@@ -312,6 +313,8 @@ def fda():
     made.save(HERE / 'fda.safetensors')
     again = FDA.load(HERE / 'fda.safetensors')
     assert np.array_equal(again.run([cv2.imread(photos()[0])])[0], made.run([cv2.imread(photos()[0])])[0])
+    cut = FDA(photos()[0], width=0.125, size=48).fit(photos(), steps=6, bs=2, cbs=[CancelAt(2)], progress=False)
+    assert len(cut.terms) == cut.info['steps'] == 2
     LightFDA(photos()[0], size=48).fit(photos(), steps=2, bs=2, progress=False)
     assert gram_gap(photos(2), mean_grams(photos(2), phi), phi) < 1e-6
     transformed = made.transform(probes().head(3), HERE / 'transformed', progress=False)
