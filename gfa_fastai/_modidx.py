@@ -1303,6 +1303,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/gfa_fastai', 'doc_host': '
                                     'gfa_fastai.run.cli._enroll': ('engine/cli.html#_enroll', 'gfa_fastai/run/cli.py'),
                                     'gfa_fastai.run.cli._enroll_arguments': ('engine/cli.html#_enroll_arguments', 'gfa_fastai/run/cli.py'),
                                     'gfa_fastai.run.cli._evaluate': ('engine/cli.html#_evaluate', 'gfa_fastai/run/cli.py'),
+                                    'gfa_fastai.run.cli._finish': ('engine/cli.html#_finish', 'gfa_fastai/run/cli.py'),
                                     'gfa_fastai.run.cli._identify': ('engine/cli.html#_identify', 'gfa_fastai/run/cli.py'),
                                     'gfa_fastai.run.cli._identify_arguments': ( 'engine/cli.html#_identify_arguments',
                                                                                 'gfa_fastai/run/cli.py'),

@@ -5,6 +5,7 @@
 # %% ../../nbs/engine/cli.ipynb #040e8d88
 from __future__ import annotations
 import argparse
+import atexit
 import json
 import os
 import re
@@ -30,6 +31,13 @@ class Stopped(KeyboardInterrupt):
 def _stop(number, frame):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # (nothing interrupts the clearing up)
     raise Stopped
+
+
+def _finish():
+    "At the end of the process: what is done is done, and nothing interrupts the interpreter while it clears up."
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _end(number, frame):
@@ -96,6 +104,8 @@ def command(f):
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, 'reconfigure'):
                 stream.reconfigure(errors='backslashreplace')
+        atexit.unregister(_finish)
+        atexit.register(_finish)
         form, before, err = warnings.formatwarning, None, sys.stderr
         if not err.isatty():
             sys.stderr = Lines(err)
