@@ -29,7 +29,9 @@ setup(
     package_data={cfg['lib_name']: ['weights/*.safetensors', 'results/*', 'run/*.json', 'use/*.md']},
     python_requires=f'>={cfg["min_python"]}',
     install_requires=shlex.split(cfg['requirements']),
-    extras_require={k: shlex.split(cfg[f'{k}_requirements']) for k in ('dev', 'export', 'explain', 'distributed')},
+    extras_require={
+        k: shlex.split(cfg[f'{k}_requirements']) for k in ('dev', 'export', 'explain', 'distributed', 'heif')
+    },
     entry_points={
         'console_scripts': cfg['console_scripts'].split(),
         'nbdev': [f'{cfg["lib_name"]}={cfg["lib_name"]}._modidx:d'],

@@ -840,7 +840,7 @@ def run(capsys, files, job, *args):
 
 def test_command(capsys, files):
     assert run(capsys, files, 'enroll', 'Ann', files / 'ann.png')[:2] == (0, 'Ann: enrolled with 1 picture\n')
-    status, out, _ = run(capsys, files, 'verify', '--name', 'Ann', files / 'ann.png', '--out', files / 'seen')
+    status, out, _ = run(capsys, files, 'verify', 'Ann', files / 'ann.png', '--out', files / 'seen')
     assert (
         status == 0
         and 'accept, accepted: live (score 1.00, threshold 0.50), Ann' in out
@@ -848,13 +848,13 @@ def test_command(capsys, files):
     )
     (files / 'other').mkdir()
     shutil.copy(files / 'attack.png', files / 'other' / 'ann.png')
-    run(capsys, files, 'verify', files / 'ann.png', files / 'other' / 'ann.png', '--out', files / 'two')
+    run(capsys, files, 'verify', 'Ann', files / 'ann.png', files / 'other' / 'ann.png', '--out', files / 'two')
     assert sorted(p.name for p in (files / 'two').glob('*.png')) == ['ann.png.png', 'ann.png_2.png']
-    status, out, _ = run(capsys, files, 'verify', files / 'attack.png')
+    status, out, _ = run(capsys, files, 'verify', '--name', 'Ann', files / 'attack.png')
     assert status == 1 and 'reject, attack: score 0.10 under threshold 0.50' in out
-    assert run(capsys, files, 'verify', files / 'ann.png', files / 'two.png')[0] == 1
+    assert run(capsys, files, 'verify', 'Ann', files / 'ann.png', files / 'two.png')[0] == 1
     assert run(capsys, files, 'verify', '--live-only', files / 'bo.png')[0] == 0
-    assert run(capsys, files, 'verify', '--live-threshold', '0.05', files / 'attack.png')[0] == 0
+    assert run(capsys, files, 'verify', 'Ann', '--live-threshold', '0.05', files / 'attack.png')[0] == 0
     status, out, _ = run(capsys, files, 'identify', '--json', files / 'ann.png', files / 'bo.png')
     rows = [json.loads(l) for l in out.splitlines()]
     assert (
@@ -870,7 +870,10 @@ def test_command(capsys, files):
 def test_command_says_what_is_wrong(capsys, files):
     for words, args in (
         ('Nothing was enrolled', ('enroll', 'Ann', files / 'attack.png')),
-        ('does not exist', ('verify', files / 'none.png')),
+        ('does not exist', ('verify', '--live-only', files / 'none.png')),
+        ('Give the name before the pictures', ('verify', files / 'ann.png')),
+        ('Give the name before the pictures', ('verify', files / 'ann.png', files / 'two.png')),
+        ("nobody is enrolled as 'Bo'", ('verify', 'Bo', files / 'ann.png')),
         ("nobody is enrolled as 'Bo'", ('verify', '--name', 'Bo', files / 'ann.png')),
         ("nobody is enrolled as 'Bo'", ('remove', 'Bo')),
         ('no operating point', ('list', '--live-point', 'x')),
@@ -879,9 +882,9 @@ def test_command_says_what_is_wrong(capsys, files):
         ('the name is empty', ('verify', '--name', '', files / 'ann.png')),
         ('the name is empty', ('webcam', '--name', '')),
         ('the name is empty', ('video', '--name', ' ', files / 'ann.png')),
-        ('live_threshold is 55', ('verify', '--live-threshold', '55', files / 'ann.png')),
-        ('live_threshold is -1e-05', ('verify', '--live-threshold', '-1e-05', files / 'ann.png')),
-        ('similarity_threshold is 3', ('verify', '--similarity-threshold', '3', files / 'ann.png')),
+        ('--live-threshold is 55', ('verify', 'Ann', '--live-threshold', '55', files / 'ann.png')),
+        ('--live-threshold is -1e-05', ('verify', 'Ann', '--live-threshold', '-1e-05', files / 'ann.png')),
+        ('--similarity-threshold is 3', ('verify', 'Ann', '--similarity-threshold', '3', files / 'ann.png')),
     ):
         status, out, err = run(capsys, files, *args)
         assert status == 2 and words in err and err.startswith('gfa_authenticate: ') and len(err.splitlines()) == 1, (
@@ -909,7 +912,7 @@ def test_command_on_videos(capsys, files, clip):
     )
     copy = cv2.VideoCapture(str(files / 'seen' / 'clip.mp4'))
     assert copy.get(cv2.CAP_PROP_FRAME_COUNT) == 2 and abs(copy.get(cv2.CAP_PROP_FPS) - 5 / 3) < 0.01
-    assert run(capsys, files, 'verify', clip, '--out', files / 'whole')[0] == 0
+    assert run(capsys, files, 'verify', 'Ann', clip, '--out', files / 'whole')[0] == 0
     copy = cv2.VideoCapture(str(files / 'whole' / 'clip.mp4'))
     assert copy.get(cv2.CAP_PROP_FRAME_COUNT) == 6 and copy.get(cv2.CAP_PROP_FPS) == 5
     status, _, err = run(capsys, files, 'video', clip, '--name', 'Bo')

@@ -520,13 +520,13 @@ def test_train_on_a_published_dataset(msu, tmp_path, capsys):
     [
         (
             ['--dataset', 'msu_mfsd', '--video-pattern', '(x)'],
-            'dataset msu_mfsd takes no video_pattern: leave it out (msu_mfsd takes dev, seed, allow_missing)',
+            'dataset msu_mfsd takes no --video-pattern: leave it out (msu_mfsd takes dev, seed, --allow-missing)',
         ),
         (['--dataset', 'casia_fasd', '--protocol', '1', '--fold', '2'], 'takes no protocol and no fold'),
         (['--protocol', '1'], 'dataset folder takes no protocol'),
         (['--dataset', 'oulu_npu', '--protocol', '3'], 'protocol 3 has 6 folds'),
         (['--dataset', 'oulu_npu', '--protocol', 'all'], 'Train_files'),
-        (['--dataset', 'siw', '--allow-missing'], 'dataset siw takes no allow_missing'),
+        (['--dataset', 'siw', '--allow-missing'], 'dataset siw takes no --allow-missing'),
         (['--dataset', 'replay_attack', '--protocol', 'all'], 'is not known, choose one of grandtest'),
     ],
 )
@@ -661,9 +661,9 @@ def test_a_dataset_that_is_too_small_is_named_before_any_training(folder, tmp_pa
         ),
         (
             ['photos', 'door', '--dataset', 'folder', 'siw', '--allow-missing'],
-            'dataset folder and siw takes no allow_missing',
+            'dataset folder and siw takes no --allow-missing',
         ),
-        (['photos', 'door', '--test-subjects', '0099'], "test_subjects names 0099"),
+        (['photos', 'door', '--test-subjects', '0099'], '--test-subjects names 0099'),
         (['photos', '--dataset', 'folder', '--data', 'door', '--dataset', 'siw'], 'SiW: neither'),
     ],
 )
@@ -902,6 +902,7 @@ def test_evaluate_options(tmp_path, capsys):
         nan=a.assign(score=a.score.where(a.index != 3)),
         twice=pd.concat([a, a[-2:]]),
         attacks=a[a.label == 'attack'],
+        tests=a[a.split == 'test'],
         column=a.drop(columns='label'),
         p=a.assign(score=1 / (1 + np.exp(-a.score))),
     ).items():
@@ -919,12 +920,15 @@ def test_evaluate_options(tmp_path, capsys):
         and set(json.loads((tmp_path / 'r.json').read_text())['difference']['hter']) == {'value', 'low', 'high'}
     )
     assert evaluate('p', '--video', 'logodds')[0] == 0
+    status, said = evaluate('tests', '--source', tmp_path / 'a.csv')  # no --threshold: it is of the source
+    assert status == 0 and 'source-dev' in said
     for name, args, words in (
         ('a', ['--video', 'logodds'], 'no probabilities'),
         ('a', ['--against', tmp_path / 'fewer.csv'], 'in one table only'),
         ('nan', [], '1 of 224 rows have a score that is NaN'),
         ('twice', [], '2 of 226 rows have a frame that is there already'),
         ('attacks', [], 'no live rows'),
+        ('tests', [], '--threshold source --source FILE'),
         ('column', [], 'column(s) label missing'),
         ('a', ['--species', 'mask=print'], 'no attack is of mask'),
         ('a', ['--threshold', 'nan'], 'NaN'),
@@ -1206,6 +1210,54 @@ def test_a_console_without_all_letters_gets_the_numbers(encoding, tmp_path):
     assert done.returncode == 0 and (tmp_path / 'r.json').exists(), done.stderr
     said = done.stdout.decode(encoding)
     assert 'HTER' in said and '\x1b' not in said and ('\u6253' if encoding == 'utf-8' else '\\u6253') in said
+
+
+@pytest.mark.parametrize(
+    'text, words',
+    [
+        ('skipped with max_bad (--max-bad) of 0.3', 'skipped with --max-bad of 0.3'),
+        (
+            'in test_subjects and in dev_subjects (--test-subjects, --dev-subjects).',
+            'in --test-subjects and in --dev-subjects.',
+        ),
+        ('is it one (clips=True, --clips yes)?', 'is it one (--clips yes)?'),
+        ('live_threshold is 55', '--live-threshold is 55'),
+        ('give live_threshold=, or write', 'give --live-threshold, or write'),
+        ('leave them out with allow_missing=True.', 'leave them out with --allow-missing.'),
+        ('threshold_from=3 is', '--threshold 3 is'),
+        ('/tmp/max_bad/max_bad.png: the seed is 3', '/tmp/max_bad/max_bad.png: the seed is 3'),
+    ],
+)
+def test_messages_name_options(text, words):
+    names = 'max-bad test-subjects dev-subjects clips live-threshold allow-missing threshold seed'
+    assert cli.as_options(text, {f'--{name}' for name in names.split()}) == words
+
+
+def test_progress_in_a_log_is_a_few_lines(tmp_path):
+    "Standard error that is no terminal has no redrawn lines; a warning is one line without a place in the code."
+    data = tmp_path / 'data'
+    for i in range(60):
+        picture(data / f'{i}.jpg', i)
+    (data / 'x.cr2').touch()
+    p = shell('gfa_transfer', data, '--method', 'identity', '--out', data / 'out')
+    out, err = p.communicate(timeout=300)
+    assert p.returncode == 0 and '60 files by Identity' in out, err
+    assert '\r' not in err and len(err.strip().splitlines()) <= 3, err
+
+
+def test_a_folder_in_the_place_of_a_model_names_the_file(tmp_path, capsys):
+    (tmp_path / 'run/arms/a').mkdir(parents=True)
+    for name in ('run/arms/a/model.safetensors', 'run/arms/a/method.safetensors'):
+        (tmp_path / name).touch()
+    (tmp_path / 'none').mkdir()
+    score = 'gfa_score', tmp_path / 'run', tmp_path, '--out', tmp_path / 's.csv'
+    for args, words in (
+        (score, f'give {tmp_path}/run/arms/a/model.safetensors (or one of 1 others in it)'),
+        (('gfa_authenticate', 'list', '--model', tmp_path / 'run'), 'arms/a/model.safetensors'),
+        (('gfa_authenticate', 'list', '--model', tmp_path / 'none'), 'no .safetensors file is in it'),
+    ):
+        status, said = run(capsys, *args)
+        assert status == 2 and 'is a folder' in said and words in said, said
 
 
 @pytest.mark.parametrize('number', ['-1e-05', '-1E+3', '-.5', '-2.', '-3', '1e-3'])

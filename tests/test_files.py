@@ -6,6 +6,8 @@ import os
 import shutil
 import socket
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -132,7 +134,7 @@ def test_what_is_in_the_way_is_named(tmp_path):
 def test_a_link_at_the_temporary_name_is_never_followed(tmp_path, monkeypatch):
     (tmp_path / 'secret').write_text('mine')
     monkeypatch.setattr(files.secrets, 'token_hex', lambda n: 'guessed')
-    link = tmp_path / f'{files.PART}guessed-a.txt'
+    link = tmp_path / f'{files.PART}{files._machine()}-{os.getpid()}-guessed-a.txt'
     link.symlink_to(tmp_path / 'secret')
     with pytest.raises(OSError, match='cannot write'):
         write_text(tmp_path / 'a.txt', 'theirs')
@@ -156,6 +158,22 @@ def test_writers_at_once_do_not_meet(tmp_path):
     for t in threads:
         t.join()
     assert (tmp_path / 'b').read_text() in texts and names(tmp_path) == ['a.npz', 'b']
+
+
+def test_parts_of_dead_processes_are_removed(tmp_path):
+    "Those of this process, of another machine and of no known form stay."
+    code = 'import os, sys; from gfa_fastai.inputs.files import _new_part; from pathlib import Path; '
+    code += '_new_part(Path(sys.argv[1])); os._exit(9)'
+    (tmp_path / 'sub').mkdir()
+    subprocess.run([sys.executable, '-c', code, str(tmp_path / 'sub/a-b.csv')])
+    dead = names(tmp_path / 'sub')
+    mine = files._new_part(tmp_path / 'x.csv')
+    others = [tmp_path / '.part-000000-1-ab-x.csv', tmp_path / '.part-x', tmp_path / f'.part-{files._machine()}-q-x']
+    for other in others:
+        other.touch()
+    files.remove_dead_parts(tmp_path)
+    assert len(dead) == 1 and names(tmp_path / 'sub') == []
+    assert mine.exists() and all(o.exists() for o in others)
 
 
 def test_long_names_are_written(tmp_path):

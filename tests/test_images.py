@@ -4,8 +4,10 @@ import io
 import os
 import socket
 import struct
+import sys
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -251,6 +253,43 @@ def test_a_profile_with_transparency_or_palette(tmp_path):
     assert (got[:, :20] == 255).all() and np.abs(got[:, 20:] - want[:, 20:]).max() <= 4
     skin.quantize(4).save(tmp_path / 'p.png', icc_profile=DISPLAY_P3)
     assert np.abs(same(tmp_path / 'p.png') - want).max() <= 4
+
+
+def adobe_by_exif(im, index='R03', space=65535):
+    "EXIF as cameras write it for Adobe RGB without a profile."
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0xA001] = space
+    exif.get_ifd(0x8769)[0xA005] = {1: index}
+    out = io.BytesIO()
+    im.save(out, 'JPEG', quality=95, subsampling=0, exif=exif)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize('colour', [(205, 130, 100), (60, 140, 70), (128, 128, 128), (30, 40, 200)])
+def test_adobe_rgb_that_exif_alone_says(tmp_path, colour):
+    path, flat = tmp_path / 'a.jpg', Image.new('RGB', (40, 300), colour)
+    path.write_bytes(adobe_by_exif(flat))
+    assert np.abs(same(path) - in_srgb(flat, ADOBE_RGB)).max() <= 4
+    for other in (adobe_by_exif(flat, 'R98'), adobe_by_exif(flat, space=1)):
+        assert np.abs(read_image(other).astype(int) - np.asarray(flat)).max() <= 2
+
+
+def test_heic_where_its_package_is_there(tmp_path, monkeypatch):
+    "A stand-in for pillow-heif registers its format: the ending is known, and such a file is read."
+    path = tmp_path / 'a.heic'
+    Image.fromarray(noise()).save(path, 'PNG')  # (what the stand-in decodes)
+    png = Image.OPEN['PNG'][0]
+
+    def register_heif_opener():
+        Image.register_open('HEIF', png, lambda start: start[:4] == b'\x89PNG')
+        Image.register_extension('HEIF', '.heic')
+
+    for registry in ('OPEN', 'EXTENSION'):
+        monkeypatch.setattr(Image, registry, dict(getattr(Image, registry)))
+    monkeypatch.setattr(Image, 'ID', ['HEIF'])
+    monkeypatch.setitem(sys.modules, 'pillow_heif', SimpleNamespace(register_heif_opener=register_heif_opener))
+    assert '.heic' in images._readable_endings() and '.hif' not in images._readable_endings()
+    assert np.array_equal(read_image(path), noise())
 
 
 def test_profiles_that_change_nothing(tmp_path):

@@ -26,8 +26,8 @@ with warnings.catch_warnings():
 
 from ..inputs.files import bytes_hash, cache_folder, check_size, file_hash, write_bytes
 from ..inputs.frames import check_skipped
-from ..inputs.images import as_batch, image_list, read_image, write_png
-from ..inputs.models import content_digest
+from ..inputs.images import MAX_BYTES, as_batch, image_list, read_image, write_png
+from ..inputs.models import check_no_folder, content_digest
 from ..samples import check_number, validate_samples
 
 # %% auto #0
@@ -242,7 +242,7 @@ def _transform_table(adapter, df, cache, codec, quality, bs, max_bad, progress):
 
     def hash_or_reason(path):
         try:
-            return file_hash(path), None
+            return file_hash(path, MAX_BYTES), None
         except ValueError as e:
             return None, str(e)
 
@@ -300,6 +300,7 @@ def adapter_bytes(
     "Content of an adapter's file."
     if not Path(path).exists():
         raise FileNotFoundError(f'no saved adaptation at {path}: check the path')
+    check_no_folder(Path(path), 'method.safetensors')
     check_size(path, LARGEST, 'any adaptation')
     return Path(path).read_bytes()
 

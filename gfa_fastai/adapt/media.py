@@ -11,8 +11,15 @@ from pathlib import Path
 from tqdm import tqdm
 from .adapter import Adapter, CODECS, check_saving, result_key, run_files
 from ..inputs.datasets import UNREAD, unread_endings
-from ..inputs.files import file_hash, note_results, noted_results, writable_folder, write_json
-from ..inputs.images import IMAGES
+from gfa_fastai.inputs.files import (
+    file_hash,
+    note_results,
+    noted_results,
+    remove_dead_parts,
+    writable_folder,
+    write_json,
+)
+from ..inputs.images import IMAGES, MAX_BYTES
 from ..inputs.trees import walk_files
 from ..inputs.videos import VIDEOS, clip_frames, frame_rate, save_video
 
@@ -130,17 +137,18 @@ def transfer_media(
     check_saving('transfer_media', codec, quality, bs)
     out, fingerprint, taken = writable_folder(out), adapter.fingerprint(), set()
     images, videos, skipped = find_media(paths, out)
+    remove_dead_parts(out)
     image_results = claim_results(images, out, CODECS[codec], taken)
     video_results = claim_results(videos, out, '.mp4', taken)
 
-    def key(file):
-        return result_key(fingerprint, file_hash(file), codec, quality)
+    def key(file, most=float('inf')):
+        return result_key(fingerprint, file_hash(file, most), codec, quality)
 
     todo = []
     with tqdm(total=len(images) + len(videos), unit='file', desc=type(adapter).__name__, disable=not progress) as bar:
         for (file, _), result in zip(images, image_results):
             try:
-                todo.append((file, result, key(file)))
+                todo.append((file, result, key(file, MAX_BYTES)))
             except ValueError as e:
                 skipped.append((str(file), str(e)))
         skipped += [(str(file), why) for file, why in run_files(adapter, todo, quality, bs, bar).items()]

@@ -12,6 +12,7 @@ import json
 import os
 import secrets
 import shutil
+import socket
 import stat
 import tempfile
 from filelock import FileLock
@@ -19,8 +20,8 @@ from pathlib import Path
 
 # %% auto #0
 __all__ = ['PART', 'CACHE_TAG', 'RESULTS', 'writable_folder', 'file_size', 'check_size', 'bytes_hash', 'file_hash',
-           'remove_parts', 'whole_file', 'write_bytes', 'write_text', 'write_json', 'plain_name', 'cache_folder',
-           'note_results', 'noted_results']
+           'remove_parts', 'remove_dead_parts', 'whole_file', 'write_bytes', 'write_text', 'write_json', 'plain_name',
+           'cache_folder', 'note_results', 'noted_results']
 
 # %% ../../nbs/engine/files.ipynb #d9a0e690
 def writable_folder(
@@ -56,6 +57,11 @@ def file_size(
         raise ValueError(
             'it is no regular file but a device, a pipe or a socket, which may never end: copy it to a file'
         )
+    try:
+        with open(path, 'rb', buffering=0) as f:
+            f.read(1)
+    except OSError as e:
+        raise ValueError(f'not readable: {e.strerror or e}') from None
     return found.st_size
 
 
@@ -83,9 +89,12 @@ def bytes_hash(
 
 def file_hash(
     path,  # of a regular file
+    most: float = float('inf'),  # bytes that it can have
 ) -> str:  # 40 hexadecimal digits (SHA-1); ValueError says why it cannot be read
     "Hash of a file's bytes."
-    file_size(path)
+    size = file_size(path)
+    if size > most:
+        raise ValueError(f'it has {size / 1e6:.0f} MB, more than the {most / 1e6:.0f} MB that can be: check the path')
     try:
         with open(path, 'rb') as f:
             return hashlib.file_digest(f, 'sha1').hexdigest()
@@ -96,9 +105,14 @@ def file_hash(
 PART = '.part-'  # temporary names begin so
 
 
+def _machine():
+    "A short name of this machine."
+    return bytes_hash(socket.gethostname().encode('utf-8', 'surrogateescape'))[:6]
+
+
 def _new_part(path):
     "An empty temporary file beside `path`, with the permissions that new files have here."
-    part = path.with_name(f'{PART}{secrets.token_hex(8)}-{path.name[-40:]}')
+    part = path.with_name(f'{PART}{_machine()}-{os.getpid()}-{secrets.token_hex(8)}-{path.name[-40:]}')
     os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     return part
 
@@ -110,6 +124,22 @@ def remove_parts(
     path = Path(path)
     for part in path.parent.glob(f'{PART}*-{glob.escape(path.name[-40:])}'):
         part.unlink(missing_ok=True)
+
+
+def remove_dead_parts(
+    folder,  # that is searched through
+):
+    "Remove what processes of this machine that are gone have left."
+    if os.name != 'posix':
+        return
+    for part in Path(folder).rglob(f'{PART}{_machine()}-*'):
+        process = part.name.split('-')[2]
+        try:
+            os.kill(int(process), 0)  # signal 0 only asks
+        except ProcessLookupError:
+            part.unlink(missing_ok=True)
+        except (ValueError, OverflowError, PermissionError):
+            pass
 
 
 def _disk_full(error, folder):

@@ -29,7 +29,7 @@ from gfa_fastai.inputs.faces import (
     locate_face,
 )
 from .files import bytes_hash, cache_folder, file_hash, write_json
-from .images import MIN_SIDE, read_image, resize_square, turn_image, write_png
+from .images import MAX_BYTES, MIN_SIDE, read_image, resize_square, turn_image, write_png
 from .videos import choose_frames, is_cut_off, is_video, video_frames, video_header
 from ..samples import as_box, validate_samples
 
@@ -43,7 +43,8 @@ ENTRY = 3  # version of what is kept: another loader or another crop makes other
 
 def _key(path, **settings):
     "Hash of what an entry is made from."
-    return bytes_hash(repr((ENTRY, file_hash(path), sorted(settings.items()))).encode())
+    content = file_hash(path) if is_video(path) else file_hash(path, MAX_BYTES)
+    return bytes_hash(repr((ENTRY, content, sorted(settings.items()))).encode())
 
 
 def _write_pair(paths, image, box, origin, size, margin, border) -> list:

@@ -13,7 +13,7 @@ import numpy as np
 import os
 import pandas as pd
 import torch
-from PIL import Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
 from pathlib import Path
 from torch import Tensor
 from .files import bytes_hash, file_size, write_bytes
@@ -79,9 +79,35 @@ def _to_srgb(profile):
     return (mode, transform) if np.abs(change).max() > 2 else None  # (sRGB to sRGB rounds)
 
 
+def _says_adobe_rgb(im):
+    "Whether EXIF alone says that a picture is in Adobe RGB, as cameras write it: uncalibrated, and R03."
+    try:
+        exif = im.getexif()
+        uncalibrated = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.ColorSpace) == 65535
+        return uncalibrated and str(exif.get_ifd(ExifTags.IFD.Interop).get(1, ''))[:3] == 'R03'
+    except Exception:  # a damaged EXIF makes Pillow raise anything
+        return False
+
+
+_ADOBE_TO_SRGB = np.array([[1.39836, -0.39836, 0], [0, 1, 0], [0, -0.04293, 1.04293]], np.float32)  # of linear light
+
+
+def _from_adobe_rgb(pixels):
+    "Adobe RGB as sRGB, some rows at a time."
+    linear = (np.arange(256, dtype=np.float32) / 255) ** (563 / 256)
+    out = np.empty_like(pixels)
+    for start in range(0, len(pixels), 256):
+        light = np.clip(linear[pixels[start : start + 256]] @ _ADOBE_TO_SRGB.T, 0, 1)
+        coded = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+        out[start : start + 256] = (255 * coded).round().astype(np.uint8)
+    return out
+
+
 def _in_srgb(im):
     "A picture without alpha as sRGB."
     profile = im.info.get('icc_profile')
+    if profile is None and im.mode == 'RGB' and _says_adobe_rgb(im):
+        return Image.fromarray(_from_adobe_rgb(np.asarray(im)))
     found = _to_srgb(profile) if isinstance(profile, bytes) else None
     if found:
         mode, transform = found

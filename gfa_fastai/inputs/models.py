@@ -19,7 +19,8 @@ from ..samples import CLASSES
 
 # %% auto #0
 __all__ = ['MODEL_FORMAT', 'ADAPTER', 'ADAPTER_BYTES', 'CONFIG', 'content_digest', 'one_threshold', 'meta_text', 'write_tensors',
-           'save_model', 'model_adapter_bytes', 'model_header', 'read_tensors', 'load_model', 'small_model']
+           'save_model', 'model_adapter_bytes', 'check_no_folder', 'model_header', 'read_tensors', 'load_model',
+           'small_model']
 
 # %% ../../nbs/engine/models.ipynb #48d04645
 MODEL_FORMAT = 2  # of the files that save_model writes; 1 had no digest, and an adapter as one tensor of bytes
@@ -133,6 +134,20 @@ def model_adapter_bytes(
 CONFIG = ('n_subjects', 'width', 'fc_dim', 'dropout', 'pool')  # what `model.config` has
 
 
+def check_no_folder(
+    path: Path,  # of a model or a method
+    name: str,  # that such a file usually has
+):
+    "ValueError for a folder in the place of a file; it names the files in it that may be meant."
+    if not path.is_dir():
+        return
+    inside = sorted(path.rglob('*.safetensors'), key=lambda p: (p.name != name, str(p)))
+    if not inside:
+        raise ValueError(f'{path} is a folder, and no .safetensors file is in it: give the path of a {name}')
+    more = f' (or one of {len(inside) - 1} others in it)' if inside[1:] else ''
+    raise ValueError(f'{path} is a folder, and one file is needed: give {inside[0]}{more}')
+
+
 def _no_fit(path, why):
     return ValueError(f'{path}: tensors and configuration do not fit ({why}): save the model again')
 
@@ -142,6 +157,7 @@ def _open_model(path):
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f'no model at {path}: check the path')
+    check_no_folder(path, 'model.safetensors')
     check_size(path)
     try:
         with plain_name(path) as name, safe_open(name, framework='pt') as f:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from pathlib import Path
 from ..evaluation import refuse_scores, validate_scores
-from .files import write_bytes, write_text, writable_folder
+from .files import check_size, write_bytes, write_text, writable_folder
 from ..samples import COLUMNS, REQUIRED, validate_samples
 
 # %% auto #0
@@ -102,11 +102,15 @@ def read_table(
         raise ValueError(f'{path}: {e}') from None
 
 # %% ../../nbs/engine/tables.ipynb #2b100b2b
+_MAX_BYTES = 1e9  # of a table: ten million rows of scores
+
+
 def _read_text(path, what):
     "The text of a file; bytes that are not UTF-8 are kept as surrogates."
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f'no {what} at {path}: check the path')
+    check_size(path, _MAX_BYTES, f'a {what}')
     data = path.read_bytes()
     if data[:2] in (b'\xff\xfe', b'\xfe\xff'):
         raise ValueError(f'{path}: not a CSV table in UTF-8 but in UTF-16. Export it as "CSV UTF-8".')

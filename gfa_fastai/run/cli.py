@@ -5,6 +5,7 @@
 # %% ../../nbs/engine/cli.ipynb #040e8d88
 from __future__ import annotations
 import argparse
+import atexit
 import json
 import os
 import re
@@ -19,8 +20,8 @@ from pathlib import Path
 import gfa_fastai
 
 # %% auto #0
-__all__ = ['Stopped', 'shown', 'say', 'command', 'Help', 'Parser', 'gfa_reproduce', 'gfa_synth', 'gfa_train', 'gfa_score',
-           'gfa_evaluate', 'gfa_transfer', 'gfa_authenticate']
+__all__ = ['Stopped', 'shown', 'say', 'as_options', 'command', 'Lines', 'Help', 'Parser', 'gfa_reproduce', 'gfa_synth',
+           'gfa_train', 'gfa_score', 'gfa_evaluate', 'gfa_transfer', 'gfa_authenticate']
 
 # %% ../../nbs/engine/cli.ipynb #4bb2e048
 class Stopped(KeyboardInterrupt):
@@ -30,6 +31,13 @@ class Stopped(KeyboardInterrupt):
 def _stop(number, frame):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # (nothing interrupts the clearing up)
     raise Stopped
+
+
+def _finish():
+    "At the end of the process: what is done is done, and nothing interrupts the interpreter while it clears up."
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _end(number, frame):
@@ -62,15 +70,33 @@ def say(
     print(shown(text), file=file or sys.stdout, flush=True)
 
 
+def as_options(
+    text: str,  # a message of the library
+    options,  # of the command, as '--max-bad'
+) -> str:
+    "A message that names options in place of arguments of Python."
+    for option in sorted(options, key=len, reverse=True):
+        name = option.removeprefix('--').replace('-', '_')
+        name = {'threshold': 'threshold_from'}.get(name, name)
+        own = rf"(?<![\w/.'\"-]){name}"  # not within another word, a path or quotes
+        text = re.sub(rf'{own}=\w+, (?={option} )', '', text)
+        text = re.sub(rf'{own}=(True\b|(?=[\s,.:;)]|$))', option, text)
+        text = re.sub(rf'{own}=', f'{option} ', text)
+        if '_' in name:
+            text = re.sub(rf"{own}(?![\w/.'\"]\w)(?!\w)", option, text)
+    return re.sub(r'(--[\w-]+) \((?:--[\w-]+(?:, )?)+\)', r'\1', text)  # (it was named after the argument)
+
+
 def command(f):
     "Make a command of `f(argv)`. What a user can mend becomes one line; the exit status is what `f` returns, or 0."
 
     def answer(argv):
+        Parser.options.clear()
         try:
             return f(argv) or 0
         except (ValueError, OSError, FloatingPointError) as e:
             text = re.sub(r'^Exception occured in `\w+` when calling event `\w+`:\s*', '', str(e))  # fastai's words
-            say(f'{f.__name__}: {text}', sys.stderr)
+            say(f'{f.__name__}: {as_options(text, Parser.options)}', sys.stderr)
             return 2
 
     @wraps(f)
@@ -78,9 +104,15 @@ def command(f):
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, 'reconfigure'):
                 stream.reconfigure(errors='backslashreplace')
-        form, before = warnings.formatwarning, None
+        atexit.unregister(_finish)
+        atexit.register(_finish)
+        form, before, err = warnings.formatwarning, None, sys.stderr
+        if not err.isatty():
+            sys.stderr = Lines(err)
         try:
-            warnings.formatwarning = lambda message, *_: f'{f.__name__}: {shown(message)}\n'
+            warnings.formatwarning = lambda message, *_: (
+                f'{f.__name__}: {shown(as_options(str(message), Parser.options))}\n'
+            )
             if threading.current_thread() is threading.main_thread():
                 before = signal.signal(signal.SIGTERM, _stop)
             return answer(argv)
@@ -90,12 +122,30 @@ def command(f):
         finally:
             if before is not None:
                 signal.signal(signal.SIGTERM, _end if before == signal.SIG_DFL else before)
-            warnings.formatwarning = form
+            warnings.formatwarning, sys.stderr = form, err
 
     return run
 
 # %% ../../nbs/engine/cli.ipynb #219fad89
 _ = os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
+if 'ipykernel' not in sys.modules and not (sys.stderr and sys.stderr.isatty()):
+    _ = os.environ.setdefault(
+        'TQDM_MININTERVAL', '30'
+    )  # seconds between two lines of a bar; read when tqdm is imported
+
+
+class Lines:
+    "Standard error that is no terminal: a progress bar becomes a line now and then, in place of one that is redrawn."
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def write(self, text):
+        text = re.sub(r'\r +\r', '', text)  # (a bar that is wiped out)
+        return self.stream.write(re.sub(r'\r(?!\n)', '\n', text))
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
 
 # %% ../../nbs/engine/cli.ipynb #7f7a9ba7
 class Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -111,12 +161,18 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
 class Parser(argparse.ArgumentParser):
     "The parser of a command or of a job of it; its help ends with examples."
 
+    options = set()  # of the running command, for messages
+
     def __init__(self, prog, description, examples, **kwargs):
         epilog = 'examples:\n' + '\n'.join(f'  {e}' for e in examples)
         super().__init__(prog=prog, description=description, epilog=epilog, formatter_class=Help, **kwargs)
         self._negative_number_matcher = re.compile(r'-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$', re.I)  # -1e-05 is a number, too
         version = f'{prog.split()[0]} {gfa_fastai.__version__}'
         self.add_argument('--version', action='version', version=version, help='show the version and end')
+
+    def add_argument(self, *names, **kwargs):
+        self.options.update(name for name in names if name.startswith('--'))
+        return super().add_argument(*names, **kwargs)
 
 # %% ../../nbs/engine/cli.ipynb #40fea8be
 def _names(text):
@@ -405,6 +461,20 @@ def _train_network(a):
     if not int(os.environ.get('RANK', 0)):  # of several processes the first one prints
         scores = path.with_name('scores.csv')
         say(f'model:  {path}\nscores: {scores} (development and test people; gfa_evaluate reads them)')
+        _say_missing_thresholds(path)
+
+
+def _say_missing_thresholds(path):
+    "What a new model lacks for gfa_authenticate, and how it gets it."
+    from gfa_fastai.inputs.models import model_header
+
+    known = model_header(path)['meta']['thresholds']['similarity']
+    if known['point'] is None:
+        say(
+            f'for gfa_authenticate it has no threshold for who somebody is: it was measured on {known["measured_on"]}. '
+            'Two or more development people with two or more live pictures each give one (--dev-subjects); '
+            'until then, verify with --similarity-threshold, or with --live-only.'
+        )
 
 
 def _train_detector(a, method):
@@ -453,11 +523,11 @@ def gfa_score(argv=None):
         'Score a folder of images with a trained model: probability of live, one row per image. '
         'Stopped and started again, it goes on where it was.',
         [
-            'gfa_score model/model.safetensors photos --out scores.csv',
+            'gfa_score small photos --out scores.csv',
             'gfa_score model/model.safetensors clips --out scores.csv --test-subjects 0012,0014',
         ],
     )
-    p.add_argument('model', help='model.safetensors, as gfa_train or gfa_reproduce writes it')
+    p.add_argument('model', help='model.safetensors, as gfa_train or gfa_reproduce writes it; small is the shipped one')
     p.add_argument('data', help='root of the dataset')
     p.add_argument('--out', required=True, help='the CSV file to write')
     p.add_argument('--cache', help='folder for decoded frames (default: beside the CSV file)')
@@ -515,10 +585,9 @@ def gfa_evaluate(argv=None):
     p.add_argument('scores', nargs='+', help='score files, taken together')
     p.add_argument(
         '--threshold',
-        default='dev',
         help=(
             "'dev': EER of the dev rows; 'source': EER of the dev rows in --source; "
-            "'test': EER of the test rows, optimistic; or a number"
+            "'test': EER of the test rows, optimistic; or a number (default: source where --source is given, else dev)"
         ),
     )
     p.add_argument('--source', nargs='+', help='score files on the training dataset')
@@ -565,6 +634,7 @@ def gfa_evaluate(argv=None):
     tables = {
         k: load_scores(*v) if (v := getattr(a, k)) else None for k in ('scores', 'source', 'against', 'against_source')
     }
+    _check_dev_rows(a, tables['scores'])
     say(_evaluate(a, **tables))
 
 # %% ../../nbs/engine/cli.ipynb #f38b6627
@@ -572,6 +642,8 @@ def _check_evaluation(a):
     "A threshold that is a number becomes one; ValueError or OSError for what cannot work, before any file is read."
     from gfa_fastai.inputs.files import writable_folder
 
+    if a.threshold is None:
+        a.threshold = 'source' if a.source else 'dev'
     if a.threshold not in ('dev', 'source', 'test'):
         try:
             a.threshold = float(a.threshold)
@@ -583,6 +655,16 @@ def _check_evaluation(a):
         raise ValueError('--threshold source needs --against-source, the scores on the training dataset')
     for path in filter(None, (a.json, a.html)):
         writable_folder(Path(path).parent)
+
+
+def _check_dev_rows(a, scores):
+    "ValueError where the threshold is to come from development rows that are not there."
+    if a.threshold == 'dev' and not (scores['split'] == 'dev').any():
+        raise ValueError(
+            f'{", ".join(a.scores)}: no rows of split dev, so there is nothing that a threshold can come from. Give '
+            'scores on the training dataset (--threshold source --source FILE, as the scores.csv of gfa_train), name '
+            'development people (gfa_score --dev-subjects), or give a number (--threshold 0.5).'
+        )
 
 
 def _pairs(text):
@@ -728,7 +810,7 @@ def gfa_authenticate(argv=None):
     p = Parser(
         'gfa_authenticate',
         'Live or attack, and who, with a trained network. Exit status: 0 accepted or done, 1 rejected, 2 error.',
-        ['gfa_authenticate enroll Ann ann.jpg', 'gfa_authenticate verify --name Ann photo.jpg'],
+        ['gfa_authenticate enroll Ann ann.jpg', 'gfa_authenticate verify Ann photo.jpg'],
     )
     jobs = p.add_subparsers(dest='job', required=True, metavar='JOB')
     for name, (text, examples, add_arguments, f) in _JOBS.items():
@@ -737,7 +819,11 @@ def gfa_authenticate(argv=None):
         _auth_arguments(q)
         add_arguments(q)
         q.set_defaults(f=f)
-    a = p.parse_args(argv)
+    a, rest = p.parse_known_args(argv)
+    if rest and not (a.job == 'verify' and all(not word.startswith('-') for word in rest)):
+        p.error(f'unrecognized arguments: {" ".join(rest)}')
+    if rest:
+        a.words += rest  # (argparse leaves words after an option over)
     return a.f(a, _authenticator(a))
 
 # %% ../../nbs/engine/cli.ipynb #9c3d4e5f
@@ -773,8 +859,8 @@ def _authenticator(a):
     return FaceAuthenticator.load(a.model, a.gallery, **settings)
 
 
-def _claim_arguments(p):
-    p.add_argument('--name', help='who it claims to be (default: whoever is most alike)')
+def _claim_arguments(p, what='who it claims to be (default: whoever is most alike)'):
+    p.add_argument('--name', help=what)
     p.add_argument('--live-only', action='store_true', help='live or attack, whoever it is')
 
 
@@ -785,8 +871,13 @@ def _enroll_arguments(p):
 
 
 def _verify_arguments(p):
-    p.add_argument('images', nargs='+', help='photographs or videos')
-    _claim_arguments(p)
+    p.add_argument(
+        'words',
+        nargs='+',
+        metavar='NAME PICTURE',
+        help='who it claims to be, then photographs or videos; without NAME where --name or --live-only is given',
+    )
+    _claim_arguments(p, 'in place of NAME')
 
 
 def _identify_arguments(p):
@@ -833,6 +924,17 @@ def _list(a, auth):
 
 # %% ../../nbs/engine/cli.ipynb #ad4e5f60
 def _verify(a, auth) -> int:
+    from gfa_fastai.inputs.images import IMAGES
+    from gfa_fastai.inputs.videos import VIDEOS
+
+    a.images = a.words
+    if a.name is None and not a.live_only:
+        a.name, *a.images = a.words
+        if not a.images or Path(a.name).suffix.lower() in IMAGES | VIDEOS:
+            raise ValueError(
+                'who is it claimed to be? Give the name before the pictures: verify Ann photo.jpg. '
+                'Without a name: identify photo.jpg, or verify --live-only photo.jpg.'
+            )
     return max(_answer(a, auth, path, auth.verify(path, a.name, a.live_only)) for path in a.images)
 
 
@@ -951,7 +1053,7 @@ _JOBS = dict(  # job -> (what it does, examples, its arguments, the function)
     list=('Say who is enrolled.', ['', '--gallery door.json --json'], lambda p: None, _list),
     verify=(
         'Is it live, and is it this person?',
-        ['--name Ann photo.jpg', '--live-only photo.jpg'],
+        ['Ann photo.jpg', '--live-only photo.jpg'],
         _verify_arguments,
         _verify,
     ),

@@ -23,7 +23,7 @@ from pathlib import Path
 import gfa_fastai
 from ..evaluation import plain_text, score_samples
 from ..inputs.datasets import READERS, DrawnPeople, drawn_words
-from ..inputs.files import note_results, writable_folder, write_json
+from ..inputs.files import note_results, remove_dead_parts, writable_folder, write_json
 from ..inputs.images import MIN_SIDE
 from ..inputs.frames import check_skipped, extract_frames, frames_summary
 from ..inputs.tables import load_scores, read_table, save_samples, save_scores, write_table
@@ -283,6 +283,7 @@ def hold_run(
             'another folder with --out.'
         ) from None
     try:
+        remove_dead_parts(out)
         started = time.strftime('%Y-%m-%d %H:%M:%S')
         write_json(writer, dict(process=os.getpid(), machine=socket.gethostname(), started=started))
         yield

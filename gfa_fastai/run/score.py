@@ -11,10 +11,10 @@ from functools import partial
 from pathlib import Path
 from tqdm import tqdm
 from ..evaluation import score_samples, validate_scores
-from ..inputs.files import bytes_hash, file_hash
+from ..inputs.files import bytes_hash, cache_folder, file_hash, remove_dead_parts
 from ..inputs.frames import extract_frames
 from ..adapt.by_name import load_model_adapter
-from ..inputs.models import load_model, model_header
+from ..inputs.models import load_model, model_header, small_model
 from ..inputs.tables import load_scores, save_scores
 from .pictures import with_pictures
 from .reproduce import code_hash, read_data
@@ -65,7 +65,7 @@ def open_scorer(
 
 
 def score_folder(
-    model,  # model.safetensors, as gfa_train or gfa_reproduce writes it
+    model,  # model.safetensors, as gfa_train or gfa_reproduce writes it; 'small': the shipped one
     data,  # root of a dataset
     out,  # CSV file to write
     cache=None,  # folder for decoded frames; None: beside the CSV file
@@ -79,13 +79,15 @@ def score_folder(
     **reader,  # further arguments of the reader
 ) -> pd.DataFrame:  # scores table with `in_training` and `picture`; `attrs['skipped']`: unusable images. Raises ValueError, FileNotFoundError
     "Score a folder of images or videos with a saved model. Started again, it goes on where it was."
+    model = small_model() if model == 'small' else model
     score, meta = open_scorer(model)
     if missing := {'size', 'margin'} - meta.keys():
         raise ValueError(
             f'{model}: it does not say {" and ".join(sorted(missing))} of its images. '
             'Give a model that gfa_train or gfa_reproduce wrote.'
         )
-    cache = Path(cache or Path(out).parent / 'cache')
+    cache = cache_folder(cache or Path(out).parent / 'cache')
+    remove_dead_parts(cache)
     people = read_data(data, dataset, draw=not (test_subjects or dev_subjects), **reader)
     samples = _assign_splits(people, test_subjects, dev_subjects)
     frames = extract_frames(

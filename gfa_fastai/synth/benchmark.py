@@ -21,7 +21,7 @@ from concurrent.futures.process import BrokenProcessPool
 from numpy import float32 as F
 from pathlib import Path
 from tqdm import tqdm
-from ..inputs.files import note_results, write_bytes, write_json
+from ..inputs.files import note_results, remove_dead_parts, write_bytes, write_json
 from ..inputs.tables import load_samples, save_samples
 from ..samples import check_number, validate_samples
 from gfa_fastai.synth.attacks import (
@@ -777,6 +777,7 @@ def make_synthpad(
         c['faces'], photos = _deal(faces, c)
         counts = c['faces']['subjects']
     _claim(root, c)
+    remove_dead_parts(root)
     splits = np.repeat(['train', 'dev', 'test'], counts).tolist()
     jobs = [(d, k, split, photos.get((d, k))) for d in c['domains'] for k, split in enumerate(splits)]
     done = _run(jobs, dict(c, root=str(root)), workers or _workers(len(jobs)), progress)
