@@ -12,6 +12,8 @@ def test_explore_without_widgets_draws_once(monkeypatch):
     monkeypatch.setitem(sys.modules, 'ipywidgets', None)  # not to be imported
     calls = []
     pages.explore(lambda **k: calls.append(k), x=(1.0, 0.0, 3.0), on=False, kind=['a', 'b'])
+    drawn = pages.explore(lambda **k: k, x=(1, 0, 3), on=False, kind=['a', 'b'])
+    assert drawn == dict(x=1, on=False, kind='a')
     assert calls == [dict(x=1.0, on=False, kind='a')]
 
 
