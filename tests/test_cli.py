@@ -480,7 +480,7 @@ def test_published_dataset(msu, tmp_path, capsys):
     status, said = run(
         capsys, 'gfa_reproduce', *PLAIN, '--data', msu, '--dataset', 'msu_mfsd', '--out', tmp_path / 'run'
     )
-    assert status == 0 and 'msu_mfsd → msu_mfsd' in said and 'FDA' not in said, said
+    assert status == 0 and '| msu_mfsd: TPC ' in said and 'FDA' not in said, said
     assert said.count('are its development people') == 1 and 'cross-validate' in said, said
     frames = pd.DataFrame(json.loads((tmp_path / 'run' / 'results.json').read_text())['counts'])
     assert (
@@ -586,7 +586,7 @@ def test_a_published_dataset_and_a_folder(msu, folder, tmp_path, capsys):
         tmp_path / 'run',
     ]
     status, said = run(capsys, 'gfa_reproduce', *args, '--test-subjects', '0000,0001')
-    assert status == 0 and 'msu_mfsd → photos' in said and 'photos → msu_mfsd' in said, said
+    assert status == 0 and '| msu_mfsd: TPC ' in said and '| photos: TPC ' in said, said
     rows = pd.read_csv(tmp_path / 'run' / 'samples.csv', dtype=dict(subject=str))
     people = rows[rows.split == 'test'].groupby('dataset').subject.unique().map(sorted)
     assert (

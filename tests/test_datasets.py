@@ -358,7 +358,7 @@ def heard(f, *args, **kw):
     "What `f` returns, and the warnings on the way."
     with warnings.catch_warnings(record=True) as w:
         warnings.simplefilter('always')
-        return f(*args, **kw), [str(o.message) for o in w if o.category is UserWarning]
+        return f(*args, **kw), [str(o.message) for o in w if issubclass(o.category, UserWarning)]
 
 
 def drawn(said, people):

@@ -670,7 +670,7 @@ def test_a_folder_with_other_things_is_refused(tmp_path):
         (dict(style_gap=9), 'style_gap is 9'),
         (dict(pattern_gap='a'), 'pattern_gap'),
         (dict(domains=[]), 'no domain is chosen'),
-        (dict(size=20), 'at least 32'),
+        (dict(size=20), 'height or width of a frame is 20; it is a whole number, from 32 to'),
         (dict(size=65), 'even'),
         (dict(subjects=(0, 0, 0)), 'subjects'),
         (dict(frames=0), 'frames'),

@@ -190,7 +190,7 @@ def untrained_warning(
         f'**Not learned: {names}** ({len(idle)} of {len(losses)} networks). Their training loss L_anti ended at '
         f'{_span(loss, "{:.3f}".format)}, where a guess has {GUESSING:.3f}; their AUC on held-out people at home is '
         f'{_span(area, percent)} %, where a guess has 50. Rates of such a network are noise, and '
-        'say nothing about TPC or FDA: train longer, or take the weaker reading of TPC (--pairs halves).'
+        'say nothing about the method: train longer, or take the weaker reading of TPC (--pairs halves).'
     )
 
 # %% ../../nbs/engine/report.ipynb #c6c5d988

@@ -77,7 +77,7 @@ def score_folder(
     progress: bool = True,  # show bars
     rows: int = 1000,  # that are scored before they are kept
     **reader,  # further arguments of the reader
-) -> pd.DataFrame:  # scores table with `in_training` and `picture`; `attrs['skipped']`: unusable images. Raises ValueError, FileNotFoundError
+) -> pd.DataFrame:  # scores, `in_training`, `picture`; `attrs['skipped']`; raises ValueError, FileNotFoundError
     "Score a folder of images or videos with a saved model. Started again, it goes on where it was."
     model = small_model() if model == 'small' else model
     score, meta = open_scorer(model)

@@ -27,7 +27,7 @@ from ..metrics import deviate, plot_det, plot_roc, plot_scores
 # %% auto #0
 __all__ = ['STYLE', 'FOLD', 'RATE_WORDS', 'RATE_NAMES', 'FIGURE_WORDS', 'plot_probabilities', 'report_figure', 'folded',
            'picture_text', 'drawable_text', 'figure_png', 'figure_panels', 'page_html', 'evaluation_text',
-           'threshold_words', 'belief_words']
+           'threshold_words', 'rate_words']
 
 # %% ../../nbs/engine/webpage.ipynb #61bb3608
 def plot_probabilities(
@@ -319,7 +319,7 @@ def evaluation_text(
         table.to_markdown(index=False, disable_numparse=True),
         '## What may be believed',
         *remarks,
-        belief_words(report),
+        rate_words(report),
     ]
     for summary, part in (folds or {}).items():
         parts += folded(summary, part)
@@ -336,7 +336,7 @@ def threshold_words(report) -> str:
     )
 
 
-def belief_words(report) -> str:
+def rate_words(report) -> str:
     "Three sentences on what the rates of a report may be taken for."
     low, high = report.rates.loc['hter', ['low', 'high']]
     people = report.counts['subjects']

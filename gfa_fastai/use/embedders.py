@@ -15,7 +15,7 @@ from pathlib import Path
 from skimage.transform import estimate_transform
 
 # %% auto #0
-__all__ = ['PLACES', 'KINDS', 'align_face', 'unit_rows', 'OnnxEmbedder', 'FunctionEmbedder']
+__all__ = ['PLACES', 'PIXELS', 'align_face', 'unit_rows', 'OnnxEmbedder', 'FunctionEmbedder']
 
 # %% ../../nbs/engine/embedders.ipynb #6101f546
 PLACES = np.array(
@@ -33,7 +33,7 @@ def align_face(
     return cv2.warpAffine(image, move.params[:2], (size, size), borderMode=cv2.BORDER_REPLICATE)
 
 # %% ../../nbs/engine/embedders.ipynb #9f91f848
-KINDS = dict(sface=dict(mean=0.0, std=1.0, threshold=0.363), arcface=dict(mean=127.5, std=127.5, threshold=None))
+PIXELS = dict(sface=dict(mean=0.0, std=1.0, threshold=0.363), arcface=dict(mean=127.5, std=127.5, threshold=None))
 
 
 def unit_rows(
@@ -55,11 +55,11 @@ class OnnxEmbedder:
         self,
         path,  # of the .onnx file
         detector,  # path of a YuNet model: it gives the landmarks
-        kind: str = 'sface',  # one of KINDS: how pixels are scaled
+        kind: str = 'sface',  # one of PIXELS: how pixels are scaled
         size: int = 112,  # side of the faces that it takes
     ):
-        if kind not in KINDS:
-            raise ValueError(f'embedder: kind {kind!r} is not known, choose one of {", ".join(KINDS)}')
+        if kind not in PIXELS:
+            raise ValueError(f'embedder: kind {kind!r} is not known, choose one of {", ".join(PIXELS)}')
         if detector is None:
             raise ValueError(
                 f'{path}: a recogniser needs aligned faces, and so the landmarks of YuNet: give its file as detector '
@@ -72,7 +72,7 @@ class OnnxEmbedder:
             )
         check_size(path)
         self.name, self.detector, self.size, self.kind = path.name, detector, size, kind
-        self.threshold, self.origin = KINDS[kind]['threshold'], f"OpenCV's documentation of {kind}"
+        self.threshold, self.origin = PIXELS[kind]['threshold'], f"OpenCV's documentation of {kind}"
         try:
             self.network = cv2.dnn.readNetFromONNX(np.frombuffer(path.read_bytes(), np.uint8))
             self.dim = self._run([np.full((size, size, 3), 128, np.uint8)]).shape[1]
@@ -86,7 +86,7 @@ class OnnxEmbedder:
 
     def _run(self, faces):
         "Embeddings of aligned faces, one by one: many files take a batch of one only."
-        scale = KINDS[self.kind]
+        scale = PIXELS[self.kind]
         found = []
         for face in faces:
             picture = (face.astype(np.float32) - scale['mean']) / scale['std']
