@@ -274,7 +274,7 @@ def test_save_and_load(tmp_path):
             Halve.load(tmp_path / 'y.safetensors')
     with pytest.raises(FileNotFoundError, match='no saved adaptation'):
         Halve.load(tmp_path / 'z.safetensors')
-    with pytest.raises(ValueError, match='it is a folder'):
+    with pytest.raises(ValueError, match='is a folder, and one file is needed'):
         Halve.load(tmp_path)
 
 
