@@ -519,7 +519,9 @@ def test_each_result_of_the_paper_says_what_made_it():
         files = [folder / name for name in entry['files']]
         assert all(p.exists() for p in files), entry['files']
         assert all(entry[k] for k in ('command', 'seeds', 'hardware', 'versions', 'benchmark', 'date')), entry['files']
-        assert any((NBS / f / f'{entry["page"]}.ipynb').exists() for f in ('paper', 'synthpad')), entry['page']
+        assert any((NBS / f / f'{entry["page"]}.ipynb').exists() for f in ('paper', 'synthpad', 'guides')), entry[
+            'page'
+        ]
         tables = [pd.read_csv(p) for p in files if p.suffix == '.csv']
         seeds = {seed for df in tables if 'seed' in df for seed in df['seed']}
         assert seeds <= set(entry['seeds']), entry['files']
