@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import re
 import torch
 from gfa_fastai.compare.detectors import (
     DETECTORS,
@@ -239,3 +240,10 @@ def test_options_of_the_network_are_not_dropped_in_silence(photos, tmp_path, cap
         given = [str(photos), '--out', str(tmp_path / 'run'), '--method', 'lbp', *option]
         assert gfa_train(given) == 2
         assert f'{option[0]} is an option of the network' in capsys.readouterr().err
+
+
+def test_the_command_offers_every_method_of_pictures(capsys):
+    with pytest.raises(SystemExit):
+        gfa_train(['--help'])
+    offered = re.search(r'--method\s+\{([^}]*)\}', capsys.readouterr().out)[1].replace(' ', '').replace('\n', '')
+    assert offered.split(',') == ['network', 'auto', *OF_PICTURES]
