@@ -44,7 +44,7 @@ class Home:
 
 FORMS = {
     'nbs/index.ipynb': [
-        ('pip install git+{url}\n\n# 15 to', 'pip install -e .\n\n# 15 to'),
+        ('pip install git+{url}\n\n# ', 'pip install -e .\n\n# '),
         (
             'In a checkout the first command is `pip install -e .` No dataset and no GPU are needed. '
             'The documentation is at [{name_of_docs}]({docs}).',

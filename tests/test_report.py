@@ -310,6 +310,6 @@ def test_first_numbers_and_a_report_before_the_end(tmp_path, monkeypatch, capsys
     )
     said = capsys.readouterr().err
     assert list(done) == [a['name'] for a in arms] and told == [(2, 2)]
-    assert said.count('HTER (%) on away') == 3 and '2 trainings left, about 1 minutes' in said
-    assert said.count('trainings left') == 2 and 'mean elsewhere' in said
+    assert said.count('HTER (%) on away') == 3 and '2 trainings left, about 1 min' in said
+    assert said.count(' left, about') == 2 and '1 training left' in said and 'mean elsewhere' in said
     assert rp.unfinished_words(4, 0) == '' and '2 of 4 networks' in rp.unfinished_words(2, 2)

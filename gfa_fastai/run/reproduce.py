@@ -836,7 +836,8 @@ def rates_so_far(
     "What an arm has come to, and how much is left."
     matrix = rates_matrix(evaluate_arms([arm], {arm['name']: scores})).iloc[0]
     rates = ', '.join(f'{plain_text(k)} {v}'.replace('*', '') for k, v in matrix.items())
-    rest = f'; {left} trainings left, about {max(1, round(minutes))} minutes' if left else ''
+    trainings = f'{left} training' + 's' * (left > 1)
+    rest = f'; {trainings} left, about {max(1, round(minutes))} min' if left else ''
     return f'{plain_text(arm["name"])}: HTER (%) on {rates}{rest}'
 
 
