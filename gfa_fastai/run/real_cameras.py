@@ -32,7 +32,7 @@ from .in_vivo import live_logits, load_pictures, train_in_vivo
 from .reproduce import read_data
 
 # %% auto #0
-__all__ = ['ARMS_REAL', 'REAL_CAMERAS', 'read_camera', 'is_live', 'as_arrays', 'through', 'counts', 'errors_row',
+__all__ = ['ARMS_REAL', 'REAL_CAMERAS', 'read_camera', 'is_live', 'as_arrays', 'as_pictures', 'through', 'counts', 'errors_row',
            'train_and_test', 'fit_to', 'judged_gap', 'control_row', 'read_real_cameras', 'run_real_cameras', 'main',
            'finished_real_seeds', 'cells_of', 'contrast_draws', 'word', 'gates_of']
 
@@ -85,17 +85,23 @@ def as_arrays(
     return list(pictures.permute(0, 2, 3, 1).numpy())
 
 
+def as_pictures(
+    arrays: list,  # of (H, W, 3) bytes
+) -> Tensor:  # (N, 3, H, W) bytes
+    "The way back."
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
+
+
 def through(
     adapter,  # an Adapter
     pictures: Tensor,  # (N, 3, H, W) bytes
 ) -> Tensor:  # the same shape
     "Pictures after an adapter."
-    made = adapter.transform(as_arrays(pictures), bs=32)
-    return torch.from_numpy(np.stack(made)).permute(0, 3, 1, 2).contiguous()
+    return as_pictures(adapter.transform(as_arrays(pictures), bs=32))
 
 
 def counts(
-    wrong: np.ndarray,  # (N,) bool
+    wrong: np.ndarray,  # (N,) bool, or how often
     rows: pd.DataFrame,  # N samples
 ) -> str:  # a number for each person, in the order of their names
     "How many pictures of each person are wrong."
@@ -147,10 +153,11 @@ def fit_to(
     pictures: Tensor,  # (N, 3, H, W) bytes: training pictures
     seed: int,  # of weights and crops
     settings: dict,  # as REAL_CAMERAS
+    **more,  # settings of FDA
 ):  # an Adapter
     "FDA towards the most typical of the pictures."
     how = dict(preset=settings['preset'], width=settings['fit_width'])
-    how |= dict(size=settings['size'], seed=seed, progress=False)
+    how |= dict(size=settings['size'], seed=seed, progress=False, **more)
     return make_adapter('fda', None, as_arrays(pictures), settings['fit'], **how)
 
 
