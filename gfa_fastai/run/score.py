@@ -90,9 +90,10 @@ def score_folder(
     remove_dead_parts(cache)
     people = read_data(data, dataset, draw=not (test_subjects or dev_subjects), **reader)
     samples = _assign_splits(people, test_subjects, dev_subjects)
-    frames = extract_frames(
-        samples, cache, meta['size'], meta['margin'], max_bad, progress, spread=spread or meta.get('spread')
-    )
+    taken = _frames_taken(model, meta, spread)
+    frames = extract_frames(samples, cache, meta['size'], meta['margin'], max_bad, progress, **taken)
+    if 'first' in taken:
+        rows = len(frames)  # (a block may not cut a video in two)
     skipped, decoded = frames.attrs['skipped'], frames
     if adapter := load_model_adapter(model):
         frames = adapter.transform(frames, cache / 'fda', bs=32, max_bad=max_bad, progress=progress)
@@ -105,6 +106,18 @@ def score_folder(
     shutil.rmtree(blocks, ignore_errors=True)
     scores.attrs.update(skipped=skipped, drawn=people.attrs['drawn'])
     return scores
+
+
+def _frames_taken(model, meta, spread):
+    "Which frames of videos are scored: as in the training, or as many as were asked for; raises ValueError."
+    if 'first' not in meta:
+        return dict(spread=spread or meta.get('spread'))
+    if spread:
+        raise ValueError(
+            f'{model} looks at {meta["first"]} neighbouring frames of a video, and spread takes them from all over it: '
+            'leave spread out (--spread)'
+        )
+    return dict(first=meta['first'])
 
 
 def _assign_splits(samples, test_subjects, dev_subjects):
