@@ -1387,6 +1387,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/gfa_fastai', 'doc_host': '
                                                                                      'gfa_fastai/run/in_vivo.py'),
                                         'gfa_fastai.run.in_vivo.finished_seeds': ( 'paper/in_vivo.html#finished_seeds',
                                                                                    'gfa_fastai/run/in_vivo.py'),
+                                        'gfa_fastai.run.in_vivo.gain_of_twice': ( 'paper/in_vivo.html#gain_of_twice',
+                                                                                  'gfa_fastai/run/in_vivo.py'),
                                         'gfa_fastai.run.in_vivo.gate_in_vivo': ( 'paper/in_vivo.html#gate_in_vivo',
                                                                                  'gfa_fastai/run/in_vivo.py'),
                                         'gfa_fastai.run.in_vivo.live_logits': ( 'paper/in_vivo.html#live_logits',

@@ -119,7 +119,7 @@ def made_up(arms, none=0.30, oracle=0.10, control=0.12, tpc=0.30, home=0.05, see
                 rows.append(
                     dict(weak=0.5, shortcut=shortcut, arm=arm, seed=seed, home_error=home, plain_error=p, **digits)
                 )
-    return pd.DataFrame(rows).assign(train_loss=0.05)
+    return pd.DataFrame(rows).assign(train_loss=0.05, steps=1500)
 
 
 def test_gate_shares_and_verdict_in_vivo():
