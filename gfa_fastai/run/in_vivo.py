@@ -283,15 +283,12 @@ def run_pilot(
     work,  # folder for the rendered images
     progress: bool = True,  # print a line for each network
 ) -> pd.DataFrame:  # a row for each network
-    "The arms of the gate at each strength; twice the steps at the one that is chosen."
+    "The arms of the gate at each strength; twice the steps at the one that is taken."
     arms = ARMS_IN_VIVO[:3]
     for weak in PILOT_STRENGTHS:
         run_in_vivo(file, work, PILOT | dict(weak=weak), arms, progress=progress)
-    weak = choose_strength(read_in_vivo(file))[1]
-    if weak is not None:
-        longer = PILOT | dict(weak=weak, steps=2 * PILOT['steps'])
-        run_in_vivo(file, work, longer, arms[:2], progress=progress)
-    return read_in_vivo(file)
+    longer = PILOT | dict(steps=2 * PILOT['steps'])
+    return run_in_vivo(file, work, longer, arms[:2], progress=progress)
 
 
 def main(argv=None):
@@ -404,7 +401,7 @@ def gain_of_twice(
 ) -> pd.Series:  # by arm: points by which the error elsewhere falls
     "What twice as many steps bring."
     arms = table['arm'].isin(['none', 'oracle'])
-    chosen = table['weak'] == choose_strength(table)[1]
-    error = table[arms & chosen].groupby(['arm', 'steps'])['plain_error'].mean()
+    taken = table['weak'] == WEAK_STRENGTH
+    error = table[arms & taken].groupby(['arm', 'steps'])['plain_error'].mean()
     once, twice = PILOT['steps'], 2 * PILOT['steps']
     return 100 * (error.xs(once, level='steps') - error.xs(twice, level='steps'))
