@@ -30,10 +30,10 @@ from gfa_fastai.synth.planted import (
 from ..tpc import TPCLoss, count_pairs, feature_std
 
 # %% auto #0
-__all__ = ['ARMS_IN_VIVO', 'IN_VIVO', 'PILOT', 'PILOT_STRENGTHS', 'IN_VIVO_KEY', 'pull_weight', 'load_pictures', 'draw_batch',
-           'train_in_vivo', 'live_logits', 'digits', 'measure_in_vivo', 'read_in_vivo', 'missing_networks',
-           'run_in_vivo', 'run_pilot', 'main', 'finished_seeds', 'errors_elsewhere', 'gate_in_vivo', 'shares_in_vivo',
-           'choose_strength', 'gain_of_twice']
+__all__ = ['ARMS_IN_VIVO', 'IN_VIVO', 'PILOT', 'IN_VIVO_KEY', 'pull_weight', 'load_pictures', 'draw_batch', 'train_in_vivo',
+           'live_logits', 'digits', 'measure_in_vivo', 'read_in_vivo', 'missing_networks', 'run_in_vivo', 'run_pilot',
+           'main', 'finished_seeds', 'errors_elsewhere', 'gate_in_vivo', 'shares_in_vivo', 'compare_strengths',
+           'gain_of_twice']
 
 # %% ../../nbs/paper/in_vivo.ipynb #b605e3a9
 ARMS_IN_VIVO = pd.DataFrame(
@@ -56,14 +56,13 @@ IN_VIVO = dict(
     people=0,  # seed of the people
     size=48,  # pixels of a frame
     width=0.125,
-    lr=1e-3,  # the highest of the cycle
+    lr=5e-4,  # the highest of the cycle
     bs=32,
     shift=4,  # pixels, at most
     steps=1500,
     seeds=range(12),
 )
 PILOT = IN_VIVO | dict(people=1000, subjects=(500, 40, 100), seeds=(100,))
-PILOT_STRENGTHS = (0.5, 0.3)
 
 
 def pull_weight(
@@ -283,10 +282,9 @@ def run_pilot(
     work,  # folder for the rendered images
     progress: bool = True,  # print a line for each network
 ) -> pd.DataFrame:  # a row for each network
-    "The arms of the gate at each strength; twice the steps at the one that is taken."
+    "The arms of the gate; none and oracle once more with twice as many steps."
     arms = ARMS_IN_VIVO[:3]
-    for weak in PILOT_STRENGTHS:
-        run_in_vivo(file, work, PILOT | dict(weak=weak), arms, progress=progress)
+    run_in_vivo(file, work, PILOT, arms, progress=progress)
     longer = PILOT | dict(steps=2 * PILOT['steps'])
     return run_in_vivo(file, work, longer, arms[:2], progress=progress)
 
@@ -368,40 +366,26 @@ def shares_in_vivo(
     return pd.DataFrame(rows, tpc.tolist(), ['share', 'low', 'high'])
 
 # %% ../../nbs/paper/in_vivo.ipynb #dd0caa11
-def choose_strength(
+def compare_strengths(
     table: pd.DataFrame,  # of a pilot
-    steps: int = PILOT['steps'],  # of its networks
-) -> tuple:  # table of what decides by strength; the strength, None where none passes
-    "The second pilot's rule: the largest gap among the strengths that pass the gate."
+    steps: int,  # of its networks
+) -> pd.DataFrame:  # by strength: gap and disease in points, share the control closes
+    "What decides between strengths of the weak cues."
     rows = {}
     for weak, own in table[table['steps'] == steps].groupby('weak'):
         seeds = finished_seeds(own, ARMS_IN_VIVO[:3])
-        if not seeds:
-            continue
         none, oracle = (
             errors_elsewhere(own, arm, seeds).mean() for arm in ('none', 'oracle')
         )
-        loss = own[own['seed'].isin(seeds)].groupby('arm')['train_loss'].mean()
-        gate = gate_in_vivo(own, seeds)
-        rows[weak] = dict(
-            gap=100 * (none - oracle),
-            disease=gate['disease'],
-            control=gate['control'],
-            loss_none=loss['none'],
-            loss_oracle=loss['oracle'],
-            passes=bool(gate['met']),
-        )
-    found = pd.DataFrame(rows).T.rename_axis('weak')
-    passing = found[found['passes'].astype(bool)] if len(found) else found
-    return found, passing['gap'].astype(float).idxmax() if len(passing) else None
+        rows[weak] = dict(gap=100 * (none - oracle)) | gate_in_vivo(own, seeds)
+    return pd.DataFrame(rows).T.rename_axis('weak')
 
 
 def gain_of_twice(
-    table: pd.DataFrame,  # of the second pilot
+    table: pd.DataFrame,  # of the third pilot
 ) -> pd.Series:  # by arm: points by which the error elsewhere falls
     "What twice as many steps bring."
-    arms = table['arm'].isin(['none', 'oracle'])
-    taken = table['weak'] == WEAK_STRENGTH
-    error = table[arms & taken].groupby(['arm', 'steps'])['plain_error'].mean()
+    both = table[table['arm'].isin(['none', 'oracle'])]
+    error = both.groupby(['arm', 'steps'])['plain_error'].mean()
     once, twice = PILOT['steps'], 2 * PILOT['steps']
     return 100 * (error.xs(once, level='steps') - error.xs(twice, level='steps'))

@@ -20,7 +20,7 @@ PLANTED_VERSION = '1'
 PLANTED = dict(screen=('moire', 'halftone'), colour=('gamut', 'black_lift'))  # a shortcut's patterns
 STRONG_AT_HOME = 0.95  # their mean strength
 WEAK_CUES = ('gloss', 'banding', 'paper_texture', 'double_blur', 'flat_shading')
-WEAK_STRENGTH = 0.3  # theirs, from the pilots of In vivo
+WEAK_STRENGTH = 0.5  # theirs, from the pilots of In vivo
 PARTS = ('home', 'plain', 'alone')
 
 
