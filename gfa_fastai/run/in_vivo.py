@@ -377,7 +377,7 @@ def compare_strengths(
         none, oracle = (
             errors_elsewhere(own, arm, seeds).mean() for arm in ('none', 'oracle')
         )
-        rows[weak] = dict(gap=100 * (none - oracle)) | gate_in_vivo(own, seeds)
+        rows[weak] = dict(gap=100 * (none - oracle), **gate_in_vivo(own, seeds))
     return pd.DataFrame(rows).T.rename_axis('weak')
 
 
