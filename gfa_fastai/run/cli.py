@@ -264,9 +264,8 @@ def _training_arguments(p):
     p.add_argument('--bs', type=_positive, help="images in a batch of each process (default: the preset's)")
     p.add_argument(
         '--precision',
-        default='fp32',
         choices=('fp32', 'bf16', 'fp16'),
-        help='arithmetic of the network; bf16 and fp16 are for GPUs',
+        help='arithmetic of the network; bf16 and fp16 are for GPUs (default: fp32)',
     )
     p.add_argument(
         '--weights', help="first weights of the trunk: random, small, imagenet, or a file (default: the preset's)"
@@ -285,6 +284,20 @@ def _training_arguments(p):
         help="paper: weigh TPC so that it pulls as the paper's does (all pairs of 32 images, 4,096 features), "
         'at any width, batch and reading',
     )
+    p.add_argument(
+        '--flips',
+        choices=('live', 'both', 'none'),
+        help=(
+            'mirrored and upside-down copies of training pictures: live, of live pictures alone, until they are '
+            'about as many as the attacks, as in the paper; both, of both classes alike; none (default: live)'
+        ),
+    )
+    p.add_argument(
+        '--balanced',
+        action='store_true',
+        default=None,
+        help='draw live pictures and attacks equally often, however many there are; with --flips none, in place of it',
+    )
 
 
 _READER = ('video_pattern', 'subject_pattern', 'protocol', 'fold', 'allow_missing')
@@ -301,9 +314,12 @@ def _data_settings(a):
     return dict(dataset=a.dataset or 'folder', **known, **reader)
 
 
+_TRAINING = ('steps', 'bs', 'precision', 'weights', 'pairs', 'scale', 'flips', 'balanced')
+
+
 def _training_settings(a, *more):
     "The arguments of the training for run_settings."
-    return {k: getattr(a, k) for k in ('steps', 'bs', 'precision', 'weights', 'pairs', 'scale', *more)}
+    return {k: getattr(a, k) for k in (*_TRAINING, *more)}
 
 # %% ../../nbs/engine/cli.ipynb #c3ea8f59
 @command
@@ -431,15 +447,17 @@ def gfa_train(argv=None):
         '--method',
         choices=_METHODS,
         help=(
-            'network: GFA-CNN; auto: the best of five detectors on people who were left out; or one detector by name '
-            "(default: auto for fewer than 40 people, unless an option of the network is given; then network)"
+            'network: GFA-CNN; auto: the best of five detectors on people who were left out; or one detector by name. '
+            'imagenet, imagenet_vit, dinov2 and clip download a pretrained network once; lbp_top and motion score '
+            'whole videos '
+            '(default: auto for fewer than 40 people, unless an option of the network is given; then network)'
         ),
     )
     _data_arguments(p)
     p.add_argument(
         '--size', type=_positive, help="side of the images in pixels (default: the preset's; 224 for a detector)"
     )
-    p.add_argument('--folds', type=_positive, default=5, help='of a detector: groups of people in cross-validation')
+    p.add_argument('--folds', type=_positive, help='of a detector: groups of people in cross-validation (default: 5)')
     p.add_argument(
         '--preset',
         choices=CHOICES['preset'],
@@ -486,25 +504,33 @@ def _train_detector(a, method):
     from gfa_fastai.run.few_shot import few_shot_words, train_few
 
     settings = {k: v for k, v in _data_settings(a).items() if k != 'dev_subjects'}
-    done = train_few(a.out, a.data, method, size=a.size or 224, folds=a.folds, seed=a.seed, **settings)
+    done = train_few(a.out, a.data, method, size=a.size, folds=a.folds or 5, seed=a.seed, **settings)
     say(few_shot_words(done))
     say(f'model:  {done.model}\nscores: {done.scores} (the --source of gfa_evaluate for scores of other people)')
     _say_skipped(done.skipped)
 
 
-_METHODS = ('network', 'auto', 'linear', 'lbp', 'dog_lbp', 'colour_lbp', 'colour_texture', 'ida', 'colour_sift')
+_METHODS = (  # (a test compares them with DETECTORS, which takes long to import)
+    *('network', 'auto', 'linear', 'imagenet', 'imagenet_vit', 'dinov2', 'clip'),
+    *('lbp', 'dog_lbp', 'colour_lbp', 'colour_texture', 'ida', 'colour_sift', 'lbp_top', 'motion'),
+)
 
 
 def _choose_method(a):
-    "The method that was asked for, or the one that fits the number of people; raises ValueError."
-    options = ('preset', 'steps', 'bs', 'weights', 'pairs', 'dev_subjects')
-    given = [f'--{name.replace("_", "-")}' for name in options if getattr(a, name) is not None]
-    given += ['--precision'] * (a.precision != 'fp32') + ['--no-tpc'] * (not a.tpc)
-    if a.method not in (None, 'network') and given:
-        raise ValueError(f'{given[0]} is an option of the network: leave it out, or take --method network')
+    "The method that was asked for, or the one that fits the options and the number of people; raises ValueError."
+
+    def given(names):
+        return [f'--{name.replace("_", "-")}' for name in names if getattr(a, name) is not None]
+
+    of_network = given(('preset', *_TRAINING, 'dev_subjects')) + ['--no-tpc'] * (not a.tpc)
+    of_detector = given(['folds'])
     several_processes = int(os.environ.get('WORLD_SIZE', 1)) > 1
-    if a.method or given or several_processes:
-        return a.method or 'network'
+    if method := a.method or ('network' if of_network or several_processes else 'auto' if of_detector else None):
+        if method != 'network' and of_network:
+            raise ValueError(f'{of_network[0]} is an option of the network: leave it out, or take --method network')
+        if method == 'network' and of_detector:
+            raise ValueError(f'{of_detector[0]} is an option of a detector: leave it out, or take --method auto')
+        return method
     from gfa_fastai.run.few_shot import MANY_PEOPLE
     from gfa_fastai.run.reproduce import read_data
     from gfa_fastai.samples import person_key
@@ -810,7 +836,8 @@ def gfa_authenticate(argv=None):
     "Live or attack, and who: enroll, verify, identify, video, webcam."
     p = Parser(
         'gfa_authenticate',
-        'Live or attack, and who, with a trained network. Exit status: 0 accepted or done, 1 rejected, 2 error.',
+        'Live or attack, and who. The model decides about live; its own answer to who is a demonstration, and '
+        '--embedder takes a public recogniser. Exit status: 0 accepted or done, 1 rejected, 2 error.',
         ['gfa_authenticate enroll Ann ann.jpg', 'gfa_authenticate verify Ann photo.jpg'],
     )
     jobs = p.add_subparsers(dest='job', required=True, metavar='JOB')
@@ -849,7 +876,7 @@ def _auth_arguments(p):
 
 def _authenticator(a):
     "The authenticator of a job."
-    from gfa_fastai.use.authenticate import FaceAuthenticator
+    from gfa_fastai.use.authenticate import DEMONSTRATION, FaceAuthenticator
 
     names = ('live_point', 'similarity_point', 'live_threshold', 'similarity_threshold', 'detector')
     settings = {k: getattr(a, k) for k in names}
@@ -857,7 +884,11 @@ def _authenticator(a):
         from gfa_fastai.use.embedders import OnnxEmbedder
 
         settings['embedder'] = OnnxEmbedder(a.embedder, a.detector, a.embedder_kind)
-    return FaceAuthenticator.load(a.model, a.gallery, **settings)
+    auth = FaceAuthenticator.load(a.model, a.gallery, **settings)
+    asks_who = a.job not in ('list', 'remove') and not getattr(a, 'live_only', False)
+    if asks_who and auth.embedder is None:
+        say(f'{DEMONSTRATION}. --embedder takes a public recogniser.', sys.stderr)
+    return auth
 
 
 def _claim_arguments(p, what='who it claims to be (default: whoever is most alike)'):
@@ -908,8 +939,6 @@ def _say_answer(a, what, words, **facts):
 
 def _enroll(a, auth):
     n = auth.enroll(a.name, a.images, a.force)
-    if auth.embedder is None and (a.model == 'small' or auth.spoof is not None):
-        say('Recognition by the small model is a demonstration: --embedder takes a public recogniser.', sys.stderr)
     _say_answer(a, a.name, f'enrolled with {n} picture{"s" if n > 1 else ""}', enrolled=n)
 
 
