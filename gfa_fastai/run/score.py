@@ -50,7 +50,9 @@ def _blocks_folder(out, model, frames):
 # %% ../../nbs/engine/score.ipynb #e8fa3332
 def open_scorer(
     model,  # model file of a network or of a detector
-) -> tuple:  # function of a table -> scores table, what the file says, whether it looks at faces; raises as model_header
+) -> (
+    tuple
+):  # function of a table -> scores table, what the file says, whether it looks at faces; raises as model_header
     "Whatever kind of model a file holds, as a function that scores."
     if model_header(model)['kind'] == 'detector':
         from gfa_fastai.compare.baselines import READS
@@ -89,16 +91,11 @@ def score_folder(
     remove_dead_parts(cache)
     people = read_data(data, dataset, draw=not (test_subjects or dev_subjects), **reader)
     samples = _assign_splits(people, test_subjects, dev_subjects)
-    frames = extract_frames(
-        samples,
-        cache,
-        meta['size'],
-        meta['margin'],
-        max_bad,
-        progress,
-        spread=spread or meta.get('spread'),
-        detector=None if looks_at_faces else False,
-    )
+    looking = None if looks_at_faces else False
+    taken = _frames_taken(model, meta, spread)
+    frames = extract_frames(samples, cache, meta['size'], meta['margin'], max_bad, progress, **taken, detector=looking)
+    if 'first' in taken:
+        rows = len(frames)  # (a block may not cut a video in two)
     skipped, decoded = frames.attrs['skipped'], frames
     if model_header(model)['adapter']:
         from gfa_fastai.adapt.by_name import load_model_adapter  # (with fastai, which a model without needs not)
@@ -114,6 +111,18 @@ def score_folder(
     shutil.rmtree(blocks, ignore_errors=True)
     scores.attrs.update(skipped=skipped, drawn=people.attrs['drawn'])
     return scores
+
+
+def _frames_taken(model, meta, spread):
+    "Which frames of videos are scored: as in the training, or as many as were asked for; raises ValueError."
+    if 'first' not in meta:
+        return dict(spread=spread or meta.get('spread'))
+    if spread:
+        raise ValueError(
+            f'{model} looks at {meta["first"]} neighbouring frames of a video, and spread takes them from all over it: '
+            'leave spread out (--spread)'
+        )
+    return dict(first=meta['first'])
 
 
 def _assign_splits(samples, test_subjects, dev_subjects):
