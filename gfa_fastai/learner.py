@@ -123,7 +123,7 @@ class TrackTerms(Callback):
 
     def __init__(self, every: int | None = None):
         self.every = every  # steps between two readings; None: 20 on CUDA, else 1
-        self.late = []  # what was not read yet
+        self.late = []  # terms that were not read yet
 
     def after_create(self):
         self.learn.terms = []
@@ -148,9 +148,11 @@ class TrackTerms(Callback):
 
     def read(self):
         "Bring what was not read yet into `learn.terms`."
-        late, self.late = self.late, []
-        rows = torch.stack([values for values, _ in late]).tolist() if late else []
-        for row, (_, lr) in zip(rows, late):
+        if not self.late:
+            return
+        values, rates = zip(*self.late)
+        self.late = []
+        for row, lr in zip(torch.stack(values).tolist(), rates):
             terms, finite = row[:5], row[5:]
             wrong = [
                 f'L_{name}'
@@ -228,7 +230,7 @@ def on_head(
 spoof_accuracy = on_head(accuracy, 0)
 id_accuracy = on_head(accuracy, 1)
 
-
+# %% ../nbs/08_learner.ipynb #5af04c76
 class SpoofEER(Metric):
     "EER of the anti-spoofing head; None where it is not defined."
 

@@ -56,7 +56,7 @@ from gfa_fastai.synth.benchmark import make_synthpad
 from gfa_fastai.tpc import TPCLoss, mmd_loss
 from gfa_fastai.train.checkpoint import fit_resumable
 from gfa_fastai.train.guards import guarded
-from gfa_fastai.train.precision import precision_of
+from gfa_fastai.train.precision import precision_of, set_precision
 from gfa_fastai.use.authenticate import FaceAuthenticator, both_answers
 from gfa_fastai.use.export import export_onnx
 
@@ -216,6 +216,66 @@ def training_that_goes_on():
     a, b = (learn.model.state_dict() for learn in (whole, parts))
     same = torch.equal if not REAL else partial(torch.allclose, atol=1e-4)
     assert len(parts.terms) == len(whole.terms) and all(same(a[k], b[k]) for k in a)
+
+
+def training_in_fp16_that_goes_on():
+    "The scale is far too large at first: it is kept, so that the same steps are left out."
+
+    def part(path, *cbs):
+        learn = set_precision(learner(list(cbs)), 'fp16', init_scale=2.0**22, growth_interval=4)
+        fit_resumable(learn, 3, HERE / path, every=0)
+        return learn
+
+    whole = part('whole16.pt')
+    part('parts16.pt', CancelAt(4))
+    parts = part('parts16.pt')
+    kept = [torch.load(HERE / f, weights_only=True)['scale'] for f in ('whole16.pt', 'parts16.pt')]
+    assert all(k['scale'] < 2.0**22 for k in kept) and (REAL or kept[0] == kept[1])  # (a GPU's sums vary a little)
+    same = torch.equal if not REAL else partial(torch.allclose, atol=1e-3)
+    a, b = (learn.model.state_dict() for learn in (whole, parts))
+    assert len(parts.terms) == len(whole.terms) and all(same(a[k], b[k]) for k in a)
+
+
+def an_interrupt_leaves_no_autocast():
+    "A forward pass that is stopped by hand or runs out of memory: what follows is in float32 again, and learns."
+
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    learn = learner(precision='fp16')
+    hook = learn.model.avgpool.register_forward_hook(stop)
+    with pytest.raises(KeyboardInterrupt):
+        learn.fit(1)
+    hook.remove()
+    x = torch.rand(2, 3, 48, 48, device=GPU)
+    assert learn.model.eval().spoof(x)[0].dtype == torch.float32
+    depth = torch.autocast_increment_nesting()
+    torch.autocast_decrement_nesting()
+    assert depth == 1  # none around: the copies of the weights in 16 bits are thrown away after each batch
+    adapter = FDA(photos()[0], width=0.125, size=48)
+    adapter.fast.register_forward_hook(stop)
+    with pytest.raises(KeyboardInterrupt):
+        adapter.fit(photos(), steps=3, bs=2, precision='fp16', progress=False)
+    assert not any(map(torch.is_autocast_enabled, ('cpu', 'cuda')))
+
+
+def maps_stay_channels_last():
+    "From the first convolution to the last pooling, in both precisions, also where they are computed again."
+    seen = []
+
+    def look(layer, args, out):
+        seen.append(out.is_contiguous(memory_format=torch.channels_last) and not out.is_contiguous())
+
+    for precision in ('fp32', 'fp16'):
+        for recompute in (False, True):
+            learn = learner(CancelAt(2), precision=precision, recompute=recompute)
+            hooks = [layer.register_forward_hook(look) for layer in list(learn.model.trunk)[:-6]]  # (later maps: 3 x 3)
+            learn.fit(1)
+            for hook in hooks:
+                hook.remove()
+            grad = learn.model.trunk[2].weight
+            assert grad.is_contiguous(memory_format=torch.channels_last)
+    assert len(seen) > 200 and all(seen), (len(seen), sum(seen))
 
 
 def training_in_fp16():
@@ -384,6 +444,9 @@ CHECKS = [
     a_cancelled_fit_is_read_and_checked,
     training_that_goes_on,
     training_in_fp16,
+    training_in_fp16_that_goes_on,
+    an_interrupt_leaves_no_autocast,
+    maps_stay_channels_last,
     steps_that_overflow_are_skipped,
     bf16_that_is_emulated_is_refused,
     recomputed_and_accumulated,

@@ -4,6 +4,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -464,6 +465,34 @@ def test_after_a_nan_stop_autocast_is_off(new):
         learn.fit(1)
     assert not torch.is_autocast_enabled('cpu')
     assert TrackTerms.order > MixedPrecision.order  # on CUDA too: its after_loss leaves autocast
+
+
+def test_after_an_interrupt_in_the_forward_pass_autocast_is_off(new):
+    "Also in a batch that is left out, and in a fit inside an autocast of the caller, which stays."
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    learn = new(guards=dict(precision='bf16'))
+    hook = learn.model.avgpool.register_forward_hook(interrupt)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            learn.fit(1)
+        assert not torch.is_autocast_enabled('cpu')
+    with torch.autocast('cpu', torch.float16), pytest.raises(KeyboardInterrupt):
+        try:
+            learn.validate()
+        finally:
+            assert torch.is_autocast_enabled('cpu')
+    hook.remove()
+    want = new(guards=dict(precision='bf16'))
+    learn.model.load_state_dict(want.model.state_dict())  # with the old copies in 16 bits it would not learn
+    for one in (learn, want):
+        one.dls.train.rng = random.Random(1)
+        torch.manual_seed(1)
+        one.opt = None
+        one.fit(1)
+    assert same(weights(learn), weights(want))
 
 
 # -- runs that are killed
@@ -1069,6 +1098,9 @@ def test_precisions_that_there_are_not(new):
     learn.to_channelslast(use_amp=False).fit(1)
     learn.to_channelslast(amp_mode='bf16').fit(1)
     assert [type(cb) for cb in precision_callbacks('fp16', torch.device('cuda'))] == [MixedPrecision]
+    learn = new(cbs=MixedPrecision())
+    with pytest.raises(ValueError, match="'fp16' is not available on cpu"):
+        learn.fit(1)  # fastai would say nothing, and train in float32
 
 
 def test_emulated_bf16_is_refused(monkeypatch):

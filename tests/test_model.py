@@ -541,6 +541,25 @@ def test_recomputed_gradients_are_the_same():
         assert all(torch.equal(a, b) for a, b in zip(half, gradients()))
 
 
+def test_recomputing_any_trunk():
+    "Dropout in the trunk draws the same units again, and layers behind the last pooling are not lost."
+    trunk, x = new_trunk(0.0625), images(3)
+    shorter = nn.Sequential(*list(trunk)[:4], nn.Dropout(0.5), *list(trunk)[4:-1])
+    for name in ('width', 'out_channels', 'names', 'mean', 'std'):
+        setattr(shorter, name, getattr(trunk, name))
+    m = GFACNN(4, shorter, pool=1).train()
+
+    def gradients():
+        torch.manual_seed(0)
+        y = m.trunk(x)
+        return y, torch.autograd.grad(y.square().sum(), list(m.trunk.parameters()))
+
+    plain, wanted = gradients()
+    recompute_trunk(m)
+    again, found = gradients()
+    assert torch.equal(plain, again) and all(torch.equal(a, b) for a, b in zip(wanted, found))
+
+
 def test_recomputing_keeps_less(monkeypatch):
     m, x = slim(), images(4)
 

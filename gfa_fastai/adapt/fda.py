@@ -29,7 +29,14 @@ from ..inputs.images import as_batch, image_list, read_image, shrink_image
 from ..inputs.weights import loss_trunk
 from ..samples import check_number
 from ..train.checkpoint import load_checkpoint, save_checkpoint
-from ..train.precision import PRECISIONS, check_precision, precision_callbacks
+from gfa_fastai.train.precision import (
+    PRECISIONS,
+    autocast_ends,
+    check_precision,
+    loss_scale,
+    precision_callbacks,
+    set_loss_scale,
+)
 
 # %% auto #0
 __all__ = ['LOSS_NETWORK', 'FDA_PRESETS', 'ROUND', 'new_loss_network', 'choose_target', 'RandomCrops', 'FitLog', 'Rounds',
@@ -220,6 +227,11 @@ class Rounds(Callback):
 
     def __init__(self, draws, log, path, settings: dict):
         self.draws, self.log, self.path, self.settings = draws, log, path, settings
+        self.scale = {}  # of the loss, where a fit in fp16 goes on
+
+    def before_train(self):
+        set_loss_scale(self.learn, self.scale)
+        self.scale = {}
 
     def before_epoch(self):
         self.draws.first = self.epoch * len(self.draws)
@@ -232,6 +244,7 @@ class Rounds(Callback):
             model=self.learn.model.state_dict(),
             opt=self.opt.state_dict(),
             terms=self.log.rows,
+            scale=loss_scale(self.learn),
         )
         save_checkpoint(self.path, state, self.settings)
 
@@ -244,6 +257,7 @@ class Rounds(Callback):
         learn.model.load_state_dict(state['model'])
         learn.opt.load_state_dict(state['opt'])
         self.log.rows = state['terms']
+        self.scale = state.get('scale', {})  # version 1 saved none
         return state['rounds']
 
 # %% ../../nbs/engine/adapt_fda.ipynb #da583b79
@@ -440,7 +454,7 @@ def fit(
         done = keep.resume(learn)
         bar.update(done * per_round)
         falling = ParamScheduler({'lr': combined_cos(0.5, lr, lr, lr / 100)})
-        with learn.no_bar(), learn.no_logging():
+        with learn.no_bar(), learn.no_logging(), autocast_ends(learn):
             learn.fit(rounds, lr, start_epoch=done, cbs=falling)
     self.fast.eval()
     self.terms = pd.DataFrame(log.rows)

@@ -15,7 +15,7 @@ with warnings.catch_warnings():
 from ..inputs.files import check_size, remove_parts, whole_file
 from ..learner import TERMS
 from .guards import check_weights, guarded
-from .precision import precision_of
+from .precision import loss_scale, precision_of, set_loss_scale
 
 # %% auto #0
 __all__ = ['state_digest', 'state_bytes', 'save_checkpoint', 'load_checkpoint', 'Checkpoint', 'fit_resumable']
@@ -128,10 +128,15 @@ class Checkpoint(Callback):
         self.every = every
         self.epochs = []  # a row of validation loss and metrics for each epoch
         self.done = (0, 0)  # epochs, and further steps
+        self.scale = {}  # of the loss, where the run is in fp16 and goes on
         self.cost = 0.0  # seconds that the last checkpoint took
 
     def before_fit(self):
         self.last = time.monotonic()
+
+    def before_train(self):
+        set_loss_scale(self.learn, self.scale)
+        self.scale = {}
 
     def before_epoch(self):
         self.dls.train.rng = random.Random(self._set_seed(0))
@@ -216,6 +221,7 @@ def save(
         epochs=self.epochs,
         terms=torch.tensor([list(r.values()) for r in self.terms], dtype=torch.float64),
         steps=self.learn.halve_lr.steps,
+        scale=loss_scale(self.learn),
     )
     save_checkpoint(self.path, state, self.settings())
     self.last = time.monotonic()
@@ -233,6 +239,7 @@ def load(self: Checkpoint):
     self.learn.track_terms.late = []
     self.learn.terms = [dict(zip(TERMS, row)) for row in state['terms'].tolist()]
     self.learn.halve_lr.steps = state['steps']
+    self.scale = state.get('scale', {})  # version 1 saved none
     self.epochs = state['epochs']
     self.done = tuple(state['done'])
 

@@ -14,7 +14,7 @@ with warnings.catch_warnings():
 
 from ..learner import GFALearner, HalveLR
 from .memory import recompute_trunk
-from .precision import set_precision
+from .precision import check_precision, precision_of, set_precision
 
 # %% auto #0
 __all__ = ['blame', 'check_weights', 'check_learner', 'Guards', 'guarded']
@@ -110,6 +110,7 @@ def check_learner(learn):
     "ValueError for callbacks and metrics that do not fit."
     for cb in learn.cbs:
         _check_callback(cb)
+    check_precision(precision_of(learn), learn.dls.device)
     for metric in learn.metrics:
         _check_metric(metric)
     if sum(isinstance(cb, HalveLR) for cb in learn.cbs) > 1:

@@ -17,8 +17,11 @@ def trunk_blocks(
     trunk: nn.Sequential,  # a VGG's convolutions
 ) -> list:  # of nn.Sequential; they share the layers with the trunk
     "The blocks of a trunk, each up to its pooling."
-    ends = [i + 1 for i, layer in enumerate(trunk) if isinstance(layer, nn.MaxPool2d)]
-    return [nn.Sequential(*list(trunk)[a:b]) for a, b in zip([0, *ends], ends)]
+    layers = list(trunk)
+    ends = [i + 1 for i, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)]
+    if layers and ends[-1:] != [len(layers)]:
+        ends.append(len(layers))  # one that does not end with a pooling
+    return [nn.Sequential(*layers[a:b]) for a, b in zip([0, *ends], ends)]
 
 
 class RecomputedTrunk(nn.Sequential):
@@ -28,7 +31,7 @@ class RecomputedTrunk(nn.Sequential):
         if not torch.is_grad_enabled():
             return super().forward(x)
         for block in trunk_blocks(self):
-            x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False)
+            x = checkpoint(block, x, use_reentrant=False)
         return x
 
 

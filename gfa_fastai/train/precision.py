@@ -5,6 +5,7 @@
 # %% ../../nbs/engine/precision.ipynb #01d9e6bc
 from __future__ import annotations
 import warnings
+from contextlib import contextmanager
 
 with warnings.catch_warnings():
     warnings.simplefilter('ignore')
@@ -13,31 +14,41 @@ with warnings.catch_warnings():
 from ..learner import GFALearner
 
 # %% auto #0
-__all__ = ['PRECISIONS', 'CPUAutocast', 'check_precision', 'precision_callbacks', 'precision_of', 'set_precision']
+__all__ = ['PRECISIONS', 'CPUAutocast', 'autocast_ends', 'check_precision', 'precision_callbacks', 'precision_of',
+           'set_precision', 'loss_scale', 'set_loss_scale']
 
 # %% ../../nbs/engine/precision.ipynb #bfd80f38
 class CPUAutocast(Callback):
     "bf16 on a CPU: the forward pass in autocast."
 
     order = 10  # as fastai's MixedPrecision
-    cast = None
 
     def before_batch(self):
-        self._leave()
-        self.cast = torch.autocast('cpu', torch.bfloat16)
-        self.cast.__enter__()
+        self.autocast = torch.autocast('cpu', torch.bfloat16)
+        self.autocast.__enter__()
 
     def after_pred(self):
         self.learn.pred = to_float(self.pred)
-        self._leave()
+        self.autocast.__exit__(None, None, None)
 
-    def after_cancel_batch(self):
-        self._leave()
+# %% ../../nbs/engine/precision.ipynb #88e0cc73
+@contextmanager
+def autocast_ends(learn):
+    "The autocast that a learner's callbacks enter in the block ends with it, whatever ends it."
+    before = {device: torch.is_autocast_enabled(device) for device in ('cpu', 'cuda')}
+    try:
+        yield
+    finally:
+        for autocast in [vars(cb).get('autocast') for cb in learn.cbs]:
+            if autocast is not None and torch.is_autocast_enabled(autocast.device) and not before[autocast.device]:
+                autocast.__exit__(None, None, None)
 
-    def _leave(self):
-        if self.cast is not None:
-            self.cast.__exit__(None, None, None)
-            self.cast = None
+
+@patch
+def one_batch(self: GFALearner, i, b):
+    "fastai's, and autocast ends with the batch."
+    with autocast_ends(self):
+        Learner.one_batch(self, i, b)
 
 # %% ../../nbs/engine/precision.ipynb #f46fb015
 PRECISIONS = ('fp32', 'bf16', 'fp16')
@@ -124,3 +135,20 @@ def to_channelslast(self: GFALearner, use_amp: bool = True, amp_mode: str = 'fp1
     if use_amp:
         set_precision(self, getattr(amp_mode, 'value', amp_mode), **kwargs)
     return Learner.to_channelslast(self, use_amp=False) or self
+
+# %% ../../nbs/engine/precision.ipynb #c3de5da9
+def loss_scale(
+    learn,  # in a fit
+) -> dict:  # what set_loss_scale takes; empty where the loss is not scaled
+    "The state of the loss scaling of fp16."
+    scaler = getattr(learn, 'scaler', None)
+    return scaler.state_dict() if scaler else {}
+
+
+def set_loss_scale(
+    learn,  # in a fit
+    state: dict,  # from loss_scale
+):
+    "Go on with a loss scale."
+    if state:
+        learn.scaler.load_state_dict(state)
