@@ -1020,6 +1020,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/gfa_fastai', 'doc_host': '
                                                                                       'gfa_fastai/inputs/models.py'),
                                           'gfa_fastai.inputs.models._split_file': ( 'engine/models.html#_split_file',
                                                                                     'gfa_fastai/inputs/models.py'),
+                                          'gfa_fastai.inputs.models.best_device': ( 'engine/models.html#best_device',
+                                                                                    'gfa_fastai/inputs/models.py'),
                                           'gfa_fastai.inputs.models.check_no_folder': ( 'engine/models.html#check_no_folder',
                                                                                         'gfa_fastai/inputs/models.py'),
                                           'gfa_fastai.inputs.models.content_digest': ( 'engine/models.html#content_digest',

@@ -536,7 +536,7 @@ def extract_frames(
     spread: int | None = None,  # or so many, evenly spread,
     first: int | None = None,  # and of the first so many only
     smooth: int = 5,  # frames to either side that a detected box in a video is the median of; 0: none
-    detector=None,  # yunet, or the path of its model (.onnx); None: OpenCV's bundled cascade
+    detector=None,  # yunet, or the path of its model (.onnx); None: OpenCV's cascade; False: faces are not looked for
     surround: float | None = None,  # the frame is a square so many times as wide as the face; None: the whole picture
     border: str | None = None,  # of crops: 'reflect' or 'replicate'; None: 'reflect' in videos, 'replicate' in images
     workers: int | None = None,  # threads; None: one for each core
