@@ -30,7 +30,8 @@ setup(
     python_requires=f'>={cfg["min_python"]}',
     install_requires=shlex.split(cfg['requirements']),
     extras_require={
-        k: shlex.split(cfg[f'{k}_requirements']) for k in ('dev', 'export', 'explain', 'distributed', 'heif')
+        k: shlex.split(cfg[f'{k}_requirements'])
+        for k in ('dev', 'export', 'explain', 'distributed', 'heif', 'pretrained')
     },
     entry_points={
         'console_scripts': cfg['console_scripts'].split(),

@@ -8,6 +8,7 @@ import re
 import torch
 from gfa_fastai.compare.detectors import (
     DETECTORS,
+    OF_VIDEOS,
     Method,
     classifier_arrays,
     compare_methods,
@@ -15,6 +16,7 @@ from gfa_fastai.compare.detectors import (
     fit_calibration,
     fit_detector,
     get_method,
+    judge_methods,
     left_out_decisions,
     load_detector,
     method_features,
@@ -23,7 +25,9 @@ from gfa_fastai.compare.detectors import (
     save_detector,
     train_detector,
 )
+from gfa_fastai.compare import detectors as module
 from gfa_fastai.compare.baselines import extract_features
+from gfa_fastai.compare.pretrained import PRETRAINED
 from gfa_fastai.evaluation import evaluate_scores
 from gfa_fastai.inputs.frames import extract_frames
 from gfa_fastai.inputs.images import read_image, write_png
@@ -72,7 +76,7 @@ def detector(frames):
     return train_detector(frames, 'lbp', SIZE, progress=False)
 
 
-OF_PICTURES = [name for name in DETECTORS if not get_method(name).of_videos]
+OF_PICTURES = [name for name in DETECTORS if name not in (*OF_VIDEOS, *PRETRAINED)]
 
 
 @pytest.mark.parametrize('name', OF_PICTURES)
@@ -140,6 +144,19 @@ def test_the_choice_is_judged_on_people_who_took_no_part(frames):
     shuffled = rows.assign(label=np.random.default_rng(0).permutation(rows['label']))
     shuffled['pai'] = np.where(shuffled['label'] == 'live', '', 'print')
     assert rate_choice(features, shuffled)[0].hter > 0.25
+
+
+def test_the_chosen_method_is_fitted_once_in_each_fold(frames, monkeypatch):
+    features, rows, _ = method_features(frames, ['lbp', 'linear'], progress=False)
+    calls = []
+    monkeypatch.setattr(module, 'left_out_decisions', lambda *a: (calls.append(a), left_out_decisions(*a))[1])
+    decisions, judged = judge_methods(features, rows)
+    assert len(calls) == 2
+    rate_choice(features, rows)
+    assert len(calls) == 2 + 5 * 2  # two candidates in each of five folds
+    name = judged['method'].iloc[0]
+    known = fit_detector(name, features[name], rows, SIZE, 0.3, decisions=decisions[name])
+    assert len(calls) == 12 and known.meta == fit_detector(name, features[name], rows, SIZE, 0.3).meta
 
 
 def test_grey_pictures_leave_out_the_methods_of_colour(photos, tmp_path):
@@ -235,15 +252,41 @@ def test_the_method_that_is_taken_is_said(photos, tmp_path, capsys):
     assert '6 people: --method auto' in said and 'chosen: ' in said
 
 
-def test_options_of_the_network_are_not_dropped_in_silence(photos, tmp_path, capsys):
-    for option in (['--steps', '5'], ['--weights', 'small'], ['--no-tpc'], ['--dev-subjects', 'p1']):
-        given = [str(photos), '--out', str(tmp_path / 'run'), '--method', 'lbp', *option]
-        assert gfa_train(given) == 2
-        assert f'{option[0]} is an option of the network' in capsys.readouterr().err
+@pytest.mark.parametrize(
+    'method, option, said',
+    [
+        ('lbp', '--steps 5', '--steps is an option of the network'),
+        ('lbp', '--weights small', '--weights is an option of the network'),
+        ('lbp', '--no-tpc', '--no-tpc is an option of the network'),
+        ('lbp', '--dev-subjects p1', '--dev-subjects is an option of the network'),
+        ('auto', '--flips both', '--flips is an option of the network'),
+        ('linear', '--balanced', '--balanced is an option of the network'),
+        ('lbp', '--scale paper', '--scale is an option of the network'),
+        ('network', '--folds 3', '--folds is an option of a detector'),
+        ('dinov2', '--size 112', 'the network of dinov2 takes 224 pixels'),
+        ('lbp_top', '--spread 4', 'lbp_top looks at neighbouring frames'),
+    ],
+)
+def test_options_that_a_method_cannot_use_are_not_dropped_in_silence(photos, tmp_path, capsys, method, option, said):
+    given = [str(photos), '--out', str(tmp_path / 'run'), '--method', method, *option.split()]
+    assert gfa_train(given) == 2
+    error = capsys.readouterr().err
+    assert said in error and 'leave' in error
 
 
-def test_the_command_offers_every_method_of_pictures(capsys):
+def test_the_number_of_folds_asks_for_a_detector(photos, tmp_path, capsys):
+    "With this option no people are counted: the method is auto, however many there are."
+    given = [str(photos), '--out', str(tmp_path / 'run'), '--size', str(SIZE), '--folds', '2']
+    assert gfa_train(given) == 0
+    assert (
+        'left out in turn (2 folds)'
+        in read_tensors(tmp_path / 'run' / 'model.safetensors')[0]['meta']['thresholds']['live']['measured_on']
+    )
+    assert 'people: --method' not in capsys.readouterr().out
+
+
+def test_the_command_offers_every_method(capsys):
     with pytest.raises(SystemExit):
         gfa_train(['--help'])
     offered = re.search(r'--method\s+\{([^}]*)\}', capsys.readouterr().out)[1].replace(' ', '').replace('\n', '')
-    assert offered.split(',') == ['network', 'auto', *OF_PICTURES]
+    assert offered.split(',') == ['network', 'auto', *DETECTORS]

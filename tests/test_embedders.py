@@ -142,4 +142,41 @@ def test_the_built_in_embedding_says_that_it_is_a_demonstration(tmp_path, monkey
     cv2.imwrite(str(tmp_path / 'a.png'), photo())
     given = ['enroll', 'Ann', tmp_path / 'a.png', '--gallery', tmp_path / 'door.json', '--force']
     assert gfa_authenticate([str(o) for o in given]) == 0
-    assert 'is a demonstration: --embedder' in capsys.readouterr().err
+    assert 'a demonstration. --embedder' in capsys.readouterr().err
+    assert gfa_authenticate(
+        ['verify', '--live-only', str(tmp_path / 'a.png'), '--gallery', str(tmp_path / 'd.json')]
+    ) in (0, 1)
+    assert 'demonstration' not in capsys.readouterr().err  # nobody asks who
+
+
+def test_an_embedder_is_asked_and_the_model_is_not(monkeypatch):
+    "The trunk sees whole frames only, and nothing where a detector decides about live."
+    from gfa_fastai.inputs.models import load_model
+    from gfa_fastai.use import authenticate
+
+    monkeypatch.setattr(authenticate, 'find_faces', lambda image, detector=None: [(40.0, 40.0, 80.0, 80.0)])
+    monkeypatch.setattr(authenticate, 'check_faces', lambda *a: (None, ''))
+    model, meta = load_model(small_model())
+    seen, features = [], model.features
+    monkeypatch.setattr(model, 'features', lambda x: (seen.append(len(x)), features(x))[1])
+    pictures = [photo(0), photo(1)]
+
+    def read(**how):
+        seen.clear()
+        return FaceAuthenticator(model, meta, device='cpu', **how).read_faces(pictures)
+
+    plain = read()
+    assert seen == [3 * 2]  # frames, faces and mirrored faces
+    embedder = FunctionEmbedder(mean_colour, 'mean colour 1', size=SIZE)
+    asked = read(embedder=embedder, similarity_threshold=0.9)
+    assert seen == [2]
+    np.testing.assert_allclose([r.live for r in asked], [r.live for r in plain], atol=1e-6)
+    assert asked[0].embedding.shape == (3,)
+
+    class Spoof:
+        meta = dict(size=64)
+        how = type('How', (), dict(of_videos=False))
+        live_scores = staticmethod(lambda frames: np.full(len(frames), 0.7))
+
+    assert read(spoof=Spoof())[0].live == 0.7 and seen == [2 * 2]  # faces and mirrored faces
+    assert read(spoof=Spoof(), embedder=embedder, similarity_threshold=0.9)[0].live == 0.7 and not seen

@@ -12,6 +12,7 @@ import torch
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from .baselines import BASELINES, READS, FisherVectors, check_image, extract_features
+from .pretrained import PRETRAINED, network_features, pretrained_network
 from ..evaluation import SCORE_COLUMNS, evaluate_scores, validate_scores
 from ..inputs.images import read_image
 from ..inputs.models import load_model, meta_text, read_tensors, small_model, write_tensors
@@ -32,11 +33,11 @@ from sklearn.model_selection import StratifiedGroupKFold
 from torch import nn
 
 # %% auto #0
-__all__ = ['DETECTORS', 'CANDIDATES', 'CONTROLS', 'small_model_trunk', 'frozen_trunk', 'trunk_statistics', 'Method', 'get_method',
-           'classifier_arrays', 'decide', 'fit_method', 'decide_all', 'people_folds', 'left_out_decisions',
-           'fit_calibration', 'operating_points', 'Detector', 'train_detector', 'fit_detector', 'picture_statistics',
-           'method_or_control', 'control_features', 'method_features', 'compare_methods', 'rate_choice',
-           'save_detector', 'load_detector']
+__all__ = ['DETECTORS', 'OF_VIDEOS', 'CANDIDATES', 'CONTROLS', 'small_model_trunk', 'frozen_trunk', 'trunk_statistics', 'Method',
+           'get_method', 'classifier_arrays', 'decide', 'fit_method', 'decide_all', 'people_folds',
+           'left_out_decisions', 'fit_calibration', 'operating_points', 'Detector', 'train_detector', 'fit_detector',
+           'picture_statistics', 'method_or_control', 'control_features', 'method_features', 'judge_methods',
+           'with_controls', 'compare_methods', 'rate_choice', 'save_detector', 'load_detector']
 
 # %% ../../nbs/engine/detectors.ipynb #7638c4d9
 @lru_cache(1)
@@ -83,7 +84,8 @@ _NAMES = dict(
     lbp_top='LBP-TOP',
     motion='Motion',
 )
-DETECTORS = ('linear', *_NAMES)  # names of the methods
+DETECTORS = ('linear', *PRETRAINED, *_NAMES)  # names of the methods
+OF_VIDEOS = tuple(name for name, of in _NAMES.items() if READS[BASELINES[of][2]][1])  # they score whole videos
 CANDIDATES = ('lbp', 'colour_lbp', 'colour_texture', 'ida', 'linear')  # what 'auto' chooses from
 
 
@@ -95,6 +97,7 @@ class Method:
     classifier: object  # of scikit-learn, not fitted
     reads: str  # one of READS
     per_species: bool = False  # a classifier for each species of attack, and the least of their scores
+    network: nn.Module = None  # frozen, that the features look through
 
     @property
     def of_videos(self) -> bool:
@@ -103,14 +106,17 @@ class Method:
 
 def get_method(
     name: str,  # one of DETECTORS
-    trunk: nn.Sequential = None,  # of 'linear'; None: that of the small model
-) -> Method:  # raises ValueError
+    trunk: nn.Module = None,  # frozen network of 'linear' or of one of PRETRAINED; None: the usual one
+) -> Method:  # raises ValueError; FileNotFoundError where the weights of a pretrained network cannot be had
     "A method by its name. Features of single pictures read the whole frame."
     if name not in DETECTORS:
         raise ValueError(f'method {name!r} is not known, choose one of {", ".join(DETECTORS)}')
     if name == 'linear':
         trunk = small_model_trunk() if trunk is None else trunk
-        return Method(partial(trunk_statistics, trunk=trunk), linear_probe(), 'frame')
+        return Method(partial(trunk_statistics, trunk=trunk), linear_probe(), 'frame', network=trunk)
+    if name in PRETRAINED:
+        network = pretrained_network(name) if trunk is None else trunk
+        return Method(partial(network_features, network=network), linear_probe(), 'frame', network=network)
     features, classifier, reads, _ = BASELINES[_NAMES[name]]
     return Method(features, classifier(), 'frame' if reads == 'face' else reads, name == 'ida')
 
@@ -264,7 +270,7 @@ class Detector:
     slope: float  # of the calibration
     bias: float
     meta: dict  # size and margin of its pictures, thresholds, names of the people
-    trunk: nn.Sequential = None  # of 'linear'
+    trunk: nn.Module = None  # frozen network of 'linear' or of one of PRETRAINED
     left_out: pd.DataFrame = field(default=None, repr=False)  # scores of the training people by cross-validation
 
     def __post_init__(self):
@@ -324,11 +330,13 @@ def fit_detector(
     margin: float,  # of the face crops
     folds: int = 5,  # groups of people in cross-validation
     seed: int = 0,  # of the deal
+    decisions=None,  # (N,) of `judge_methods` in these folds; None: they are made
 ) -> Detector:  # raises ValueError
     "The same from features."
     how = get_method(method)
     live = (rows['label'] == 'live').to_numpy()
-    decisions = left_out_decisions(how, X, rows, folds, seed)
+    if decisions is None:
+        decisions = left_out_decisions(how, X, rows, folds, seed)
     slope, bias = fit_calibration(decisions, live)
     scores = validate_scores(rows.assign(score=expit(slope * decisions + bias), split='dev')[SCORE_COLUMNS])
     people = person_key(rows)
@@ -337,8 +345,7 @@ def fit_detector(
     measured_on = f'{people.nunique()} people of {names}, left out in turn ({groups} folds)'
     thresholds = dict(live=dict(point='EER', points=operating_points(scores), measured_on=measured_on))
     meta = dict(size=size, margin=margin, train=names, people=sorted(people.unique()), thresholds=thresholds)
-    trunk = small_model_trunk() if method == 'linear' else None
-    return Detector(method, fit_method(how, X, rows), slope, bias, meta, trunk, scores)
+    return Detector(method, fit_method(how, X, rows), slope, bias, meta, how.network, scores)
 
 # %% ../../nbs/engine/detectors.ipynb #f58f2989
 CONTROLS = ('sharpness alone', 'colour and sharpness')
@@ -380,7 +387,7 @@ def method_features(
     found, failed = {}, {}
     for name in methods:
         how = get_method(name)
-        if how.of_videos:
+        if how.of_videos and len(methods) > 1:
             raise ValueError(f'the method {name} scores videos, and is not compared with those that score pictures')
         try:
             found[name] = extract_features(frames, how.features, how.reads, None, -1, max_bad, progress)
@@ -395,11 +402,32 @@ def method_features(
     return X, rows[common[name]].reset_index(drop=True), failed
 
 
-def _judge(how, X, rows, folds, seed):
-    "Decisions of a method on people who were left out, with their error rate and AUC."
+def judge_methods(
+    features: dict,  # from `method_features`, or `control_features`
+    rows: pd.DataFrame,  # the same
+    folds: int = 5,  # groups of people
+    seed: int = 0,  # of the deal
+) -> tuple:  # name -> decisions (N,) on people who were left out, and a table of method, eer, auc, the best first
+    "Each method on people who were left out."
     live = (rows['label'] == 'live').to_numpy()
-    decisions = left_out_decisions(how, X, rows, folds, seed)
-    return decisions, eer(decisions[~live], decisions[live]), roc_auc_score(live, decisions)
+    decisions, found = {}, []
+    for name, X in features.items():
+        d = decisions[name] = left_out_decisions(method_or_control(name), X, rows, folds, seed)
+        found.append(dict(method=name, eer=eer(d[~live], d[live]), auc=roc_auc_score(live, d)))
+    table = pd.DataFrame(found).sort_values(['eer', 'auc'], ascending=[True, False], kind='stable')
+    return decisions, table.reset_index(drop=True)
+
+
+def with_controls(
+    judged: pd.DataFrame,  # table of `judge_methods`
+    rows: pd.DataFrame,  # the rows that it was made from
+    folds: int = 5,  # the same
+    seed: int = 0,  # the same
+) -> pd.DataFrame:  # a row a method, the best first, then the controls: method, control, eer, auc
+    "The controls beside the methods."
+    beside = [judge_methods({k: X}, rows, folds, seed)[1] for k, X in control_features(rows).items()]
+    tables = [judged.assign(control=False), *(control.assign(control=True) for control in beside)]
+    return pd.concat(tables, ignore_index=True)[['method', 'control', 'eer', 'auc']]
 
 
 def compare_methods(
@@ -407,21 +435,9 @@ def compare_methods(
     rows: pd.DataFrame,  # the same
     folds: int = 5,  # groups of people
     seed: int = 0,  # of the deal
-    controls: bool = True,  # with the controls
-) -> pd.DataFrame:  # a row a method, the best first, then the controls: method, control, eer, auc
-    "Methods on people who were left out."
-    found = []
-    for name, X in features.items():
-        _, rate, area = _judge(method_or_control(name), X, rows, folds, seed)
-        found.append(dict(method=name, control=False, eer=rate, auc=area))
-    table = pd.DataFrame(found).sort_values(['eer', 'auc'], ascending=[True, False], kind='stable')
-    if controls:
-        beside = []
-        for name, X in control_features(rows).items():
-            _, rate, area = _judge(method_or_control(name), X, rows, folds, seed)
-            beside.append(dict(method=name, control=True, eer=rate, auc=area))
-        table = pd.concat([table, pd.DataFrame(beside)])
-    return table.reset_index(drop=True)
+) -> pd.DataFrame:  # as `with_controls` gives it
+    "Methods on people who were left out, and the controls beside them."
+    return with_controls(judge_methods(features, rows, folds, seed)[1], rows, folds, seed)
 
 
 def rate_choice(
@@ -436,11 +452,10 @@ def rate_choice(
         own = rows[~left_out].reset_index(drop=True)
         live = (own['label'] == 'live').to_numpy()
         inside = {name: X[~left_out] for name, X in features.items()}
-        best = compare_methods(inside, own, folds, seed, controls=False)['method'].iloc[0]
-        how = method_or_control(best)
-        decisions = left_out_decisions(how, inside[best], own, folds, seed)
-        threshold = eer_threshold(decisions[~live], decisions[live])
-        classifiers = fit_method(how, inside[best], own)
+        decisions, table = judge_methods(inside, own, folds, seed)
+        best = table['method'].iloc[0]
+        threshold = eer_threshold(decisions[best][~live], decisions[best][live])
+        classifiers = fit_method(method_or_control(best), inside[best], own)
         margins[left_out] = decide_all(classifiers, features[best][left_out]) - threshold
         chosen.append(best)
     scores = rows.assign(score=margins, split='test')[SCORE_COLUMNS]
@@ -461,7 +476,9 @@ def save_detector(
         for k, arrays in enumerate(detector.classifiers)
         for name, array in arrays.items()
     }
-    if detector.trunk is not None:
+    if detector.method in PRETRAINED:
+        config['needs'] = detector.trunk.needs()
+    elif detector.trunk is not None:
         config['width'] = detector.trunk.width
         tensors |= {f'trunk.{k}': v.contiguous() for k, v in detector.trunk.state_dict().items()}
     header = dict(kind='detector', config=json.dumps(config), meta=meta_text(detector.meta | more, path))
@@ -476,6 +493,7 @@ def load_detector(
     if header['kind'] != 'detector':
         raise ValueError(f'{path}: it holds a {header["kind"]} and no detector: load_model reads it')
     config, meta = header['config'], header['meta']
+    network = _needed_network(path, config)
     try:
         detector = Detector(
             config['method'],
@@ -483,7 +501,7 @@ def load_detector(
             float(config['slope']),
             float(config['bias']),
             meta,
-            _trunk(config, tensors),
+            network or _trunk(config, tensors),
         )
         _try_out(detector)
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError, ArithmeticError) as e:
@@ -497,6 +515,20 @@ def _arrays(tensors, prefix):
     if not found or not all(np.isfinite(a).all() for a in found.values()):
         raise ValueError(f'arrays {prefix}* are missing or not finite')
     return found
+
+
+def _needed_network(path, config):
+    "The pretrained network that a detector needs, from the files that lie here; None where it needs none."
+    method = config.get('method')
+    if not isinstance(method, str) or method not in PRETRAINED:
+        return None
+    network = pretrained_network(method, fetch=False)
+    if network.needs() != config.get('needs'):
+        raise ValueError(
+            f'{path}: it was trained on other weights than the {PRETRAINED[method]} that lie here (their SHA-256 '
+            'differs): fetch them again, or train the detector again'
+        )
+    return network
 
 
 def _trunk(config, tensors):

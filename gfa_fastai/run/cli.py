@@ -20,7 +20,7 @@ from pathlib import Path
 import gfa_fastai
 
 # %% auto #0
-__all__ = ['Stopped', 'shown', 'say', 'as_options', 'command', 'Lines', 'Help', 'Parser', 'gfa_reproduce', 'gfa_synth',
+__all__ = ['CHOICES', 'Stopped', 'shown', 'say', 'as_options', 'command', 'Lines', 'Help', 'Parser', 'gfa_reproduce', 'gfa_synth',
            'gfa_train', 'gfa_score', 'gfa_evaluate', 'gfa_transfer', 'gfa_authenticate']
 
 # %% ../../nbs/engine/cli.ipynb #4bb2e048
@@ -127,7 +127,6 @@ def command(f):
     return run
 
 # %% ../../nbs/engine/cli.ipynb #219fad89
-_ = os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
 if 'ipykernel' not in sys.modules and not (sys.stderr and sys.stderr.isatty()):
     _ = os.environ.setdefault(
         'TQDM_MININTERVAL', '30'
@@ -174,6 +173,15 @@ class Parser(argparse.ArgumentParser):
         self.options.update(name for name in names if name.startswith('--'))
         return super().add_argument(*names, **kwargs)
 
+# %% ../../nbs/engine/cli.ipynb #ca0eb967
+CHOICES = dict(
+    preset=('tiny', 'quick', 'standard', 'full'),
+    dataset=('folder', 'casia_fasd', 'replay_attack', 'msu_mfsd', 'oulu_npu', 'siw'),
+    video=('mean', 'median', 'min', 'max', 'logodds', 'frame'),
+    transfer=('fda', 'light', 'identity', 'recompress', 'colour', 'fourier'),
+    codec=('png', 'jpeg'),
+)
+
 # %% ../../nbs/engine/cli.ipynb #40fea8be
 def _names(text):
     return [o.strip() for o in text.split(',') if o.strip()]
@@ -195,12 +203,10 @@ def _share(text):
 
 def _data_arguments(p, several=False):
     "The arguments that say how a folder is read, or several of them."
-    from gfa_fastai.inputs.datasets import READERS
-
     layout = 'ROOT/[train|dev|test/](live|attack)/[SPECIES/]PERSON/FILE'
     p.add_argument(
         '--dataset',
-        choices=READERS,
+        choices=CHOICES['dataset'],
         **(dict(nargs='+', action='extend') if several else dict(default='folder')),
         help=f'how the data is read: as a published dataset, or as folder: {layout}'
         + ('; one for each ROOT, or one for all' if several else ''),
@@ -258,9 +264,8 @@ def _training_arguments(p):
     p.add_argument('--bs', type=_positive, help="images in a batch of each process (default: the preset's)")
     p.add_argument(
         '--precision',
-        default='fp32',
         choices=('fp32', 'bf16', 'fp16'),
-        help='arithmetic of the network; bf16 and fp16 are for GPUs',
+        help='arithmetic of the network; bf16 and fp16 are for GPUs (default: fp32)',
     )
     p.add_argument(
         '--weights', help="first weights of the trunk: random, small, imagenet, or a file (default: the preset's)"
@@ -279,6 +284,20 @@ def _training_arguments(p):
         help="paper: weigh TPC so that it pulls as the paper's does (all pairs of 32 images, 4,096 features), "
         'at any width, batch and reading',
     )
+    p.add_argument(
+        '--flips',
+        choices=('live', 'both', 'none'),
+        help=(
+            'mirrored and upside-down copies of training pictures: live, of live pictures alone, until they are '
+            'about as many as the attacks, as in the paper; both, of both classes alike; none (default: live)'
+        ),
+    )
+    p.add_argument(
+        '--balanced',
+        action='store_true',
+        default=None,
+        help='draw live pictures and attacks equally often, however many there are; with --flips none, in place of it',
+    )
 
 
 _READER = ('video_pattern', 'subject_pattern', 'protocol', 'fold', 'allow_missing')
@@ -295,16 +314,17 @@ def _data_settings(a):
     return dict(dataset=a.dataset or 'folder', **known, **reader)
 
 
+_TRAINING = ('steps', 'bs', 'precision', 'weights', 'pairs', 'scale', 'flips', 'balanced')
+
+
 def _training_settings(a, *more):
     "The arguments of the training for run_settings."
-    return {k: getattr(a, k) for k in ('steps', 'bs', 'precision', 'weights', 'pairs', 'scale', *more)}
+    return {k: getattr(a, k) for k in (*_TRAINING, *more)}
 
 # %% ../../nbs/engine/cli.ipynb #c3ea8f59
 @command
 def gfa_reproduce(argv=None):
     "The main job: from images to a report, with and without TPC and FDA."
-    from gfa_fastai.run.reproduce import PRESETS, reproduce
-
     p = Parser(
         'gfa_reproduce',
         'The main job: from images to a report, with and without TPC and FDA. '
@@ -317,7 +337,7 @@ def gfa_reproduce(argv=None):
     p.add_argument(
         '--preset',
         default='quick',
-        choices=PRESETS,
+        choices=CHOICES['preset'],
         help='how large everything is; quick takes a quarter of an hour on two quiet cores, full wants a GPU',
     )
     p.add_argument('--out', help='run folder (default: runs/PRESET, or runs/PRESET-NAME for your data)')
@@ -342,6 +362,8 @@ def gfa_reproduce(argv=None):
     )
     _picture_argument(p)
     a = p.parse_args(argv)
+    from gfa_fastai.run.reproduce import reproduce
+
     out = a.out or f'runs/{a.preset}' + ''.join(f'-{Path(root).resolve().name}' for root in a.data or ())
     data, training = dict(roots=a.data, **_data_settings(a)), _training_settings(a, 'seeds')
     groups = dict(data=data, training=training, adaptation=a.fda)
@@ -375,8 +397,6 @@ def _picture_argument(p):
 @command
 def gfa_synth(argv=None):
     "Make SynthPAD, the embedded benchmark of rendered faces, attacks and cameras."
-    from gfa_fastai.synth.benchmark import SYNTHPAD_PRESETS, make_synthpad
-
     p = Parser(
         'gfa_synth',
         'Make SynthPAD, the embedded benchmark of rendered faces, attacks and cameras. '
@@ -386,7 +406,7 @@ def gfa_synth(argv=None):
             'gfa_synth --out moire --domains webcam,slr --patterns moire --seed 1',
         ],
     )
-    p.add_argument('--preset', default='quick', choices=SYNTHPAD_PRESETS, help='how large it is')
+    p.add_argument('--preset', default='quick', choices=CHOICES['preset'], help='how large it is')
     p.add_argument('--out', required=True, help='folder for images, samples.csv and manifest.json')
     p.add_argument('--seed', type=int, default=0, help='the same seed makes the same bytes')
     p.add_argument('--domains', type=_names, help='as webcam,slr (default: all)')
@@ -400,6 +420,8 @@ def gfa_synth(argv=None):
     )
     p.add_argument('--workers', type=_positive, help='processes (default: one for each core)')
     a = p.parse_args(argv)
+    from gfa_fastai.synth.benchmark import make_synthpad
+
     df = make_synthpad(
         a.out, a.preset, a.seed, a.domains, a.patterns, a.faces, a.pattern_gap, a.style_gap, workers=a.workers
     )
@@ -410,8 +432,6 @@ def gfa_synth(argv=None):
 @command
 def gfa_train(argv=None):
     "Train a model on a folder of images: the best detector for few people, or the two-headed network."
-    from gfa_fastai.run.reproduce import PRESETS
-
     p = Parser(
         'gfa_train',
         'Train a model on a folder of images: the best of several detectors where there are few people, '
@@ -427,18 +447,20 @@ def gfa_train(argv=None):
         '--method',
         choices=_METHODS,
         help=(
-            'network: GFA-CNN; auto: the best of five detectors on people who were left out; or one detector by name '
-            "(default: auto for fewer than 40 people, unless an option of the network is given; then network)"
+            'network: GFA-CNN; auto: the best of five detectors on people who were left out; or one detector by name. '
+            'imagenet, imagenet_vit, dinov2 and clip download a pretrained network once; lbp_top and motion score '
+            'whole videos '
+            '(default: auto for fewer than 40 people, unless an option of the network is given; then network)'
         ),
     )
     _data_arguments(p)
     p.add_argument(
         '--size', type=_positive, help="side of the images in pixels (default: the preset's; 224 for a detector)"
     )
-    p.add_argument('--folds', type=_positive, default=5, help='of a detector: groups of people in cross-validation')
+    p.add_argument('--folds', type=_positive, help='of a detector: groups of people in cross-validation (default: 5)')
     p.add_argument(
         '--preset',
-        choices=PRESETS,
+        choices=CHOICES['preset'],
         help='of the network: image size and width; steps and batch where they are not given (default: quick)',
     )
     _training_arguments(p)
@@ -482,25 +504,33 @@ def _train_detector(a, method):
     from gfa_fastai.run.few_shot import few_shot_words, train_few
 
     settings = {k: v for k, v in _data_settings(a).items() if k != 'dev_subjects'}
-    done = train_few(a.out, a.data, method, size=a.size or 224, folds=a.folds, seed=a.seed, **settings)
+    done = train_few(a.out, a.data, method, size=a.size, folds=a.folds or 5, seed=a.seed, **settings)
     say(few_shot_words(done))
     say(f'model:  {done.model}\nscores: {done.scores} (the --source of gfa_evaluate for scores of other people)')
     _say_skipped(done.skipped)
 
 
-_METHODS = ('network', 'auto', 'linear', 'lbp', 'dog_lbp', 'colour_lbp', 'colour_texture', 'ida', 'colour_sift')
+_METHODS = (  # (a test compares them with DETECTORS, which takes long to import)
+    *('network', 'auto', 'linear', 'imagenet', 'imagenet_vit', 'dinov2', 'clip'),
+    *('lbp', 'dog_lbp', 'colour_lbp', 'colour_texture', 'ida', 'colour_sift', 'lbp_top', 'motion'),
+)
 
 
 def _choose_method(a):
-    "The method that was asked for, or the one that fits the number of people; raises ValueError."
-    options = ('preset', 'steps', 'bs', 'weights', 'pairs', 'dev_subjects')
-    given = [f'--{name.replace("_", "-")}' for name in options if getattr(a, name) is not None]
-    given += ['--precision'] * (a.precision != 'fp32') + ['--no-tpc'] * (not a.tpc)
-    if a.method not in (None, 'network') and given:
-        raise ValueError(f'{given[0]} is an option of the network: leave it out, or take --method network')
+    "The method that was asked for, or the one that fits the options and the number of people; raises ValueError."
+
+    def given(names):
+        return [f'--{name.replace("_", "-")}' for name in names if getattr(a, name) is not None]
+
+    of_network = given(('preset', *_TRAINING, 'dev_subjects')) + ['--no-tpc'] * (not a.tpc)
+    of_detector = given(['folds'])
     several_processes = int(os.environ.get('WORLD_SIZE', 1)) > 1
-    if a.method or given or several_processes:
-        return a.method or 'network'
+    if method := a.method or ('network' if of_network or several_processes else 'auto' if of_detector else None):
+        if method != 'network' and of_network:
+            raise ValueError(f'{of_network[0]} is an option of the network: leave it out, or take --method network')
+        if method == 'network' and of_detector:
+            raise ValueError(f'{of_detector[0]} is an option of a detector: leave it out, or take --method auto')
+        return method
     from gfa_fastai.run.few_shot import MANY_PEOPLE
     from gfa_fastai.run.reproduce import read_data
     from gfa_fastai.samples import person_key
@@ -516,8 +546,6 @@ def _choose_method(a):
 @command
 def gfa_score(argv=None):
     "Score a folder of images with a trained model: probability of live, one row per image."
-    from gfa_fastai.run.score import score_folder
-
     p = Parser(
         'gfa_score',
         'Score a folder of images with a trained model: probability of live, one row per image. '
@@ -533,6 +561,8 @@ def gfa_score(argv=None):
     p.add_argument('--cache', help='folder for decoded frames (default: beside the CSV file)')
     _data_arguments(p)
     a = p.parse_args(argv)
+    from gfa_fastai.run.score import score_folder
+
     scores = score_folder(a.model, a.data, a.out, a.cache, **_data_settings(a))
     say(f'{len(scores)} images of {scores["subject"].nunique()} people scored: {a.out}')
     if seen := _seen_words(scores):
@@ -568,9 +598,6 @@ def _say_skipped(skipped):
 @command
 def gfa_evaluate(argv=None):
     "Error rates of anybody's scores, from CSV or four-column text."
-    from gfa_fastai.evaluation import HOW
-    from gfa_fastai.inputs.tables import load_scores
-
     p = Parser(
         'gfa_evaluate',
         "Error rates of anybody's scores. "
@@ -594,7 +621,7 @@ def gfa_evaluate(argv=None):
     p.add_argument(
         '--video',
         default='mean',
-        choices=(*HOW, 'frame'),
+        choices=CHOICES['video'],
         help=(
             "score of a video from those of its frames; 'logodds' takes the mean of their log odds, "
             "'frame' counts frames"
@@ -630,6 +657,8 @@ def gfa_evaluate(argv=None):
     )
     _picture_argument(p)
     a = p.parse_args(argv)
+    from gfa_fastai.inputs.tables import load_scores
+
     _check_evaluation(a)
     tables = {
         k: load_scores(*v) if (v := getattr(a, k)) else None for k in ('scores', 'source', 'against', 'against_source')
@@ -717,10 +746,6 @@ def _evaluate(a, scores, source, against, against_source):
 @command
 def gfa_transfer(argv=None):
     "Give images, folders and videos the style of a target image."
-    from gfa_fastai.adapt.adapter import CODECS
-    from gfa_fastai.adapt.by_name import FITTED, SIMPLE
-    from gfa_fastai.adapt.media import transfer_media
-
     p = Parser(
         'gfa_transfer',
         'Give images, folders and videos the style of a target image. '
@@ -739,7 +764,7 @@ def gfa_transfer(argv=None):
     p.add_argument(
         '--method',
         default='light',
-        choices=[*FITTED, *SIMPLE],
+        choices=CHOICES['transfer'],
         help=(
             "fda is the paper's; light has its losses and keeps edges; colour and fourier need no fit; "
             "recompress and identity are controls"
@@ -759,9 +784,11 @@ def gfa_transfer(argv=None):
     p.add_argument('--size', type=_positive, default=128, help='of the crops in the fit, in pixels')
     p.add_argument('--width', type=float, default=0.5, help="channels of fda's network; 1 is the paper's")
     p.add_argument('--seed', type=int, default=0, help='of the fit')
-    p.add_argument('--codec', default='png', choices=CODECS, help='of resulting images; videos become .mp4')
+    p.add_argument('--codec', default='png', choices=CHOICES['codec'], help='of resulting images; videos become .mp4')
     p.add_argument('--quality', type=_positive, default=95, help='of jpeg, 1 to 100')
     a = p.parse_args(argv)
+    from gfa_fastai.adapt.media import transfer_media
+
     adapter = _adapter(a)
     made, skipped = transfer_media(adapter, a.paths, a.out, a.codec, a.quality)
     say(f'{len(made)} files by {type(adapter).__name__}: {a.out}')
@@ -809,7 +836,8 @@ def gfa_authenticate(argv=None):
     "Live or attack, and who: enroll, verify, identify, video, webcam."
     p = Parser(
         'gfa_authenticate',
-        'Live or attack, and who, with a trained network. Exit status: 0 accepted or done, 1 rejected, 2 error.',
+        'Live or attack, and who. The model decides about live; its own answer to who is a demonstration, and '
+        '--embedder takes a public recogniser. Exit status: 0 accepted or done, 1 rejected, 2 error.',
         ['gfa_authenticate enroll Ann ann.jpg', 'gfa_authenticate verify Ann photo.jpg'],
     )
     jobs = p.add_subparsers(dest='job', required=True, metavar='JOB')
@@ -848,7 +876,7 @@ def _auth_arguments(p):
 
 def _authenticator(a):
     "The authenticator of a job."
-    from gfa_fastai.use.authenticate import FaceAuthenticator
+    from gfa_fastai.use.authenticate import DEMONSTRATION, FaceAuthenticator
 
     names = ('live_point', 'similarity_point', 'live_threshold', 'similarity_threshold', 'detector')
     settings = {k: getattr(a, k) for k in names}
@@ -856,7 +884,11 @@ def _authenticator(a):
         from gfa_fastai.use.embedders import OnnxEmbedder
 
         settings['embedder'] = OnnxEmbedder(a.embedder, a.detector, a.embedder_kind)
-    return FaceAuthenticator.load(a.model, a.gallery, **settings)
+    auth = FaceAuthenticator.load(a.model, a.gallery, **settings)
+    asks_who = a.job not in ('list', 'remove') and not getattr(a, 'live_only', False)
+    if asks_who and auth.embedder is None:
+        say(f'{DEMONSTRATION}. --embedder takes a public recogniser.', sys.stderr)
+    return auth
 
 
 def _claim_arguments(p, what='who it claims to be (default: whoever is most alike)'):
@@ -907,8 +939,6 @@ def _say_answer(a, what, words, **facts):
 
 def _enroll(a, auth):
     n = auth.enroll(a.name, a.images, a.force)
-    if auth.embedder is None and (a.model == 'small' or auth.spoof is not None):
-        say('Recognition by the small model is a demonstration: --embedder takes a public recogniser.', sys.stderr)
     _say_answer(a, a.name, f'enrolled with {n} picture{"s" if n > 1 else ""}', enrolled=n)
 
 

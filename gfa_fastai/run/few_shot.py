@@ -11,13 +11,16 @@ from dataclasses import dataclass
 from gfa_fastai.compare.detectors import (
     CANDIDATES,
     DETECTORS,
-    compare_methods,
+    OF_VIDEOS,
     fit_detector,
     get_method,
+    judge_methods,
     method_features,
     rate_choice,
     save_detector,
+    with_controls,
 )
+from ..compare.pretrained import PRETRAINED, SIDE
 from ..evaluation import percent
 from ..inputs.files import writable_folder
 from ..inputs.frames import extract_frames
@@ -27,10 +30,11 @@ from ..samples import check_classes, known_names, person_key
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['MANY_PEOPLE', 'training_and_test', 'FewShot', 'train_few', 'few_shot_words']
+__all__ = ['MANY_PEOPLE', 'NEIGHBOURS', 'training_and_test', 'FewShot', 'train_few', 'few_shot_words']
 
 # %% ../../nbs/engine/few_shot.ipynb #7f639f85
 MANY_PEOPLE = 40  # from here on the network is the default
+NEIGHBOURS = 25  # frames of a video, one after the other, that a detector of videos looks at
 
 
 def training_and_test(
@@ -63,7 +67,7 @@ def train_few(
     data,  # root of a dataset
     method: str = 'auto',  # one of DETECTORS, or auto
     dataset: str = 'folder',  # a key of READERS
-    size: int = 224,  # side of the frames in pixels
+    size: int = None,  # side of the frames in pixels; None: 224
     folds: int = 5,  # groups of people in cross-validation
     seed: int = 0,  # of the deal
     test_subjects=None,  # names of the people for testing; None: as the folders say
@@ -77,15 +81,18 @@ def train_few(
         raise ValueError(f'method {method!r} is not known, choose one of auto, {", ".join(DETECTORS)}')
     if not 2 <= folds <= 50:
         raise ValueError(f'folds is {folds!r}: give a number from 2 to 50')
-    margin, spread = 0.3, spread or 8
+    frames_taken = _frames_taken(method, size, spread)
+    if method != 'auto':
+        get_method(method)  # (so that weights that are not there are said before any work)
+    size, margin = size or 224, 0.3
     settings = dict(method=method, data=str(Path(data).resolve()), dataset=dataset, reader=reader, size=size)
-    settings |= dict(margin=margin, spread=spread, folds=folds, seed=seed, max_bad=max_bad, code=code_hash())
+    settings |= dict(margin=margin, folds=folds, seed=seed, max_bad=max_bad, code=code_hash()) | frames_taken
     settings['test_subjects'] = sorted(test_subjects or ())
     with contextlib.ExitStack() as held:
         held.enter_context(hold_run(writable_folder(out)))
         out = open_run(out, settings)
         samples = training_and_test(read_data(data, dataset, draw=False, **reader), test_subjects)
-        frames = extract_frames(samples, out / 'cache', size, margin, max_bad, progress, spread=spread)
+        frames = extract_frames(samples, out / 'cache', size, margin, max_bad, progress, **frames_taken)
         done = _choose_and_fit(frames, method, size, margin, folds, seed, max_bad, progress)
         detector, table, report, why_none, failed = done
         scores = detector.left_out
@@ -94,21 +101,33 @@ def train_few(
             scores = pd.concat([scores, tested], ignore_index=True)
         save_scores(scores, out / 'scores.csv')
         write_table(table, out / 'methods.csv')
-        model = save_detector(detector, out / 'model.safetensors', seed=seed, spread=spread)
+        model = save_detector(detector, out / 'model.safetensors', seed=seed, **frames_taken)
     people = person_key(frames[frames['split'] == 'train']).nunique()
     skipped = frames.attrs['skipped']
     return FewShot(model, out / 'scores.csv', detector.method, table, report, why_none, failed, people, skipped)
 
 
+def _frames_taken(method, size, spread):
+    "Which frames of videos a method takes; ValueError for an option that it cannot use."
+    if method in PRETRAINED and size not in (None, SIDE):
+        raise ValueError(f'the network of {method} takes {SIDE} pixels, and size is {size}: leave size out (--size)')
+    if method not in OF_VIDEOS:
+        return dict(spread=spread or 8)
+    if spread:
+        raise ValueError(
+            f'{method} looks at neighbouring frames, and spread takes them from all over a video: '
+            'leave spread out (--spread)'
+        )
+    return dict(first=NEIGHBOURS)
+
+
 def _choose_and_fit(frames, method, size, margin, folds, seed, max_bad, progress):
     "The detector, the table of methods, the report of people who took no part, and methods that could not be used."
     train = frames[frames['split'] == 'train'].reset_index(drop=True)
-    if method != 'auto' and get_method(method).of_videos:
-        raise ValueError(f'the method {method} scores whole videos: use Baseline of gfa_fastai.compare.baselines')
     features, rows, failed = method_features(train, CANDIDATES if method == 'auto' else [method], max_bad, progress)
-    table = compare_methods(features, rows, folds, seed)
-    best = table['method'].iloc[0]
-    detector = fit_detector(best, features[best], rows, size, margin, folds, seed)
+    decisions, judged = judge_methods(features, rows, folds, seed)
+    table, best = with_controls(judged, rows, folds, seed), judged['method'].iloc[0]
+    detector = fit_detector(best, features[best], rows, size, margin, folds, seed, decisions[best])
     try:
         report, why_none = rate_choice(features, rows, folds, seed)[0], ''
     except ValueError as e:

@@ -13,7 +13,6 @@ import pandas as pd
 import platform
 import re
 from importlib.resources import files
-from matplotlib import rc_context
 from pathlib import Path
 import gfa_fastai
 from gfa_fastai.evaluation import (
@@ -876,6 +875,15 @@ def _scale_words(s):
     return "at the paper's weight, not rescaled for the width"
 
 
+def _balance_words(s):
+    flipped = dict(
+        live='Live training images are flipped to balance the classes, as in the paper.',
+        both='Training images of both classes are flipped alike.',
+        none='No training image is flipped.',
+    )[s.get('flips', 'live')]
+    return flipped + ' Batches draw both classes equally often.' * s.get('balanced', False)
+
+
 PAIR_WORDS = dict(all='all ordered pairs of a batch', halves='the pairs of the two halves of a batch')
 
 
@@ -894,7 +902,7 @@ def method_words(
         f'precision {s["precision"]}. '
         f"Adam with TensorFlow's constants, learning rate 3e-4, halved every 2,000 steps; {info['steps']} steps of "
         f'{s["bs"]} ({info["epochs"]} epochs), the last weights are used. '
-        'Live training images are flipped to balance the classes, as in the paper. '
+        f'{_balance_words(s)} '
         'Loss: L_anti + 0.1 L_id + 2.5e-5 L_tpc; '
         f'L_tpc is read as the sum over {PAIR_WORDS[s["pairs"]]}, on the {info["fc_dim"]} features of FC2 after its '
         f"ReLU, {_scale_words(s)}. "
@@ -994,6 +1002,8 @@ def write_report(
     unfinished: int = 0,  # trainings that are still to come
 ) -> Path:  # of report.html
     "Write report.md, report.html, results.json and the figures."
+    from matplotlib import rc_context
+
     info = [model_header(out / 'arms' / a['name'] / 'model.safetensors')['meta'] for a in arms]
     losses, aucs = final_losses(arms, out), home_aucs(arms, scores)
     rates = evaluate_arms(arms, scores)

@@ -42,11 +42,11 @@ from ..samples import check_classes, check_number, known_names, split_by_subject
 from ..synth.benchmark import DOMAIN_NAMES, SYNTHPAD_VERSION, make_synthpad
 
 # %% auto #0
-__all__ = ['PRESETS', 'FIRST_REPORT', 'NEXT_REPORT', 'run_settings', 'data_sources', 'code_hash', 'has_begun', 'open_run',
-           'hold_run', 'read_data', 'with_splits', 'drawn_people', 'shared_names', 'run_samples', 'run_frames',
-           'list_arms', 'training_rows', 'arm_learner', 'train_arm', 'fit_fda', 'transfer_frames', 'run_arm',
-           'gallery_rows', 'arm_recognition', 'arm_divergence', 'take_measures', 'reproduce', 'rates_so_far',
-           'run_arms', 'train_model']
+__all__ = ['PRESETS', 'FLIP_SETTINGS', 'FIRST_REPORT', 'NEXT_REPORT', 'run_settings', 'data_sources', 'code_hash', 'has_begun',
+           'open_run', 'hold_run', 'read_data', 'with_splits', 'drawn_people', 'shared_names', 'run_samples',
+           'run_frames', 'list_arms', 'training_rows', 'arm_loaders', 'arm_learner', 'train_arm', 'fit_fda',
+           'transfer_frames', 'run_arm', 'gallery_rows', 'arm_recognition', 'arm_divergence', 'take_measures',
+           'reproduce', 'rates_so_far', 'run_arms', 'train_model']
 
 # %% ../../nbs/engine/reproduce.ipynb #e8bd4961
 _BOTH, _FOUR = ['webcam', 'phone'], [*DOMAIN_NAMES]
@@ -74,10 +74,17 @@ PRESETS = dict(
 )
 
 # %% ../../nbs/engine/reproduce.ipynb #d328aa8f
+FLIP_SETTINGS = dict(  # name of a setting -> arguments of gfa_dataloaders
+    live=dict(flips='auto', flip_classes='live'),
+    both=dict(flips='auto', flip_classes='both'),
+    none=dict(flips=1),
+)
+
+
 def run_settings(
     preset: str = 'quick',  # a key of PRESETS
     data=None,  # None: SynthPAD; a root or a list of roots; or a dict of roots and other settings of `data`
-    training=None,  # dict of steps, bs, seeds, weights, pairs, scale, precision, width; None in it is the preset's
+    training=None,  # dict of steps, bs, flips, balanced, weights, ... (the table above); None in it is the preset's
     adaptation=True,  # with arms of FDA; False: half of the trainings; or a dict of width and steps
     measures=None,  # dict of recognition and divergence: whether they are measured
 ) -> dict:  # plain values only; raises ValueError or FileNotFoundError
@@ -86,7 +93,8 @@ def run_settings(
         raise ValueError(f'preset {preset!r} is not known, choose one of {", ".join(PRESETS)}')
     sizes = PRESETS[preset]
     data, reader = _data_group(data, sizes['data'])
-    training = _group('training', training, sizes['training'] | dict(precision='fp32', scale=None))
+    usual = dict(precision='fp32', scale=None, flips='live', balanced=False)
+    training = _group('training', training, sizes['training'] | usual)
     _check_training(training)
     if adaptation not in (True, False, None):
         adaptation = _group('adaptation', adaptation, sizes['adaptation'])
@@ -134,6 +142,10 @@ def _check_training(s):
         raise ValueError(f"scale {s['scale']!r} is not known, choose paper, or leave it out")
     if s['precision'] not in ('fp32', 'bf16', 'fp16'):
         raise ValueError(f'precision {s["precision"]!r} is not known, choose fp32, bf16 or fp16')
+    if s['flips'] not in FLIP_SETTINGS:
+        raise ValueError(f'flips {s["flips"]!r} is not known, choose {" or ".join(FLIP_SETTINGS)}')
+    if not isinstance(s['balanced'], bool):
+        raise ValueError(f'balanced is {s["balanced"]!r}: give True or False')
     s['weights'] = str(s['weights'])
     if s['weights'] not in ('random', 'small', 'imagenet') and not Path(s['weights']).is_file():
         raise FileNotFoundError(f'no weights at {s["weights"]}: give random, small, imagenet, or the path of a file')
@@ -500,6 +512,20 @@ def training_rows(frames, train, split=None):
     return rows if split is None else rows[rows['split'] == split]
 
 # %% ../../nbs/engine/reproduce.ipynb #20b39edd
+def arm_loaders(
+    train: str,  # name of the training set
+    frames: pd.DataFrame,  # samples table with frame_path and face_path
+    settings: dict,  # from run_settings
+):  # raises ValueError where the set cannot be trained on
+    "DataLoaders of a training set, its classes balanced as the settings say."
+    from gfa_fastai.data import gfa_dataloaders
+
+    s = settings['training']
+    return gfa_dataloaders(
+        training_rows(frames, train), bs=s['bs'], balanced=s['balanced'], **FLIP_SETTINGS[s['flips']]
+    )
+
+
 def arm_learner(
     arm: dict,  # from list_arms
     frames: pd.DataFrame,  # samples table with frame_path and face_path
@@ -507,14 +533,13 @@ def arm_learner(
     cbs=None,  # further callbacks
 ):
     "The Learner of an arm."
-    from gfa_fastai.data import gfa_dataloaders
     from gfa_fastai.inputs.weights import build_gfacnn
     from gfa_fastai.learner import GFALoss, gfa_learner
     from gfa_fastai.tpc import TPCLoss
     from gfa_fastai.train.guards import guarded
 
     s = settings['training']
-    dls = gfa_dataloaders(training_rows(frames, arm['train']), bs=s['bs'])
+    dls = arm_loaders(arm['train'], frames, settings)
     weights = None if s['weights'] == 'random' else s['weights']
     pool = int(np.clip(settings['data']['size'] // 32, 1, 7))
     network = functools.partial(build_gfacnn, weights=weights, width=s['width'], pool=pool)
@@ -571,9 +596,11 @@ def _save_arm(learn, how, own, folder, settings, adapter):
     from gfa_fastai.use.authenticate import dev_thresholds
 
     write_table(terms_table(learn).reset_index(), folder / 'terms.csv')
-    data = settings['data']
+    data, training = settings['data'], settings['training']
     info = dict(
         how,
+        flips=training['flips'],
+        balanced=training['balanced'],
         steps=len(learn.terms),
         device=str(learn.dls.device),
         parameters=sum(p.numel() for p in learn.model.parameters()),
@@ -815,11 +842,9 @@ def reproduce(
 
 def _check_training_sets(arms, frames, settings):
     "Raise before any training for a dataset that cannot be trained on."
-    from gfa_fastai.data import gfa_dataloaders
-
     for train in dict.fromkeys(a['train'] for a in arms):
         try:
-            gfa_dataloaders(training_rows(frames, train), bs=settings['training']['bs'])
+            arm_loaders(train, frames, settings)
         except ValueError as e:
             raise ValueError(f'dataset {train}: {e}') from None
 

@@ -20,7 +20,7 @@ from importlib.resources import files
 from pathlib import Path
 from ..inputs.faces import crop_face, find_faces, open_yunet
 from ..inputs.images import read_image, resize_square
-from ..inputs.models import load_model, model_header, one_threshold, small_model
+from ..inputs.models import best_device, load_model, model_header, one_threshold, small_model
 from ..inputs.videos import clip_frames, is_video, video_frames
 from ..model import run_head
 from ..samples import CLASSES, check_number, validate_samples
@@ -28,26 +28,32 @@ from .gallery import Gallery, check_name, model_hash
 from .quality import Gates, check_faces
 
 # %% auto #0
-__all__ = ['CODES', 'RISKS', 'both_answers', 'dev_thresholds', 'AuthResult', 'FaceAuthenticator', 'measure_shift', 'FaceReading',
-           'drawable', 'annotate', 'camera_frames', 'model_card']
+__all__ = ['CODES', 'DEMONSTRATION', 'RISKS', 'both_answers', 'dev_thresholds', 'AuthResult', 'FaceAuthenticator',
+           'measure_shift', 'FaceReading', 'drawable', 'annotate', 'camera_frames', 'model_card']
 
 # %% ../../nbs/engine/authenticate.ipynb #f1dcab72
 @torch.inference_mode()
 def both_answers(
     model,  # GFACNN in eval mode
-    frames,  # (B, S, S, 3) uint8: whole frames
-    faces,  # (B, S, S, 3) uint8: face crops
-) -> tuple:  # live scores (B,) and embeddings (B, D) of length 1, float64 arrays
+    frames,  # (B, S, S, 3) uint8: whole frames; None: whether they are live is not asked
+    faces,  # (B, S, S, 3) uint8: face crops; None: who they are is not asked
+) -> tuple:  # live scores (B,) and embeddings (B, D) of length 1, float64 arrays; None for what was not asked
     "Live scores of frames and embeddings of faces, in one pass."
     weights = next(model.parameters())
-    pictures = torch.from_numpy(np.concatenate([frames, faces])).to(weights.device)
+    asked = [x for x in (frames, faces) if x is not None]
+    pictures = torch.from_numpy(np.concatenate(asked)).to(weights.device)
     pictures = pictures.permute(0, 3, 1, 2).to(weights.dtype) / 255
-    mirrored_faces = pictures[len(frames) :].flip(3)
-    of_frames, of_faces, of_mirrored = model.features(torch.cat([pictures, mirrored_faces])).split(len(frames))
-    logits = run_head(model.spoof_head, of_frames)[0].double()
-    live = logits.softmax(1)[:, CLASSES.index('live')]
-    embedding = sum(run_head(model.id_head, f)[1].double() for f in (of_faces, of_mirrored))
-    return live.cpu().numpy(), F.normalize(embedding, eps=1e-30).cpu().numpy()
+    n, live, embedding = len(asked[0]), None, None
+    if faces is not None:
+        pictures = torch.cat([pictures, pictures[-n:].flip(3)])  # and the mirrored faces
+    features = list(model.features(pictures).split(n))
+    if frames is not None:
+        logits = run_head(model.spoof_head, features.pop(0))[0].double()
+        live = logits.softmax(1)[:, CLASSES.index('live')].cpu().numpy()
+    if faces is not None:
+        embedding = sum(run_head(model.id_head, f)[1].double() for f in features)
+        embedding = F.normalize(embedding, eps=1e-30).cpu().numpy()
+    return live, embedding
 
 # %% ../../nbs/engine/authenticate.ipynb #3f1898ab
 def dev_thresholds(
@@ -186,6 +192,9 @@ CODES = (
 )
 
 # %% ../../nbs/engine/authenticate.ipynb #1a37367e
+DEMONSTRATION = "the model's own embedding says who: a demonstration"
+
+
 class FaceAuthenticator:
     "One network that tells live from attack and recognises, applied to pictures."
 
@@ -234,9 +243,10 @@ class FaceAuthenticator:
         self.model = model.to(self.device).eval()
 
     def __repr__(self):
+        who = DEMONSTRATION if self.embedder is None else f'{self.embedder.name} says who'
         return (
             f'FaceAuthenticator: {self.source}, {self.size} px, live at {self.live_threshold:.3f} '
-            f'({self.live_origin}); {len(self.gallery)} people enrolled'
+            f'({self.live_origin}); {who}; {len(self.gallery)} people enrolled'
         )
 
 
@@ -274,7 +284,7 @@ def _frame_size(spoof, source):
 def _choose_device(device):
     "The device that was asked for, or the best there is; raises ValueError."
     if device is None:
-        return 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
+        return best_device()
     try:
         torch.zeros(1, device=device)
     except (AssertionError, OverflowError, RuntimeError, TypeError, ValueError) as e:
@@ -385,12 +395,13 @@ def _run_network(self: FaceAuthenticator, waiting):
     readings, images, frames, faces = zip(*waiting)
     if self.adapter is not None:
         frames = self.adapter.run(list(frames))
-    if self.spoof is None:
-        scores, embeddings = both_answers(self.model, np.stack(frames), np.stack(faces))
-    else:
+    ask_live, ask_who = self.spoof is None, self.embedder is None  # the model, and not something in its place
+    if ask_live or ask_who:
+        asked = np.stack(frames) if ask_live else None, np.stack(faces) if ask_who else None
+        scores, embeddings = both_answers(self.model, *asked)
+    if not ask_live:
         scores = self.spoof.live_scores(np.stack(frames))
-        embeddings = both_answers(self.model, np.stack(faces), np.stack(faces))[1]
-    if self.embedder is not None:
+    if not ask_who:
         embeddings = self.embedder.embed(images, [r.box for r in readings])
     for reading, live, embedding in zip(readings, scores, embeddings):
         reading.live, reading.embedding = float(live), embedding
@@ -729,7 +740,10 @@ def model_card(
             '\n'.join(f'- **{k.replace("_", " ")}**: {v}' for k, v in facts.items()),
             '## Training',
             _facts(meta.get('data'), train=meta.get('train')),
-            _facts(meta.get('training'), **{k: meta.get(k) for k in ('steps', 'epochs', 'seed', 'tpc') if k in meta}),
+            _facts(
+                meta.get('training'),
+                **{k: meta.get(k) for k in ('steps', 'epochs', 'seed', 'tpc', 'flips', 'balanced') if k in meta},
+            ),
             '## Thresholds',
             '### Live or attack',
             _points(thresholds['live']) if 'live' in thresholds else 'none',
