@@ -1777,6 +1777,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/gfa_fastai', 'doc_host': '
                                                                                                 'gfa_fastai/run/wide_styles.py'),
                                             'gfa_fastai.run.wide_styles.gates_wide': ( 'paper/wide_styles.html#gates_wide',
                                                                                        'gfa_fastai/run/wide_styles.py'),
+                                            'gfa_fastai.run.wide_styles.in_split': ( 'paper/wide_styles.html#in_split',
+                                                                                     'gfa_fastai/run/wide_styles.py'),
                                             'gfa_fastai.run.wide_styles.in_style': ( 'paper/wide_styles.html#in_style',
                                                                                      'gfa_fastai/run/wide_styles.py'),
                                             'gfa_fastai.run.wide_styles.main': ( 'paper/wide_styles.html#main',

@@ -253,7 +253,7 @@ def wide_table(none=0.3, oracle=0.1, gap=0.5, home=0.05, people=60, seeds=3, **p
     'how, verdict',
     [
         (dict(paper=0.2), 'reproduced'),
-        (dict(), 'refuted here'),
+        (dict(people=1000), 'refuted here'),
         (dict(home=0.25), 'void'),
         (dict(paper=0.2, gap=0.9), 'void'),
         (dict(oracle=0.28), 'void'),
@@ -266,4 +266,20 @@ def test_verdict_in_wide_styles(how, verdict):
     seeds = finished_wide_seeds(table)
     assert seeds == [0, 1, 2] and finished_wide_seeds(table.iloc[:-1]) == [0, 1]
     assert abs(errors_in_style(table, 'none', seeds).mean() - 0.3) < 0.02
+    assert finished_wide_seeds(table.iloc[:6]) == [0]
     assert verdict_wide(table, seeds) == verdict
+
+
+def test_wide_styles_go_on_from_the_table(tmp_path):
+    from gfa_fastai.run.wide_styles import ARMS_WIDE, IN_WIDE, read_wide, run_wide
+
+    file, settings = tmp_path / 'table.csv', IN_WIDE | dict(subjects=(2, 2, 3), steps=1, fit=1, seeds=(0,))
+
+    def run(work):
+        return run_wide(file, tmp_path / work, settings, progress=False).drop(columns='cpu_seconds')
+
+    whole = run('work')
+    assert tuple(whole['arm']) == ARMS_WIDE and whole['gap_after'].notna().sum() == 4
+    assert [len(text.split()) for text in whole['accepted']] == [3] * 6
+    read_wide(file).iloc[:4].to_csv(file, index=False)
+    pd.testing.assert_frame_equal(run('elsewhere'), whole)  # people and networks are made again, to the last digit

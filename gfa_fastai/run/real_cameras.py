@@ -77,7 +77,7 @@ def is_live(
     rows: pd.DataFrame,  # samples
 ) -> np.ndarray:  # (N,) bool
     "Which pictures are live."
-    return (rows['label'] == 'live').to_numpy()
+    return (rows['label'] == 'live').to_numpy().copy()
 
 
 def as_arrays(

@@ -34,7 +34,7 @@ from ..synth.benchmark import make_synthpad
 
 # %% auto #0
 __all__ = ['WIDE_STYLES', 'ELSEWHERE', 'ARMS_WIDE', 'PRESETS_WIDE', 'IN_WIDE', 'PILOT_WIDE', 'in_style', 'wide_people',
-           'adapter_of', 'test_of', 'arm_pictures', 'train_and_test_wide', 'read_wide', 'run_wide', 'main',
+           'in_split', 'adapter_of', 'test_of', 'arm_pictures', 'train_and_test_wide', 'read_wide', 'run_wide', 'main',
            'finished_wide_seeds', 'errors_in_style', 'gates_wide', 'shares_wide', 'verdict_wide']
 
 # %% ../../nbs/paper/wide_styles.ipynb #088d4677
@@ -70,7 +70,7 @@ ARMS_WIDE = ('none', 'oracle', 'colour', 'careful', 'paper', 'authors')
 PRESETS_WIDE = ARMS_WIDE[3:]  # of FDA
 IN_WIDE = dict(
     people=0,  # seed of the people
-    subjects=(300, 40, 100),  # people for training, thresholds and tests
+    subjects=(300, 40, 200),  # people for training, thresholds and tests
     strength=0.9,  # of every pattern, at home and elsewhere
     size=48,  # pixels of a frame
     width=0.125,  # of the network
@@ -84,7 +84,7 @@ IN_WIDE = dict(
     fit_width=0.25,  # of its network
     seeds=range(3),
 )
-PILOT_WIDE = IN_WIDE | dict(people=1000, seeds=(100,))
+PILOT_WIDE = IN_WIDE | dict(people=1000, subjects=(300, 40, 100), seeds=(100,))
 
 
 def wide_people(
@@ -114,6 +114,14 @@ def wide_people(
     return rows, seen
 
 
+def in_split(
+    rows: pd.DataFrame,  # samples
+    split: str,  # 'train', 'dev' or 'test'
+) -> np.ndarray:  # (N,) bool
+    "Which pictures are of a split."
+    return (rows['split'] == split).to_numpy().copy()
+
+
 def adapter_of(
     arm: str,  # of ARMS_WIDE
     pictures: Tensor,  # (N, 3, H, W) bytes: training pictures at home
@@ -140,9 +148,12 @@ def test_of(
     arm: str,  # of ARMS_WIDE
 ) -> dict:  # rates, and errors by person elsewhere
     "Threshold from development people at home, for the oracle elsewhere; errors of the test people."
+    held_out = ~in_split(rows, 'train')
+    own = torch.from_numpy(held_out)
+    scores = {camera: live_logits(net, x[own]) for camera, x in seen.items()}
+    rows = rows[held_out]
     live = is_live(rows)
-    dev, test = ((rows['split'] == s).to_numpy() for s in ('dev', 'test'))
-    scores = {camera: live_logits(net, x) for camera, x in seen.items()}
+    dev, test = in_split(rows, 'dev'), in_split(rows, 'test')
 
     def pooled(chosen, cameras):
         return np.concatenate([scores[c][chosen] for c in cameras])
@@ -156,26 +167,30 @@ def test_of(
         out[f'{camera}_error'] = round(float(error), 5)
         out[f'{camera}_auc'] = round(float(auc(attack, genuine)), 5)
     accepted = sum((scores[c] >= threshold).astype(int) for c in ELSEWHERE)
-    own = rows[test]
-    out['accepted'] = counts((accepted * ~live)[test], own)
-    out['rejected'] = counts(((len(ELSEWHERE) - accepted) * live)[test], own)
+    rejected = len(ELSEWHERE) - accepted
+    out['accepted'] = counts((accepted * ~live)[test], rows[test])
+    out['rejected'] = counts((rejected * live)[test], rows[test])
     return out
 
 
 def arm_pictures(arm, rows, seen, seed, settings):
     "Pictures of an arm behind its adapter, with what the judge says of them."
-    train, test = ((rows['split'] == s).to_numpy() for s in ('train', 'test'))
+    train, test = in_split(rows, 'train'), in_split(rows, 'test')
     adapter = adapter_of(arm, seen['home'][torch.from_numpy(train)], seed, settings)
     if adapter is None:
         return seen, {}
-    moved = {camera: through(adapter, x) for camera, x in seen.items()}
-    some = torch.from_numpy(np.flatnonzero(test)[::3])
+    tested = torch.from_numpy(test)
+    moved = {camera: x.clone() for camera, x in seen.items()}
+    moved['home'] = through(adapter, seen['home'])
+    for camera in ELSEWHERE:
+        moved[camera][tested] = through(adapter, seen[camera][tested])
+    some = torch.from_numpy(np.flatnonzero(test)[::6])
 
     def gap(pictures):
         home = pictures['home'][some]
         return np.mean([judged_gap(home, pictures[c][some]) for c in ELSEWHERE])
 
-    few = some[::10]
+    few = some[::5]
     before, after = (as_arrays(p['home'][few]) for p in (seen, moved))
     kept = drift(before, after, new_loss_network(None, seed=9))
     judged = dict(gap_before=gap(seen), gap_after=gap(moved), content=kept['content'])
@@ -186,7 +201,7 @@ def train_and_test_wide(arm, rows, seen, seed, settings):
     "Train a network of an arm; its row of the results."
     start = time.process_time()
     moved, judged = arm_pictures(arm, rows, seen, seed, settings)
-    train = torch.from_numpy((rows['split'] == 'train').to_numpy())
+    train = torch.from_numpy(in_split(rows, 'train'))
     cameras = ELSEWHERE if arm == 'oracle' else ('home',)
     pictures = torch.cat([moved[c][train] for c in cameras])
     labels = torch.from_numpy(is_live(rows)).long()[train].repeat(len(cameras))
