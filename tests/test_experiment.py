@@ -1,5 +1,7 @@
 "The two experiments on TPC: their shares and gates on errors that are known, and a small cell of each, recomputed."
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -283,3 +285,38 @@ def test_wide_styles_go_on_from_the_table(tmp_path):
     assert [len(text.split()) for text in whole['accepted']] == [3] * 6
     read_wide(file).iloc[:4].to_csv(file, index=False)
     pd.testing.assert_frame_equal(run('elsewhere'), whole)  # people and networks are made again, to the last digit
+
+
+def test_real_cameras_recomputed_from_the_table():
+    "The contrasts of the committed table by plain loops, and its controls against its own counts."
+    from gfa_fastai.run.real_cameras import ARMS_REAL, CONTROLS, contrast_draws, finished_real_seeds, read_real_cameras
+
+    table = read_real_cameras(results_file('real_cameras.csv'))
+    seeds = finished_real_seeds(table)
+
+    def hter(row):
+        wrong = {c: sum(map(int, row[c].split())) for c in ('accepted', 'attacks', 'rejected', 'lives')}
+        return 50 * (wrong['accepted'] / wrong['attacks'] + wrong['rejected'] / wrong['lives'])
+
+    assert set(table['arm']) <= {*ARMS_REAL['arm'], *CONTROLS} and not table.duplicated(['train', 'arm', 'seed']).any()
+    rates = table.assign(hter=table.apply(hter, axis=1))
+    mean = rates[rates['seed'].isin(seeds)].groupby('arm')['hter'].mean()
+    points = {k: v[0] for k, v in contrast_draws(table, seeds).items()}
+    assert points['together'] == pytest.approx(mean['both'] - mean['plain'])
+    assert points['TPC'] == pytest.approx((mean['TPC'] + mean['both'] - mean['plain'] - mean['FDA']) / 2)
+    assert points['FDA'] == pytest.approx((mean['FDA'] + mean['both'] - mean['plain'] - mean['TPC']) / 2)
+
+
+PHOTOS = Path(__file__).resolve().parents[2] / 'shared/data'
+
+
+@pytest.mark.skipif(not PHOTOS.is_dir(), reason='no photographs at ../shared/data')
+def test_a_control_of_real_cameras_recomputed():
+    from gfa_fastai.run.real_cameras import control_row, read_real_cameras
+    from gfa_fastai.run.reproduce import read_data
+
+    table = read_real_cameras(results_file('real_cameras.csv'))
+    kept = table[(table['train'] == 'nuaa') & (table['arm'] == 'sharpness alone')].iloc[0]
+    rows = [read_data(PHOTOS / f'{name}_small', draw=False) for name in ('nuaa', 'msu')]
+    again = control_row('sharpness alone', *(r.assign(frame_path=r['path']) for r in rows))
+    assert {k: again[k] for k in ('accepted', 'rejected', 'lives')} == kept[['accepted', 'rejected', 'lives']].to_dict()
