@@ -22,4 +22,10 @@ The machinery; a package imports from those above it:
     use         from a picture to an answer
     run         jobs, reports, commands
 """
+import os
+
+# PyTorch's threads wait for each other by spinning, unless this is set before it is imported: where another program uses
+# the same cores, spinning takes the time of the thread that is waited for.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 __version__ = "0.2.0"

@@ -7,7 +7,6 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from bisect import bisect_left
-from scipy import stats
 from .pages import PALETTE
 
 # %% auto #0
@@ -338,6 +337,8 @@ def plot_roc(
 # %% ../nbs/03_metrics.ipynb #6616d85d
 def deviate(rate) -> np.ndarray:
     "Quantiles of the normal distribution; 0 and 1, at infinity, are moved inwards."
+    from scipy import stats
+
     return stats.norm.ppf(np.clip(rate, 1e-9, 1 - 1e-9))
 
 
@@ -536,6 +537,8 @@ def student_interval(
     level: float = 0.95,  # how often the interval holds the true mean
 ) -> tuple[float, float, float]:  # mean, low, high; NaN for the ends if n < 2
     "Mean of a few values, and Student's interval."
+    from scipy import stats
+
     values = np.asarray(values, dtype=np.float64)
     n, mean = len(values), float(np.mean(values))
     if n < 2:

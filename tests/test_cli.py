@@ -1165,6 +1165,47 @@ def test_help(command, capsys):
     assert e.value.code == 0 and command in said and 'None' not in said
 
 
+def test_help_comes_without_the_libraries():
+    code = f'''if True:
+        import sys
+        from gfa_fastai.run import cli
+        for name in {COMMANDS}:
+            try:
+                getattr(cli, name)(['--help'])
+            except SystemExit:
+                pass
+        heavy = {{'cv2', 'fastai', 'matplotlib', 'numpy', 'pandas', 'torch'}} & set(sys.modules)
+        sys.exit(f'imported for help: {{heavy}}' if heavy else 0)
+    '''
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT)
+    assert not done.returncode, done.stderr
+
+
+def test_options_know_the_names_of_the_library():
+    from gfa_fastai.adapt.adapter import CODECS
+    from gfa_fastai.adapt.by_name import FITTED, SIMPLE
+    from gfa_fastai.evaluation import HOW
+    from gfa_fastai.inputs.datasets import READERS
+    from gfa_fastai.run.reproduce import PRESETS
+    from gfa_fastai.synth.benchmark import SYNTHPAD_PRESETS
+
+    names = dict(preset=PRESETS, dataset=READERS, video=[*HOW, 'frame'], transfer=[*FITTED, *SIMPLE], codec=CODECS)
+    assert cli.CHOICES == {k: tuple(v) for k, v in names.items()}
+    assert tuple(SYNTHPAD_PRESETS) == cli.CHOICES['preset']
+
+
+@pytest.mark.parametrize('given', [None, 'active'])
+def test_threads_sleep_in_a_script_as_in_a_command(given):
+    env = {k: v for k, v in os.environ.items() if k != 'OMP_WAIT_POLICY'}
+    env |= dict(OMP_DISPLAY_ENV='true') | ({} if given is None else dict(OMP_WAIT_POLICY=given))
+    code = 'import gfa_fastai, torch; print(torch.__config__.parallel_info())'
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT, env=env)
+    said = re.findall(r"OMP_WAIT_POLICY ?= ?'(\w+)'", done.stderr)
+    if not said:
+        pytest.skip('this build of PyTorch does not say how its threads wait')
+    assert {s.lower() for s in said} == {given or 'passive'}
+
+
 @pytest.mark.parametrize(
     'args',
     [

@@ -119,7 +119,7 @@ def made_up(arms, none=0.30, oracle=0.10, control=0.12, tpc=0.30, home=0.05, see
                 rows.append(
                     dict(weak=0.5, shortcut=shortcut, arm=arm, seed=seed, home_error=home, plain_error=p, **digits)
                 )
-    return pd.DataFrame(rows).assign(train_loss=0.05)
+    return pd.DataFrame(rows).assign(train_loss=0.05, steps=1500)
 
 
 def test_gate_shares_and_verdict_in_vivo():
@@ -136,11 +136,12 @@ def test_gate_shares_and_verdict_in_vivo():
     assert verdict_of(shares_in_vivo(made_up(ARMS_IN_VIVO, tpc=0.2), seeds)) == 'reproduced'
 
 
-def test_the_pilot_takes_the_largest_gap_that_passes():
-    from gfa_fastai.run.in_vivo import ARMS_IN_VIVO, choose_strength
+def test_strengths_are_compared_at_their_own_steps():
+    from gfa_fastai.run.in_vivo import ARMS_IN_VIVO, compare_strengths
 
     arms = ARMS_IN_VIVO[:3]
     weaker = made_up(arms, none=0.4, control=0.35).assign(weak=0.3)  # a larger gap, and the control does not close it
-    both = pd.concat([made_up(arms), weaker, made_up(arms, none=0.25).assign(weak=0.7)])
-    assert choose_strength(both)[1] == 0.5
-    assert choose_strength(weaker)[1] is None
+    twice = made_up(arms, none=0.5).assign(steps=3000)
+    found = compare_strengths(pd.concat([made_up(arms), weaker, twice]), steps=1500)
+    assert found['met'].to_dict() == {0.3: False, 0.5: True}
+    assert found.loc[0.3, 'gap'] > found.loc[0.5, 'gap'] and abs(found.loc[0.5, 'gap'] - 20) < 2

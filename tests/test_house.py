@@ -205,11 +205,42 @@ def test_lessons_come_in_the_order_of_the_book():
     assert found == [m for m in LESSON if m != 'pages']
 
 
-def test_no_nbdev_import():
+GONE = set(  # what fastcore 2 has no more, which `from fastai.vision.all import *` brings with fastcore 1
+    'clean_type_str do_request dspread parallel_gen run_procs spread string_classes urlcheck urlrequest urlsend'.split()
+)
+
+
+def test_pages_need_nothing_that_colab_lacks():
     def rule(path):
-        "Colab has no nbdev."
+        "No nbdev, no bar that is a widget, no name that fastcore 2 removed; sliders by `explore`, which draws without."
+        read, made = set(), set()
         for code in code_of(path):
-            yield from re.findall(r'^\s*(?:from|import)\s+(?:nbdev|execnb)\b.*', code, flags=re.M)
+            missing = r'^\s*(?:from|import)\s+(?:nbdev|execnb|tqdm\.(?:auto|notebook|autonotebook))\b.*'
+            yield from re.findall(missing, code, flags=re.M)
+            if path.stem != 'pages' and 'ipywidgets' in code:
+                yield 'ipywidgets'
+            for node in ast.walk(parse(code) or ast.Module([], [])):
+                if isinstance(node, ast.Name):
+                    (read if isinstance(node.ctx, ast.Load) else made).add(node.id)
+                elif isinstance(node, (ast.FunctionDef, ast.arg)):
+                    made.add(getattr(node, 'name', None) or getattr(node, 'arg', None))
+                elif isinstance(node, ast.ImportFrom) and (node.module or '').split('.')[0] in ('fastcore', 'fastai'):
+                    read |= {name.name for name in node.names}
+        yield from sorted((read - made) & GONE)
+
+    report(rule, NOTEBOOKS)
+
+
+def test_outputs_are_plain():
+    "Text, HTML, Markdown and pictures: what every front end shows, without a widget and without JavaScript."
+    plain = {'text/plain', 'text/html', 'text/markdown', 'image/png', 'image/jpeg'}
+
+    def rule(path):
+        for i, cell in enumerate(cells_of(path)):
+            for data in [output.get('data', {}) for output in cell.get('outputs', [])]:
+                yield from [f'cell {i}: {kind}' for kind in set(data) - plain]
+                if re.search(r'<script\b|\bon(load|click|error)\s*=', ''.join(data.get('text/html', ''))):
+                    yield f'cell {i}: JavaScript'
 
     report(rule, NOTEBOOKS)
 

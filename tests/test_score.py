@@ -97,6 +97,16 @@ def test_bad_files_are_counted(photos, model, tmp_path):
     assert len(scores) == 47 and len(scores.attrs['skipped']) == 1
 
 
+def test_faces_are_not_looked_for_by_a_network_of_whole_frames(photos, model, tmp_path, monkeypatch):
+    from gfa_fastai.inputs import faces
+
+    def no_detector(path):
+        raise AssertionError('a face was looked for')
+
+    monkeypatch.setattr(faces, '_detector', no_detector)
+    assert len(score_folder(model, photos, tmp_path / 'scores.csv', progress=False)) == 48
+
+
 def test_command(photos, model, tmp_path, capsys):
     args = [str(a) for a in (model, photos, '--out', tmp_path / 's.csv')]
     assert cli.gfa_score(args) == 0

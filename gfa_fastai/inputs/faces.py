@@ -106,11 +106,13 @@ def find_on_small(image, find, side=360):
 
 
 def face_finder(
-    detector=None,  # None: the cascade; the path of a YuNet model; or what this function has made
+    detector=None,  # None: the cascade; False: none; the path of a YuNet model; or what this function has made
 ) -> tuple:  # its name, for keys of caches, and a function image -> box or None; raises FileNotFoundError, ValueError
     "A detector, checked once for many pictures."
     if detector is None:
         return 'cascade', detect_face
+    if detector is False:
+        return 'none', lambda image: None
     if isinstance(detector, tuple):
         return detector
     open_yunet(detector)

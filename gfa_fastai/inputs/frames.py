@@ -522,7 +522,7 @@ def extract_frames(
     spread: int | None = None,  # or so many, evenly spread,
     first: int | None = None,  # and of the first so many only
     smooth: int = 5,  # frames to either side that a detected box in a video is the median of; 0: none
-    detector=None,  # path of a YuNet model (.onnx); None: OpenCV's bundled cascade
+    detector=None,  # path of a YuNet model (.onnx); None: OpenCV's cascade; False: faces are not looked for
     border: str | None = None,  # of crops: 'reflect' or 'replicate'; None: 'reflect' in videos, 'replicate' in images
     workers: int | None = None,  # threads; None: one for each core
 ) -> (

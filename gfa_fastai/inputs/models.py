@@ -20,7 +20,7 @@ from ..samples import CLASSES
 # %% auto #0
 __all__ = ['MODEL_FORMAT', 'ADAPTER', 'ADAPTER_BYTES', 'CONFIG', 'content_digest', 'one_threshold', 'meta_text', 'write_tensors',
            'save_model', 'model_adapter_bytes', 'check_no_folder', 'model_header', 'read_tensors', 'load_model',
-           'small_model']
+           'best_device', 'small_model']
 
 # %% ../../nbs/engine/models.ipynb #48d04645
 MODEL_FORMAT = 2  # of the files that save_model writes; 1 had no digest, and an adapter as one tensor of bytes
@@ -266,6 +266,11 @@ def load_model(
     except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as e:
         raise _no_fit(path, str(e).splitlines()[0]) from None
     return model.eval(), header['meta']
+
+
+def best_device() -> str:  # 'cuda', 'mps' or 'cpu'
+    "Where a network is best run here."
+    return 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
 
 
 def small_model() -> Path:  # raises FileNotFoundError

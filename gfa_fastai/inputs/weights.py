@@ -18,7 +18,6 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torchvision.models import VGG16_Weights, VGG19_Weights
 from .files import check_size, file_size
 from ..model import GFACNN, IMAGENET_MEAN, IMAGENET_STD, LAYER_NAMES, VGG16_BLOCKS, new_trunk
 
@@ -532,6 +531,8 @@ def _imagenet_state(width, arch):
         raise ValueError(
             f"weights='imagenet' fit width 1 only, got width={width}: leave width out, or start from weights=None"
         )
+    from torchvision.models import VGG16_Weights, VGG19_Weights
+
     published = dict(vgg16=VGG16_Weights, vgg19=VGG19_Weights)[arch].IMAGENET1K_V1
     try:
         return published.get_state_dict(progress=True, check_hash=True, weights_only=True)

@@ -20,7 +20,7 @@ from pathlib import Path
 import gfa_fastai
 
 # %% auto #0
-__all__ = ['Stopped', 'shown', 'say', 'as_options', 'command', 'Lines', 'Help', 'Parser', 'gfa_reproduce', 'gfa_synth',
+__all__ = ['CHOICES', 'Stopped', 'shown', 'say', 'as_options', 'command', 'Lines', 'Help', 'Parser', 'gfa_reproduce', 'gfa_synth',
            'gfa_train', 'gfa_score', 'gfa_evaluate', 'gfa_transfer', 'gfa_authenticate']
 
 # %% ../../nbs/engine/cli.ipynb #4bb2e048
@@ -127,7 +127,6 @@ def command(f):
     return run
 
 # %% ../../nbs/engine/cli.ipynb #219fad89
-_ = os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
 if 'ipykernel' not in sys.modules and not (sys.stderr and sys.stderr.isatty()):
     _ = os.environ.setdefault(
         'TQDM_MININTERVAL', '30'
@@ -174,6 +173,15 @@ class Parser(argparse.ArgumentParser):
         self.options.update(name for name in names if name.startswith('--'))
         return super().add_argument(*names, **kwargs)
 
+# %% ../../nbs/engine/cli.ipynb #ca0eb967
+CHOICES = dict(
+    preset=('tiny', 'quick', 'standard', 'full'),
+    dataset=('folder', 'casia_fasd', 'replay_attack', 'msu_mfsd', 'oulu_npu', 'siw'),
+    video=('mean', 'median', 'min', 'max', 'logodds', 'frame'),
+    transfer=('fda', 'light', 'identity', 'recompress', 'colour', 'fourier'),
+    codec=('png', 'jpeg'),
+)
+
 # %% ../../nbs/engine/cli.ipynb #40fea8be
 def _names(text):
     return [o.strip() for o in text.split(',') if o.strip()]
@@ -195,12 +203,10 @@ def _share(text):
 
 def _data_arguments(p, several=False):
     "The arguments that say how a folder is read, or several of them."
-    from gfa_fastai.inputs.datasets import READERS
-
     layout = 'ROOT/[train|dev|test/](live|attack)/[SPECIES/]PERSON/FILE'
     p.add_argument(
         '--dataset',
-        choices=READERS,
+        choices=CHOICES['dataset'],
         **(dict(nargs='+', action='extend') if several else dict(default='folder')),
         help=f'how the data is read: as a published dataset, or as folder: {layout}'
         + ('; one for each ROOT, or one for all' if several else ''),
@@ -319,8 +325,6 @@ def _training_settings(a, *more):
 @command
 def gfa_reproduce(argv=None):
     "The main job: from images to a report, with and without TPC and FDA."
-    from gfa_fastai.run.reproduce import PRESETS, reproduce
-
     p = Parser(
         'gfa_reproduce',
         'The main job: from images to a report, with and without TPC and FDA. '
@@ -333,7 +337,7 @@ def gfa_reproduce(argv=None):
     p.add_argument(
         '--preset',
         default='quick',
-        choices=PRESETS,
+        choices=CHOICES['preset'],
         help='how large everything is; quick takes a quarter of an hour on two quiet cores, full wants a GPU',
     )
     p.add_argument('--out', help='run folder (default: runs/PRESET, or runs/PRESET-NAME for your data)')
@@ -358,6 +362,8 @@ def gfa_reproduce(argv=None):
     )
     _picture_argument(p)
     a = p.parse_args(argv)
+    from gfa_fastai.run.reproduce import reproduce
+
     out = a.out or f'runs/{a.preset}' + ''.join(f'-{Path(root).resolve().name}' for root in a.data or ())
     data, training = dict(roots=a.data, **_data_settings(a)), _training_settings(a, 'seeds')
     groups = dict(data=data, training=training, adaptation=a.fda)
@@ -391,8 +397,6 @@ def _picture_argument(p):
 @command
 def gfa_synth(argv=None):
     "Make SynthPAD, the embedded benchmark of rendered faces, attacks and cameras."
-    from gfa_fastai.synth.benchmark import SYNTHPAD_PRESETS, make_synthpad
-
     p = Parser(
         'gfa_synth',
         'Make SynthPAD, the embedded benchmark of rendered faces, attacks and cameras. '
@@ -402,7 +406,7 @@ def gfa_synth(argv=None):
             'gfa_synth --out moire --domains webcam,slr --patterns moire --seed 1',
         ],
     )
-    p.add_argument('--preset', default='quick', choices=SYNTHPAD_PRESETS, help='how large it is')
+    p.add_argument('--preset', default='quick', choices=CHOICES['preset'], help='how large it is')
     p.add_argument('--out', required=True, help='folder for images, samples.csv and manifest.json')
     p.add_argument('--seed', type=int, default=0, help='the same seed makes the same bytes')
     p.add_argument('--domains', type=_names, help='as webcam,slr (default: all)')
@@ -416,6 +420,8 @@ def gfa_synth(argv=None):
     )
     p.add_argument('--workers', type=_positive, help='processes (default: one for each core)')
     a = p.parse_args(argv)
+    from gfa_fastai.synth.benchmark import make_synthpad
+
     df = make_synthpad(
         a.out, a.preset, a.seed, a.domains, a.patterns, a.faces, a.pattern_gap, a.style_gap, workers=a.workers
     )
@@ -426,8 +432,6 @@ def gfa_synth(argv=None):
 @command
 def gfa_train(argv=None):
     "Train a model on a folder of images: the best detector for few people, or the two-headed network."
-    from gfa_fastai.run.reproduce import PRESETS
-
     p = Parser(
         'gfa_train',
         'Train a model on a folder of images: the best of several detectors where there are few people, '
@@ -456,7 +460,7 @@ def gfa_train(argv=None):
     p.add_argument('--folds', type=_positive, help='of a detector: groups of people in cross-validation (default: 5)')
     p.add_argument(
         '--preset',
-        choices=PRESETS,
+        choices=CHOICES['preset'],
         help='of the network: image size and width; steps and batch where they are not given (default: quick)',
     )
     _training_arguments(p)
@@ -542,8 +546,6 @@ def _choose_method(a):
 @command
 def gfa_score(argv=None):
     "Score a folder of images with a trained model: probability of live, one row per image."
-    from gfa_fastai.run.score import score_folder
-
     p = Parser(
         'gfa_score',
         'Score a folder of images with a trained model: probability of live, one row per image. '
@@ -559,6 +561,8 @@ def gfa_score(argv=None):
     p.add_argument('--cache', help='folder for decoded frames (default: beside the CSV file)')
     _data_arguments(p)
     a = p.parse_args(argv)
+    from gfa_fastai.run.score import score_folder
+
     scores = score_folder(a.model, a.data, a.out, a.cache, **_data_settings(a))
     say(f'{len(scores)} images of {scores["subject"].nunique()} people scored: {a.out}')
     if seen := _seen_words(scores):
@@ -594,9 +598,6 @@ def _say_skipped(skipped):
 @command
 def gfa_evaluate(argv=None):
     "Error rates of anybody's scores, from CSV or four-column text."
-    from gfa_fastai.evaluation import HOW
-    from gfa_fastai.inputs.tables import load_scores
-
     p = Parser(
         'gfa_evaluate',
         "Error rates of anybody's scores. "
@@ -620,7 +621,7 @@ def gfa_evaluate(argv=None):
     p.add_argument(
         '--video',
         default='mean',
-        choices=(*HOW, 'frame'),
+        choices=CHOICES['video'],
         help=(
             "score of a video from those of its frames; 'logodds' takes the mean of their log odds, "
             "'frame' counts frames"
@@ -656,6 +657,8 @@ def gfa_evaluate(argv=None):
     )
     _picture_argument(p)
     a = p.parse_args(argv)
+    from gfa_fastai.inputs.tables import load_scores
+
     _check_evaluation(a)
     tables = {
         k: load_scores(*v) if (v := getattr(a, k)) else None for k in ('scores', 'source', 'against', 'against_source')
@@ -743,10 +746,6 @@ def _evaluate(a, scores, source, against, against_source):
 @command
 def gfa_transfer(argv=None):
     "Give images, folders and videos the style of a target image."
-    from gfa_fastai.adapt.adapter import CODECS
-    from gfa_fastai.adapt.by_name import FITTED, SIMPLE
-    from gfa_fastai.adapt.media import transfer_media
-
     p = Parser(
         'gfa_transfer',
         'Give images, folders and videos the style of a target image. '
@@ -765,7 +764,7 @@ def gfa_transfer(argv=None):
     p.add_argument(
         '--method',
         default='light',
-        choices=[*FITTED, *SIMPLE],
+        choices=CHOICES['transfer'],
         help=(
             "fda is the paper's; light has its losses and keeps edges; colour and fourier need no fit; "
             "recompress and identity are controls"
@@ -785,9 +784,11 @@ def gfa_transfer(argv=None):
     p.add_argument('--size', type=_positive, default=128, help='of the crops in the fit, in pixels')
     p.add_argument('--width', type=float, default=0.5, help="channels of fda's network; 1 is the paper's")
     p.add_argument('--seed', type=int, default=0, help='of the fit')
-    p.add_argument('--codec', default='png', choices=CODECS, help='of resulting images; videos become .mp4')
+    p.add_argument('--codec', default='png', choices=CHOICES['codec'], help='of resulting images; videos become .mp4')
     p.add_argument('--quality', type=_positive, default=95, help='of jpeg, 1 to 100')
     a = p.parse_args(argv)
+    from gfa_fastai.adapt.media import transfer_media
+
     adapter = _adapter(a)
     made, skipped = transfer_media(adapter, a.paths, a.out, a.codec, a.quality)
     say(f'{len(made)} files by {type(adapter).__name__}: {a.out}')

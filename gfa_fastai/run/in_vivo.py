@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from filelock import FileLock
 from pathlib import Path
 from torch import Tensor
+from torch.optim.lr_scheduler import OneCycleLR
 from ..inputs.images import read_image
 from ..inputs.tables import write_table
 from ..metrics import auc, eer_threshold
@@ -29,10 +30,10 @@ from gfa_fastai.synth.planted import (
 from ..tpc import TPCLoss, count_pairs, feature_std
 
 # %% auto #0
-__all__ = ['ARMS_IN_VIVO', 'IN_VIVO', 'PILOT', 'PILOT_STRENGTHS', 'IN_VIVO_KEY', 'pull_weight', 'load_pictures', 'draw_batch',
-           'train_in_vivo', 'live_logits', 'digits', 'measure_in_vivo', 'read_in_vivo', 'missing_networks',
-           'run_in_vivo', 'run_pilot', 'main', 'finished_seeds', 'errors_elsewhere', 'gate_in_vivo', 'shares_in_vivo',
-           'choose_strength']
+__all__ = ['ARMS_IN_VIVO', 'IN_VIVO', 'PILOT', 'IN_VIVO_KEY', 'pull_weight', 'load_pictures', 'draw_batch', 'train_in_vivo',
+           'live_logits', 'digits', 'measure_in_vivo', 'read_in_vivo', 'missing_networks', 'run_in_vivo', 'run_pilot',
+           'main', 'finished_seeds', 'errors_elsewhere', 'gate_in_vivo', 'shares_in_vivo', 'compare_strengths',
+           'gain_of_twice']
 
 # %% ../../nbs/paper/in_vivo.ipynb #b605e3a9
 ARMS_IN_VIVO = pd.DataFrame(
@@ -55,14 +56,13 @@ IN_VIVO = dict(
     people=0,  # seed of the people
     size=48,  # pixels of a frame
     width=0.125,
-    lr=3e-4,
+    lr=5e-4,  # the highest of the cycle
     bs=32,
     shift=4,  # pixels, at most
-    steps=2500,
+    steps=1500,
     seeds=range(12),
 )
 PILOT = IN_VIVO | dict(people=1000, subjects=(500, 40, 100), seeds=(100,))
-PILOT_STRENGTHS = (0.5, 0.3, 0.7)
 
 
 def pull_weight(
@@ -119,17 +119,21 @@ def train_in_vivo(
     tpc, weight = TPCLoss(scale='paper'), pull_weight(arm['pull'])
     branch = [*net.trunk.parameters(), *net.spoof_head.parameters()]
     opt = torch.optim.Adam(branch, lr=settings['lr'], eps=1e-8, fused=True)
+    cycle = OneCycleLR(opt, settings['lr'], total_steps=settings['steps'])
     terms = []
     for _ in range(settings['steps']):
         images, label = draw_batch(
             pictures, live, settings['bs'], settings['shift'], gen
         )
-        logits, psi = net.spoof(images)
-        anti = F.cross_entropy(logits, label)
+        with torch.autocast('cpu', torch.bfloat16):
+            logits, psi = net.spoof(images)
+        psi = psi.float()
+        anti = F.cross_entropy(logits.float(), label)
         loss = anti + weight * tpc(psi) if arm['pull'] else anti
         opt.zero_grad()
         loss.backward()
         opt.step()
+        cycle.step()
         terms.append((anti.item(), feature_std(psi.detach()).item()))
     last = np.array(terms[-50:]).mean(0)
     return net.eval(), dict(anti=last[0], fc2_std=last[1])
@@ -161,7 +165,7 @@ def measure_in_vivo(
     known: str = 'home',  # the part whose development people give the threshold
 ) -> dict:  # rates, and the errors of every test person elsewhere
     "Threshold from development people; errors and areas of the test people."
-    held_out = (samples['split'] != 'train').to_numpy()
+    held_out = (samples['split'] != 'train').to_numpy().copy()
     df = samples[held_out].reset_index(drop=True)
     df['score'] = live_logits(net, pictures[torch.from_numpy(held_out)])
     live = df['label'] == 'live'
@@ -180,7 +184,7 @@ def measure_in_vivo(
     return out
 
 # %% ../../nbs/paper/in_vivo.ipynb #5776702d
-IN_VIVO_KEY = ['weak', 'shortcut', 'arm', 'seed']
+IN_VIVO_KEY = ['weak', 'shortcut', 'arm', 'seed', 'steps']
 
 
 def read_in_vivo(
@@ -205,7 +209,7 @@ def missing_networks(
         for seed in settings['seeds']
         for shortcut in shortcuts
         for arm in arms.to_dict('records')
-        if (settings['weak'], shortcut, arm['arm'], seed) not in done
+        if (settings['weak'], shortcut, arm['arm'], seed, settings['steps']) not in done
     ]
 
 
@@ -278,11 +282,11 @@ def run_pilot(
     work,  # folder for the rendered images
     progress: bool = True,  # print a line for each network
 ) -> pd.DataFrame:  # a row for each network
-    "The three arms of the gate at each strength of the weak cues."
+    "The arms of the gate; none and oracle once more with twice as many steps."
     arms = ARMS_IN_VIVO[:3]
-    for weak in PILOT_STRENGTHS:
-        run_in_vivo(file, work, PILOT | dict(weak=weak), arms, progress=progress)
-    return read_in_vivo(file)
+    run_in_vivo(file, work, PILOT, arms, progress=progress)
+    longer = PILOT | dict(steps=2 * PILOT['steps'])
+    return run_in_vivo(file, work, longer, arms[:2], progress=progress)
 
 
 def main(argv=None):
@@ -362,29 +366,26 @@ def shares_in_vivo(
     return pd.DataFrame(rows, tpc.tolist(), ['share', 'low', 'high'])
 
 # %% ../../nbs/paper/in_vivo.ipynb #dd0caa11
-def choose_strength(
-    table: pd.DataFrame,  # of the pilot
-) -> tuple:  # table of what decides by strength; the strength, None where none passes
-    "The pilot's rule: the largest gap among the strengths that pass."
+def compare_strengths(
+    table: pd.DataFrame,  # of a pilot
+    steps: int,  # of its networks
+) -> pd.DataFrame:  # by strength: gap and disease in points, share the control closes
+    "What decides between strengths of the weak cues."
     rows = {}
-    for weak, own in table.groupby('weak'):
+    for weak, own in table[table['steps'] == steps].groupby('weak'):
         seeds = finished_seeds(own, ARMS_IN_VIVO[:3])
-        if not seeds:
-            continue
         none, oracle = (
             errors_elsewhere(own, arm, seeds).mean() for arm in ('none', 'oracle')
         )
-        loss = own[own['seed'].isin(seeds)].groupby('arm')['train_loss'].mean()
-        gate = gate_in_vivo(own, seeds)
-        trained = loss['none'] < 0.1 and loss['oracle'] < 0.25
-        rows[weak] = dict(
-            gap=100 * (none - oracle),
-            disease=gate['disease'],
-            control=gate['control'],
-            loss_none=loss['none'],
-            loss_oracle=loss['oracle'],
-            passes=bool(gate['met'] and trained),
-        )
-    found = pd.DataFrame(rows).T.rename_axis('weak')
-    passing = found[found['passes'].astype(bool)] if len(found) else found
-    return found, passing['gap'].astype(float).idxmax() if len(passing) else None
+        rows[weak] = dict(gap=100 * (none - oracle), **gate_in_vivo(own, seeds))
+    return pd.DataFrame(rows).T.rename_axis('weak')
+
+
+def gain_of_twice(
+    table: pd.DataFrame,  # of the third pilot
+) -> pd.Series:  # by arm: points by which the error elsewhere falls
+    "What twice as many steps bring."
+    both = table[table['arm'].isin(['none', 'oracle'])]
+    error = both.groupby(['arm', 'steps'])['plain_error'].mean()
+    once, twice = PILOT['steps'], 2 * PILOT['steps']
+    return 100 * (error.xs(once, level='steps') - error.xs(twice, level='steps'))

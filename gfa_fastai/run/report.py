@@ -13,7 +13,6 @@ import pandas as pd
 import platform
 import re
 from importlib.resources import files
-from matplotlib import rc_context
 from pathlib import Path
 import gfa_fastai
 from gfa_fastai.evaluation import (
@@ -1003,6 +1002,8 @@ def write_report(
     unfinished: int = 0,  # trainings that are still to come
 ) -> Path:  # of report.html
     "Write report.md, report.html, results.json and the figures."
+    from matplotlib import rc_context
+
     info = [model_header(out / 'arms' / a['name'] / 'model.safetensors')['meta'] for a in arms]
     losses, aucs = final_losses(arms, out), home_aucs(arms, scores)
     rates = evaluate_arms(arms, scores)

@@ -13,8 +13,7 @@ from tqdm import tqdm
 from ..evaluation import score_samples, validate_scores
 from ..inputs.files import bytes_hash, cache_folder, file_hash, remove_dead_parts
 from ..inputs.frames import extract_frames
-from ..adapt.by_name import load_model_adapter
-from ..inputs.models import load_model, model_header, small_model
+from ..inputs.models import best_device, load_model, model_header, small_model
 from ..inputs.tables import load_scores, save_scores
 from .pictures import with_pictures
 from .reproduce import code_hash, read_data
@@ -51,17 +50,19 @@ def _blocks_folder(out, model, frames):
 # %% ../../nbs/engine/score.ipynb #e8fa3332
 def open_scorer(
     model,  # model file of a network or of a detector
-) -> tuple:  # function of a table -> scores table, and what the file says; raises ValueError, FileNotFoundError
+) -> (
+    tuple
+):  # function of a table -> scores table, what the file says, whether it looks at faces; raises as model_header
     "Whatever kind of model a file holds, as a function that scores."
     if model_header(model)['kind'] == 'detector':
+        from gfa_fastai.compare.baselines import READS
         from gfa_fastai.compare.detectors import load_detector
 
         detector = load_detector(model)
-        return partial(detector.score, progress=False), detector.meta
-    from fastai.vision.all import default_device
-
+        looks_at_faces = READS[detector.how.reads][0] == 'face_path'
+        return partial(detector.score, progress=False), detector.meta, looks_at_faces
     network, meta = load_model(model)
-    return partial(score_samples, network.to(default_device()), progress=False), meta
+    return partial(score_samples, network.to(best_device()), progress=False), meta, False
 
 
 def score_folder(
@@ -80,7 +81,7 @@ def score_folder(
 ) -> pd.DataFrame:  # scores, `in_training`, `picture`; `attrs['skipped']`; raises ValueError, FileNotFoundError
     "Score a folder of images or videos with a saved model. Started again, it goes on where it was."
     model = small_model() if model == 'small' else model
-    score, meta = open_scorer(model)
+    score, meta, looks_at_faces = open_scorer(model)
     if missing := {'size', 'margin'} - meta.keys():
         raise ValueError(
             f'{model}: it does not say {" and ".join(sorted(missing))} of its images. '
@@ -90,12 +91,16 @@ def score_folder(
     remove_dead_parts(cache)
     people = read_data(data, dataset, draw=not (test_subjects or dev_subjects), **reader)
     samples = _assign_splits(people, test_subjects, dev_subjects)
+    looking = None if looks_at_faces else False
     taken = _frames_taken(model, meta, spread)
-    frames = extract_frames(samples, cache, meta['size'], meta['margin'], max_bad, progress, **taken)
+    frames = extract_frames(samples, cache, meta['size'], meta['margin'], max_bad, progress, **taken, detector=looking)
     if 'first' in taken:
         rows = len(frames)  # (a block may not cut a video in two)
     skipped, decoded = frames.attrs['skipped'], frames
-    if adapter := load_model_adapter(model):
+    if model_header(model)['adapter']:
+        from gfa_fastai.adapt.by_name import load_model_adapter  # (with fastai, which a model without needs not)
+
+        adapter = load_model_adapter(model)
         frames = adapter.transform(frames, cache / 'fda', bs=32, max_bad=max_bad, progress=progress)
     blocks = _blocks_folder(out, model, frames)
     scores = score_in_blocks(score, frames, blocks, rows, progress)

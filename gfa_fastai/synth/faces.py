@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from functools import lru_cache
 from numpy import float32 as F
-from scipy.interpolate import PchipInterpolator
 
 # %% auto #0
 __all__ = ['STYLES', 'STRANDS', 'NEUTRAL', 'EVEN', 'ROOMS', 'identity', 'skin_colour', 'hair_colour', 'value_noise',
@@ -284,6 +283,8 @@ def face_outline(
         (chin, 0),
     ]
     heights, widths = np.array(points).T
+    from scipy.interpolate import PchipInterpolator
+
     squares = PchipInterpolator(heights, (widths * p['width']) ** 2, extrapolate=False)(v)  # round at both ends
     return np.sqrt(np.nan_to_num(np.clip(squares, 0, None))).astype(F)
 
@@ -310,6 +311,8 @@ def face_profile(
         (3, 0.3),
     ]
     heights, depths = np.array(points).T
+    from scipy.interpolate import PchipInterpolator
+
     return PchipInterpolator(heights, depths)(np.clip(v, -1.6, 3)).astype(F)
 
 

@@ -16,11 +16,11 @@ __all__ = ['PLANTED_VERSION', 'PLANTED', 'STRONG_AT_HOME', 'WEAK_CUES', 'WEAK_ST
            'make_planted', 'planted_training', 'manipulation_check']
 
 # %% ../../nbs/synthpad/planted.ipynb #52f91d43
-PLANTED_VERSION = '0'  # until the pilot has chosen WEAK_STRENGTH
+PLANTED_VERSION = '1'
 PLANTED = dict(screen=('moire', 'halftone'), colour=('gamut', 'black_lift'))  # a shortcut's patterns
 STRONG_AT_HOME = 0.95  # their mean strength
 WEAK_CUES = ('gloss', 'banding', 'paper_texture', 'double_blur', 'flat_shading')
-WEAK_STRENGTH = 0.5  # theirs
+WEAK_STRENGTH = 0.5  # theirs, from the pilots of In vivo
 PARTS = ('home', 'plain', 'alone')
 
 

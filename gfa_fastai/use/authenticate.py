@@ -20,7 +20,7 @@ from importlib.resources import files
 from pathlib import Path
 from ..inputs.faces import crop_face, find_faces, open_yunet
 from ..inputs.images import read_image, resize_square
-from ..inputs.models import load_model, model_header, one_threshold, small_model
+from ..inputs.models import best_device, load_model, model_header, one_threshold, small_model
 from ..inputs.videos import clip_frames, is_video, video_frames
 from ..model import run_head
 from ..samples import CLASSES, check_number, validate_samples
@@ -284,7 +284,7 @@ def _frame_size(spoof, source):
 def _choose_device(device):
     "The device that was asked for, or the best there is; raises ValueError."
     if device is None:
-        return 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
+        return best_device()
     try:
         torch.zeros(1, device=device)
     except (AssertionError, OverflowError, RuntimeError, TypeError, ValueError) as e:
