@@ -555,7 +555,9 @@ def gfa_score(argv=None):
             'gfa_score model/model.safetensors clips --out scores.csv --test-subjects 0012,0014',
         ],
     )
-    p.add_argument('model', help='model.safetensors, as gfa_train or gfa_reproduce writes it; small and recapture are shipped ones')
+    p.add_argument(
+        'model', help='model.safetensors, as gfa_train or gfa_reproduce writes it; small and recapture are shipped ones'
+    )
     p.add_argument('data', help='root of the dataset')
     p.add_argument('--out', required=True, help='the CSV file to write')
     p.add_argument('--cache', help='folder for decoded frames (default: beside the CSV file)')

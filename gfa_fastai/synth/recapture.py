@@ -125,7 +125,9 @@ def draw_scene(
     if rng.uniform() < 0.5:
         mirror = np.array([[-1, 0, WIDTH - 1], [0, 1, 0]], F)
         matrix = mirror @ np.vstack([matrix, [0, 0, 1]]).astype(F)
-    framed = cv2.warpAffine(scenes.light[i], matrix, (WIDTH, HEIGHT), flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REFLECT)
+    framed = cv2.warpAffine(
+        scenes.light[i], matrix, (WIDTH, HEIGHT), flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REFLECT
+    )
     of_mask = matrix.copy()
     of_mask[:, :2] *= 2
     head = cv2.warpAffine(scenes.person[i], of_mask, (WIDTH, HEIGHT)).astype(F) / 255
@@ -143,7 +145,12 @@ def _behind(head, box):
     body = head.copy()
     left, _, right, bottom = box
     w = right - left
-    shoulders = [[left - 0.7 * w, HEIGHT], [left - 0.2 * w, bottom], [right + 0.2 * w, bottom], [right + 0.7 * w, HEIGHT]]
+    shoulders = [
+        [left - 0.7 * w, HEIGHT],
+        [left - 0.2 * w, bottom],
+        [right + 0.2 * w, bottom],
+        [right + 0.7 * w, HEIGHT],
+    ]
     cv2.fillConvexPoly(body, np.array(shoulders, np.int32), 1.0)
     return 1 - cv2.GaussianBlur(body, (0, 0), 1.0)
 

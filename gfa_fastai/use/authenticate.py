@@ -20,7 +20,15 @@ from importlib.resources import files
 from pathlib import Path
 from ..inputs.faces import crop_face, find_faces, open_yunet
 from ..inputs.images import read_image, resize_square
-from ..inputs.models import SHIPPED, best_device, load_model, model_file, model_header, one_threshold, small_model
+from gfa_fastai.inputs.models import (
+    SHIPPED,
+    best_device,
+    load_model,
+    model_file,
+    model_header,
+    one_threshold,
+    small_model,
+)
 from ..inputs.videos import clip_frames, is_video, video_frames
 from ..model import run_head
 from ..samples import CLASSES, check_number, validate_samples
