@@ -51,7 +51,7 @@ def table_rows(
 # %% ../nbs/07_data.ipynb #76f55253
 @functools.lru_cache(4096)
 def _decoded(path, size, changed):
-    "A picture in memory; read again where the file's size or time is another."
+    "A picture in memory; read again where the file has another size or time."
     image = PILImage.create(path)
     image.load()
     return image
@@ -122,7 +122,7 @@ def show_pairs(
 # %% ../nbs/07_data.ipynb #bb8d99ce
 def check_sizes(images, name, rows):
     "ValueError for the `name`s ('frame' or 'face') of `rows` that fit in no batch."
-    sizes = {tuple(x.shape[:-3:-1]) for x in images}  # (width, height)
+    sizes = {(x.shape[-1], x.shape[-2]) for x in images}  # width, height
     if len(sizes) == 1 and min(*sizes) >= 32:
         return
     first = {}  # size -> the first file that has it
@@ -141,7 +141,7 @@ def check_sizes(images, name, rows):
         'Run extract_frames with a larger size.'
     )
 
-
+# %% ../nbs/07_data.ipynb #8e146592
 class PairDL(TfmdDL):
     "DataLoader of (frame, face, label, subject) that draws pairs of pictures."
 
@@ -176,32 +176,36 @@ class PairDL(TfmdDL):
         people = ['?' if s < 0 else self.vocab[int(s)] for s in subject]
         return [CLASSES[int(i)] for i in label], people
 
-    def show_batch(self, b=None, max_n=8, unique=False, **kwargs):
-        "Draw the first samples; `unique`: one sample, augmented anew each time."
-        if b is None:
-            dl = self.new(get_idxs=lambda: Inf.zeros) if unique else self
-            b = dl.one_batch()
-        if kwargs.get('nrows') and kwargs.get('ncols'):
-            max_n = kwargs['nrows'] * kwargs['ncols']
-        frame, face, *answers = (x[:max_n] for x in b)
-        titles = [''] * len(frame)
-        if answers:
-            titles = [f'{c}, {p}' for c, p in zip(*self.names(*answers))]
-        show_pairs(frame, face, titles, **kwargs)
-
-    def show_results(self, b, out, max_n=8, **kwargs):
-        "The same with what the network says; red where the class is wrong."
-        frame, face, *answers = (x[:max_n] for x in b)
-        classes, people = self.names(*answers)
-        decided, named = self.names(*(x[:max_n] for x in out[:2]))
-        titles = [
-            f'{c}, {p}\nsays {sc}, {sp}'
-            for c, p, sc, sp in zip(classes, people, decided, named)
-        ]
-        colours = ['black' if a == b else '#CC3311' for a, b in zip(classes, decided)]
-        show_pairs(frame, face, titles, colours, **kwargs)
+# %% ../nbs/07_data.ipynb #6d33d024
+@patch
+def show_batch(self: PairDL, b=None, max_n=8, unique=False, **kwargs):
+    "Draw the first samples; `unique`: one sample, augmented anew each time."
+    if b is None:
+        dl = self.new(get_idxs=lambda: Inf.zeros) if unique else self
+        b = dl.one_batch()
+    if kwargs.get('nrows') and kwargs.get('ncols'):
+        max_n = kwargs['nrows'] * kwargs['ncols']
+    frame, face, *answers = (x[:max_n] for x in b)
+    titles = [''] * len(frame)
+    if answers:
+        titles = [f'{c}, {p}' for c, p in zip(*self.names(*answers))]
+    show_pairs(frame, face, titles, **kwargs)
 
 
+@patch
+def show_results(self: PairDL, b, out, max_n=8, **kwargs):
+    "The same with what the network says; red where the class is wrong."
+    frame, face, *answers = (x[:max_n] for x in b)
+    classes, people = self.names(*answers)
+    decided, named = self.names(*(x[:max_n] for x in out[:2]))
+    titles = []
+    colours = []
+    for truth, person, answer, name in zip(classes, people, decided, named):
+        titles.append(f'{truth}, {person}\nsays {answer}, {name}')
+        colours.append('black' if answer == truth else '#CC3311')
+    show_pairs(frame, face, titles, colours, **kwargs)
+
+# %% ../nbs/07_data.ipynb #a61ff4c3
 class PairLoaders(DataLoaders):
     "DataLoaders whose `test_dl` takes a samples table too."
 

@@ -316,9 +316,7 @@ def effective_images(
     centre = stats.n @ stats.mean / N
     between = stats.n @ (stats.mean - centre) ** 2 / (G - 1)
     within = stats.m2.sum(0) / (N - G)
-    n_0 = (N - k) / (
-        G - 1
-    )  # images of a person, as the analysis of variance wants them
+    n_0 = (N - k) / (G - 1)  # images of a person, for the analysis of variance
     with np.errstate(invalid='ignore'):
         rho = np.clip((between - within) / (between + (n_0 - 1) * within), 0, 1)
     return N / (1 + (k - 1) * rho)

@@ -230,9 +230,7 @@ class Report:
     threshold: float  # accepted when the video's score >= threshold
     origin: str  # of the threshold, in words
     rates: pd.DataFrame  # index: keys of NAMES; value, low, high, frames (0 to 1)
-    species: (
-        pd.DataFrame
-    )  # index: species; subjects, videos, apcer, low, high, frames, auc
+    species: pd.DataFrame  # by species; subjects, videos, apcer, low, high, frames, auc
     counts: dict  # test subjects, live videos, attack videos, frames
     how: str  # frames to videos
     notes: list  # sentences that belong to the numbers
@@ -248,11 +246,10 @@ class Report:
         tables = {}
         for name in ('rates', 'species'):
             table = getattr(self, name)
-            tables[name] = (
-                table.astype(object).where(table.notna(), None).to_dict('index')
-            )
-        plain = ('threshold', 'origin', 'how', 'counts', 'notes')
-        return {name: getattr(self, name) for name in plain} | tables
+            plain = table.astype(object).where(table.notna(), None)
+            tables[name] = plain.to_dict('index')
+        others = ('threshold', 'origin', 'how', 'counts', 'notes')
+        return {name: getattr(self, name) for name in others} | tables
 
 # %% ../nbs/10_evaluation.ipynb #d8551e71
 def evaluate_scores(
@@ -578,10 +575,8 @@ def compare_systems(
     threshold_a = find_threshold(a, threshold_from, source_a, how)[0]
     threshold_b = find_threshold(b, threshold_from, source_b, how)[0]
     key = ['dataset', 'subject', 'video', 'label', 'pai']
-    score_a, score_b = (
-        video_scores(x[x['split'] == 'test'], how).set_index(key)['score']
-        for x in (a, b)
-    )
+    score_a = video_scores(a[a['split'] == 'test'], how).set_index(key)['score']
+    score_b = video_scores(b[b['split'] == 'test'], how).set_index(key)['score']
     _check_pairs(score_a.index, score_b.index)
     pairs = pd.DataFrame(dict(a=score_a, b=score_b)).reset_index()
     return paired_bootstrap(

@@ -108,17 +108,10 @@ def plot_scores(
         (attack, 'attack', PALETTE[1], None),
         (live, 'live', PALETTE[0], '///'),
     ):
-        ax.hist(
-            x,
-            edges,
-            weights=np.full(len(x), 100 / len(x)),
-            histtype='stepfilled',
-            color=color,
-            edgecolor=color,
-            alpha=0.5,
-            hatch=hatch,
-            label=f'{name} ({len(x):,})',
-        )
+        percent = np.full(len(x), 100 / len(x))
+        look = dict(color=color, edgecolor=color, alpha=0.5, hatch=hatch)
+        label = f'{name} ({len(x):,})'
+        ax.hist(x, edges, weights=percent, histtype='stepfilled', label=label, **look)
     ax.set(title='Scores', xlabel='score (higher = more live)')
     ax.set_ylabel('samples (% of the class)')
     if threshold is not None:
@@ -390,7 +383,8 @@ def resample_counts(subjects: int, n: int, seed: int) -> np.ndarray:  # (n, subj
 def count_per_subject(score, live, who, species, threshold) -> dict:
     "All that the rates of a resample are made of."
     S, P = who.max() + 1, species.max() + 1
-    attack, accepted = ~live, score >= threshold
+    attack = ~live
+    accepted = score >= threshold
 
     def per_subject(rows):
         return np.bincount(who[rows], minlength=S).astype(float)
@@ -402,10 +396,9 @@ def count_per_subject(score, live, who, species, threshold) -> dict:
     won = np.zeros((S, S))  # twice the pairs that live of s win against attacks of t
     for t in np.unique(who[attack]):
         a = np.sort(score[attack & (who == t)])
-        wins = a.searchsorted(score[live], 'left') + a.searchsorted(
-            score[live], 'right'
-        )
-        won[:, t] = np.bincount(who[live], wins, S)
+        below = a.searchsorted(score[live], 'left')
+        at_or_below = a.searchsorted(score[live], 'right')
+        won[:, t] = np.bincount(who[live], below + at_or_below, S)
     return dict(
         accepted=per_species(attack & accepted),
         attacks=per_species(attack),
@@ -415,9 +408,7 @@ def count_per_subject(score, live, who, species, threshold) -> dict:
     )
 
 
-def rates_of_draws(
-    counts, draws
-) -> pd.DataFrame:  # (n, 7); NaN where a class is missing
+def rates_of_draws(counts, draws) -> pd.DataFrame:  # (n, 7); NaN: not defined
     "The rates of each resample; a species that it lacks is left out."
     accepted, attacks = draws @ counts['accepted'], draws @ counts['attacks']
     rejected, lives = draws @ counts['rejected'], draws @ counts['lives']

@@ -50,9 +50,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 def new_trunk(
     width: float = 1.0,  # multiplies every number of channels; 1 is VGG16
     blocks: tuple = VGG16_BLOCKS,  # channels of each convolution, block by block
-) -> (
-    nn.Sequential
-):  # with `width`, `out_channels`, `names` of its layers, `mean` and `std`
+) -> nn.Sequential:  # with `width`, `out_channels`, `names`, `mean` and `std`
     "The convolutions of VGG16 with random weights (Sec. 3.1)."
     layers, n_in = [], 3
     for block in blocks:

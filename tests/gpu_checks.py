@@ -230,7 +230,7 @@ def training_in_fp16_that_goes_on():
     part('parts16.pt', CancelAt(4))
     parts = part('parts16.pt')
     kept = [torch.load(HERE / f, weights_only=True)['scale'] for f in ('whole16.pt', 'parts16.pt')]
-    assert kept[0] == kept[1] and kept[0]['scale'] < 2.0**22
+    assert all(k['scale'] < 2.0**22 for k in kept) and (REAL or kept[0] == kept[1])  # (a GPU's sums vary a little)
     same = torch.equal if not REAL else partial(torch.allclose, atol=1e-3)
     a, b = (learn.model.state_dict() for learn in (whole, parts))
     assert len(parts.terms) == len(whole.terms) and all(same(a[k], b[k]) for k in a)

@@ -51,6 +51,7 @@ from gfa_fastai.synth.faces import (
     identity,
     render_scene,
     rotation,
+    tinted,
 )
 
 # %% auto #0
@@ -258,7 +259,7 @@ def _lens_flare(light, rng):
     y, x = np.ogrid[:h, :w]
     spot = np.exp(-((x - x0) ** 2 + (y - y0) ** 2) / (2 * radius * radius))
     glow = (spot * rng.uniform(0.05, 0.6) * light.mean() * 3).astype(F)
-    light += glow[..., None] * np.array([1.05, 1.0, 0.92], F)
+    light += tinted(glow, np.array([1.05, 1.0, 0.92], F))
     return light
 
 # %% ../../nbs/synthpad/benchmark.ipynb #6806ebda
