@@ -13,10 +13,10 @@ from ..inputs.models import model_file, read_tensors
 from torch import nn
 
 # %% auto #0
-__all__ = ['FRAME', 'CHANNELS', 'frame_network', 'frame_features', 'shipped_frame_network']
+__all__ = ['FRAME_SHAPE', 'CHANNELS', 'frame_network', 'frame_features', 'shipped_frame_network']
 
 # %% ../../nbs/engine/frame_network.ipynb #4c589c1f
-FRAME = (168, 224)  # height and width of what the network reads
+FRAME_SHAPE = (168, 224)  # height and width of what the network reads
 CHANNELS = (16, 32, 64, 96, 128)  # of the five convolutions that halve the picture
 
 
@@ -47,8 +47,8 @@ def frame_features(
 ) -> np.ndarray:  # (2C,) float64: means and maxima of the last C channels
     "What the network answers to a frame, wherever in the frame it is."
     picture = check_image(image, 'recapture', 32)
-    if picture.shape[:2] != FRAME:
-        picture = cv2.resize(picture, FRAME[::-1], interpolation=cv2.INTER_AREA)
+    if picture.shape[:2] != FRAME_SHAPE:
+        picture = cv2.resize(picture, FRAME_SHAPE[::-1], interpolation=cv2.INTER_AREA)
     x = (torch.tensor(picture).permute(2, 0, 1).float()[None] - 127) / 64
     answers = network(x)
     return torch.cat([answers.mean((2, 3)), answers.amax((2, 3))], 1)[0].double().numpy()

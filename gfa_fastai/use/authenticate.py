@@ -18,8 +18,8 @@ from fastcore.basics import patch
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
-from ..inputs.faces import crop_face, find_faces, open_yunet
-from ..inputs.images import read_image, resize_square
+from ..inputs.faces import crop_face, cut_frame, find_faces, open_yunet, trained_detector, yunet_file
+from ..inputs.images import read_image
 from gfa_fastai.inputs.models import (
     SHIPPED,
     best_device,
@@ -217,7 +217,7 @@ class FaceAuthenticator:
         live_point: str | None = None,  # operating point, as 'APCER 5%'; None: the model's default
         similarity_point: str | None = None,  # as 'FAR 1%'
         gates: Gates | None = None,  # None: Gates()
-        detector=None,  # path of a YuNet model; None: OpenCV's cascade
+        detector=None,  # of faces: yunet, or the path of its model; None: the one of the model's training
         spoof=None,  # a `Detector` that decides about live; None: the model's own head
         embedder=None,  # that says who (`use.embedders`); None: the model's own head, a demonstration
         device=None,  # None: CUDA, then Apple's, then CPU
@@ -236,11 +236,14 @@ class FaceAuthenticator:
         _check_range('similarity_threshold', self.similarity_threshold, -1, 1)
         if self.live_threshold is None:
             raise ValueError(f'{self.live_origin}: give live_threshold=, or write it into the file with dev_thresholds')
+        detector = trained_detector(meta if spoof is None else spoof.meta, detector)
         if detector is not None:
+            detector = yunet_file(detector)
             open_yunet(detector)
         self.adapter, self.gates, self.detector = adapter, gates or Gates(), detector
         self.spoof = spoof
         self.frame_size = self.size if spoof is None else _frame_size(spoof, source)
+        self.surround = _surround(meta if spoof is None else spoof.meta, source)
         self.device = _choose_device(device)
         self.embedder = embedder
         if embedder is None:
@@ -280,6 +283,14 @@ def _choose_similarity(meta, point, source, embedder):
     if point is not None:
         raise ValueError(f'similarity_point {point!r} is of the model, and {embedder.name} says who: give a threshold')
     return embedder.threshold, f'{embedder.name}: {embedder.origin}'
+
+
+def _surround(meta, source):
+    "How much of the surround of a face the frames of the training had; raises ValueError."
+    surround = meta.get('surround')
+    if surround is not None and not (_is_number(surround) and 1 <= surround <= 20):
+        raise ValueError(f'{source}: its surround is damaged: it is a number from 1 to 20')
+    return surround
 
 
 def _frame_size(spoof, source):
@@ -388,7 +399,8 @@ def read_faces(
         if code is None:
             box = _training_box(reading.box, self.shift)
             face = crop_face(image, box, self.size, self.margin)
-            waiting.append((reading, image, resize_square(image, self.frame_size), face))
+            frame = cut_frame(image, self.framed_box(reading.box), self.frame_size, self.surround)
+            waiting.append((reading, image, frame, face))
         if len(waiting) == bs:
             self._run_network(waiting)
             waiting = []
@@ -397,6 +409,15 @@ def read_faces(
     return readings
 
 # %% ../../nbs/engine/authenticate.ipynb #485fc2a6
+@patch
+def framed_box(
+    self: FaceAuthenticator,
+    box,  # (x, y, w, h) as the detector finds it
+) -> tuple:  # (x, y, w, h) in pixels
+    "The box that frames are cut around: moved as in the training of the model that decides about live."
+    return _training_box(box, self.shift) if self.spoof is None else box
+
+
 @patch
 def _run_network(self: FaceAuthenticator, waiting):
     "Fill in scores and embeddings of (FaceReading, image, frame, face)."
