@@ -1184,12 +1184,14 @@ def test_help_comes_without_the_libraries():
 def test_options_know_the_names_of_the_library():
     from gfa_fastai.adapt.adapter import CODECS
     from gfa_fastai.adapt.by_name import FITTED, SIMPLE
+    from gfa_fastai.compare.detectors import DETECTORS
     from gfa_fastai.evaluation import HOW
     from gfa_fastai.inputs.datasets import READERS
     from gfa_fastai.run.reproduce import PRESETS
     from gfa_fastai.synth.benchmark import SYNTHPAD_PRESETS
 
     names = dict(preset=PRESETS, dataset=READERS, video=[*HOW, 'frame'], transfer=[*FITTED, *SIMPLE], codec=CODECS)
+    names['method'] = ['network', 'auto', *DETECTORS]
     assert cli.CHOICES == {k: tuple(v) for k, v in names.items()}
     assert tuple(SYNTHPAD_PRESETS) == cli.CHOICES['preset']
 

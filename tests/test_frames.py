@@ -20,7 +20,7 @@ from gfa_fastai.inputs.datasets import read_folder
 from gfa_fastai.inputs.images import MIN_SIDE, read_image, resize_square
 from gfa_fastai.inputs.videos import choose_frames, video_frames
 from gfa_fastai.inputs import faces as faces_module
-from gfa_fastai.inputs.faces import crop_face, detect_face, find_faces
+from gfa_fastai.inputs.faces import crop_face, detect_face, find_faces, yunet_file
 from gfa_fastai.inputs.frames import extract_frames, face_counts, frames_summary, smooth_boxes
 from gfa_fastai.samples import split_by_subject
 from pictures import CODECS, bad_files, moving, near, video, wrong_header
@@ -633,6 +633,53 @@ def test_yunet_that_is_none(tmp_path, picture):
     (tmp_path / 'a.onnx').write_text('a letter')
     with pytest.raises(ValueError, match='a.onnx is no YuNet model'):
         detect_face(picture, tmp_path / 'a.onnx')
+
+
+def test_yunet_is_found_by_name(tmp_path, monkeypatch, picture):
+    "In the folder of caches, or where the variable says; the error has the address and the digest of the public file."
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    monkeypatch.delenv('GFA_YUNET', raising=False)
+    with pytest.raises(FileNotFoundError, match=r'opencv_zoo/raw/main.*yunet_2023mar.onnx') as e:
+        detect_face(picture, 'yunet')
+    assert '8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4' in str(e.value)
+    assert str(tmp_path / 'cache' / 'gfa_fastai') in str(e.value)
+    kept = tmp_path / 'cache' / 'gfa_fastai' / 'face_detection_yunet_2023mar.onnx'
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b'half a net')
+    assert yunet_file('yunet') == kept
+    with pytest.raises(ValueError, match='Its SHA-256 is [0-9a-f]{64}, that of the published'):
+        detect_face(picture, 'yunet')
+    monkeypatch.setenv('GFA_YUNET', str(tmp_path / 'mine.onnx'))
+    with pytest.raises(FileNotFoundError, match='no YuNet model at .*mine.onnx'):
+        yunet_file('yunet')
+    (tmp_path / 'mine.onnx').write_bytes(b'net')
+    assert yunet_file('yunet') == tmp_path / 'mine.onnx'
+
+
+@pytest.mark.parametrize('file', ['image', 'video'])
+def test_the_face_and_its_surround(tmp_path, file):
+    "A square around the face, of its own pixels where the face is small; another entry of the cache."
+    pictures = moving(3, (96, 64))
+    image = pictures[0]
+    path = tmp_path / ('a.png' if file == 'image' else 'v.avi')
+    if file == 'image':
+        Image.fromarray(image).save(path)
+    else:
+        video(path, pictures)
+        image = next(iter(video_frames(path, [0])))[1]
+    t = table(path)
+    t['box'] = [(30.0, 20.0, 20.0, 24.0)]
+    whole = extract(t, tmp_path / 'c', size=32, first=1)
+    near_face = extract(t, tmp_path / 'c', size=32, surround=2, first=1)
+    assert np.array_equal(read_image(whole.frame_path[0]), resize_square(image, 32))
+    assert np.array_equal(read_image(near_face.frame_path[0]), resize_square(image[8:56, 16:64], 32))
+    small = extract(t, tmp_path / 'c', size=60, surround=2, first=1)
+    assert np.array_equal(read_image(small.frame_path[0]), image[2:62, 10:70])  # not enlarged: more of the surround
+    assert 'crops of faces had fewer than 60 pixels and were enlarged' in frames_summary(small)
+    assert 'enlarged' not in frames_summary(extract(t, tmp_path / 'c', size=31, margin=0.3, first=1))
+    for bad in (0.5, 30, 'x'):
+        with pytest.raises(ValueError, match='surround'):
+            extract(t, tmp_path / 'c', size=32, surround=bad)
 
 
 # --- bad videos

@@ -5,15 +5,18 @@ import json
 import numpy as np
 import pytest
 from fastai.vision.all import Callback
+from gfa_fastai.inputs import faces
 from gfa_fastai.inputs.images import write_png
 from gfa_fastai.inputs.models import model_header
 from gfa_fastai.inputs.tables import load_scores
 from gfa_fastai.inputs.videos import save_video
-from gfa_fastai.run import reproduce
+from gfa_fastai.run import cli, reproduce
 from gfa_fastai.run.cli import gfa_score, gfa_train
 from gfa_fastai.run.report import method_words
 from gfa_fastai.run.score import score_folder
-from gfa_fastai.use.authenticate import model_card
+from gfa_fastai.use.authenticate import FaceAuthenticator, model_card
+from gfa_fastai.use.quality import Gates
+from pathlib import Path
 from pictures import picture, picture_table
 
 
@@ -135,3 +138,66 @@ def test_a_detector_of_videos_from_a_folder_to_scores(tmp_path, capsys):
     photos = photographs(tmp_path / 'photos')
     assert gfa_train([str(o) for o in (photos, '--out', tmp_path / 'other', '--method', 'lbp_top', '--size', 64)]) == 2
     assert 'the video has 1 frame(s) and 3 are needed' in capsys.readouterr().err
+
+
+def test_without_a_preset_a_network_sees_the_face_and_its_surround(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(reproduce, 'train_model', lambda *a, **groups: seen.append(groups) or Path('none'))
+    monkeypatch.setattr(cli, '_say_missing_thresholds', lambda path: None)
+    (tmp_path / 'photos').mkdir()
+
+    def asked(*options):
+        args = ['--method', 'network', str(tmp_path / 'photos'), '--out', str(tmp_path / 'run'), *options]
+        assert gfa_train(args) == 0
+        data = reproduce.run_settings(**seen.pop())['data']
+        return data['size'], data['surround']
+
+    assert asked() == (112, 3)
+    assert asked('--surround', '0') == (112, None)
+    assert asked('--size', '224', '--surround', '2') == (224, 2)
+    assert asked('--preset', 'quick') == (64, None)
+    assert asked('--preset', 'full', '--surround', '1.5') == (224, 1.5)
+    assert (
+        gfa_train(['--method', 'lbp', str(tmp_path / 'photos'), '--out', str(tmp_path / 'r'), '--surround', '99']) == 2
+    )
+
+
+@pytest.mark.parametrize('method', ['network', 'lbp'])
+def test_a_model_is_used_with_the_crops_and_the_detector_of_its_training(tmp_path, monkeypatch, capsys, method):
+    class Net:
+        def setInputSize(self, size):
+            pass
+
+        def detect(self, image):
+            return 1, np.array([[20, 16, 24, 24, *[0] * 10, 0.9]], np.float32)
+
+    monkeypatch.setattr(cv2.FaceDetectorYN, 'create', lambda *a, **k: Net())
+    faces._local.__dict__.clear()
+    monkeypatch.setenv('GFA_YUNET', str(tmp_path / 'yunet.onnx'))
+    (tmp_path / 'yunet.onnx').write_bytes(b'net')
+    photos, out = photographs(tmp_path / 'photos'), tmp_path / 'run'
+    how = ['--size', 48, '--surround', 2, '--detector', 'yunet', '--test-subjects', 'p0,p1']
+    how += ['--method', method] if method == 'lbp' else ['--preset', 'tiny', '--steps', 3, '--bs', 4]
+    assert gfa_train([str(o) for o in (photos, '--out', out, *how)]) == 0, capsys.readouterr().err
+    model = out / 'model.safetensors'
+    meta = model_header(model)['meta']
+    assert meta['surround'] == 2 and meta['face_detector'].startswith('yunet ')
+    score_folder(model, photos, tmp_path / 's.csv', progress=False)
+    found, known = (
+        load_scores(p).query("split == 'test'").set_index('video')['score']
+        for p in (tmp_path / 's.csv', out / 'scores.csv')
+    )
+    np.testing.assert_allclose(found[known.index], known, atol=1e-6)
+    image = picture(True, 3, 64)
+    auth = FaceAuthenticator.load(
+        model, live_threshold=0.5, similarity_threshold=0, device='cpu', gates=Gates(0, 0, 255, 0)
+    )
+    write_png(tmp_path / 'photos2' / 'live' / 'p9' / 'a.png', image)
+    expected = score_folder(model, tmp_path / 'photos2', tmp_path / 't.csv', progress=False)['score'].iloc[0]
+    (reading,) = auth.read_faces([image])
+    assert reading.code is None, reading.reason
+    np.testing.assert_allclose(reading.live, expected, atol=1e-5)
+    monkeypatch.setenv('GFA_YUNET', str(tmp_path / 'gone.onnx'))
+    assert gfa_score([str(o) for o in (model, photos, '--out', tmp_path / 'u.csv')]) == 2
+    assert 'no YuNet model at' in capsys.readouterr().err
+    faces._local.__dict__.clear()

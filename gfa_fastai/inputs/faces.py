@@ -5,15 +5,18 @@
 # %% ../../nbs/engine/faces.ipynb #81767297
 from __future__ import annotations
 import cv2
+import hashlib
 import numpy as np
+import os
 import threading
 from pathlib import Path
 from .files import file_hash
 from .images import resize_square
 
 # %% auto #0
-__all__ = ['SURE', 'BORDERS', 'open_cascade', 'open_yunet', 'all_faces', 'yunet_hits', 'detect_face', 'find_on_small',
-           'face_finder', 'find_faces', 'face_landmarks', 'crop_face', 'box_fits', 'check_box', 'central_box',
+__all__ = ['YUNET', 'YUNET_ADDRESS', 'YUNET_SHA256', 'SURE', 'BORDERS', 'open_cascade', 'yunet_file', 'open_yunet', 'all_faces',
+           'yunet_hits', 'detect_face', 'find_on_small', 'face_finder', 'trained_detector', 'find_faces',
+           'face_landmarks', 'crop_face', 'frame_area', 'cut_frame', 'box_fits', 'check_box', 'central_box',
            'locate_face']
 
 # %% ../../nbs/engine/faces.ipynb #92e27855
@@ -28,21 +31,40 @@ def open_cascade():
         ) from None
 
 
+YUNET = 'face_detection_yunet_2023mar.onnx'
+YUNET_ADDRESS = f'https://github.com/opencv/opencv_zoo/raw/main/models/face_detection_yunet/{YUNET}'
+YUNET_SHA256 = (
+    '8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4'  # as the model zoo's repository has it
+)
+
+
+def yunet_file(
+    detector='yunet',  # the path of a YuNet model (.onnx), or yunet: the file that is kept on this machine
+) -> Path:  # raises FileNotFoundError that says where the file is published, and its digest
+    "Where YuNet's model file lies."
+    if str(detector) == 'yunet':
+        kept = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'gfa_fastai' / YUNET
+        detector = os.environ.get('GFA_YUNET') or kept
+    if Path(detector).is_file():
+        return Path(detector)
+    raise FileNotFoundError(
+        f'no YuNet model at {detector}. Download {YUNET} (SHA-256 {YUNET_SHA256}) from {YUNET_ADDRESS} and put it '
+        'there, name its path as detector or in the environment variable GFA_YUNET, or leave detector out.'
+    )
+
+
 def open_yunet(
-    model,  # path of a YuNet model file (.onnx)
+    model,  # path of a YuNet model file (.onnx), or yunet
 ):  # raises FileNotFoundError, or ValueError where the file is no such model
     "OpenCV's detector with a model file."
-    if not Path(model).is_file():
-        raise FileNotFoundError(
-            f'no YuNet model at {model}. Download face_detection_yunet_2023mar.onnx from the OpenCV model zoo, '
-            'or leave detector out.'
-        )
+    model = yunet_file(model)
     try:
         return cv2.FaceDetectorYN.create(str(model), '', (320, 320), score_threshold=0.6)
     except cv2.error as e:
         raise ValueError(
             f'{model} is no YuNet model that OpenCV {cv2.__version__} can read '
-            f'({str(e).strip().splitlines()[0]}). Download it again, or leave detector out.'
+            f'({str(e).strip().splitlines()[0]}). Its SHA-256 is {hashlib.sha256(model.read_bytes()).hexdigest()}, that of '
+            f'the published {YUNET} is {YUNET_SHA256}. Download it again, or leave detector out.'
         ) from None
 
 
@@ -106,7 +128,7 @@ def find_on_small(image, find, side=360):
 
 
 def face_finder(
-    detector=None,  # None: the cascade; False: none; the path of a YuNet model; or what this function has made
+    detector=None,  # None: the cascade; False: none; yunet, or the path of its model; or what this function has made
 ) -> tuple:  # its name, for keys of caches, and a function image -> box or None; raises FileNotFoundError, ValueError
     "A detector, checked once for many pictures."
     if detector is None:
@@ -115,8 +137,19 @@ def face_finder(
         return 'none', lambda image: None
     if isinstance(detector, tuple):
         return detector
+    detector = yunet_file(detector)
     open_yunet(detector)
     return f'yunet {file_hash(detector)}', lambda im: find_on_small(im, lambda small: detect_face(small, detector))
+
+# %% ../../nbs/engine/faces.ipynb #b7c31a91
+def trained_detector(
+    meta: dict,  # what a model file says: `face_detector`, the name that `face_finder` gives
+    detector=None,  # that is asked for
+):  # that, or the one of the training
+    "Which detector finds the faces for a trained model."
+    if detector is None and str(meta.get('face_detector', '')).startswith('yunet'):
+        return 'yunet'
+    return detector
 
 # %% ../../nbs/engine/faces.ipynb #e1a5c5a3
 SURE = dict(cascade=4.5, yunet=0.8)  # of a second face, in the detector's own measure
@@ -183,6 +216,34 @@ def crop_face(
     if pad:
         image = cv2.copyMakeBorder(image, pad, pad, pad, pad, BORDERS[border])
     return resize_square(image[top + pad : top + pad + side, left + pad : left + pad + side], size)
+
+# %% ../../nbs/engine/faces.ipynb #b7c31a93
+def frame_area(
+    image,  # (H, W, 3)
+    box,  # (x, y, w, h) of the face in pixels
+    size: int,  # side of the frame in pixels
+    surround: float = None,  # side of the square, in sides of the face; None: the whole picture
+) -> tuple:  # left, top, width, height in pixels
+    "Which part of a picture the anti-spoofing branch sees."
+    H, W = image.shape[:2]
+    if surround is None:
+        return 0, 0, W, H
+    x, y, w, h = box
+    side = min(round(max(surround * max(w, h), size)), H, W)
+    left = int(np.clip(round(x + w / 2 - side / 2), 0, W - side))
+    top = int(np.clip(round(y + h / 2 - side / 2), 0, H - side))
+    return left, top, side, side
+
+
+def cut_frame(
+    image,  # (H, W, 3) uint8
+    box,  # (x, y, w, h) of the face in pixels
+    size: int,  # side of the result in pixels
+    surround: float = None,  # side of the square, in sides of the face; None: the whole picture
+) -> np.ndarray:  # (size, size, 3) uint8
+    "What the anti-spoofing branch sees of a picture."
+    left, top, width, height = frame_area(image, box, size, surround)
+    return resize_square(image[top : top + height, left : left + width], size)
 
 # %% ../../nbs/engine/faces.ipynb #6943f7fd
 def box_fits(

@@ -24,6 +24,7 @@ from gfa_fastai.inputs.faces import (
     central_box,
     check_box,
     crop_face,
+    cut_frame,
     face_finder,
     find_on_small,
     locate_face,
@@ -31,7 +32,7 @@ from gfa_fastai.inputs.faces import (
 from .files import bytes_hash, cache_folder, file_hash, write_json
 from .images import MAX_BYTES, MIN_SIDE, read_image, resize_square, turn_image, write_png
 from .videos import choose_frames, is_cut_off, is_video, video_frames, video_header
-from ..samples import as_box, validate_samples
+from ..samples import as_box, check_number, validate_samples
 
 # %% auto #0
 __all__ = ['ENTRY', 'REACH', 'KEEP_BYTES', 'ORIGINS', 'prepare', 'smooth_boxes', 'track_box', 'prepare_video', 'check_skipped',
@@ -41,18 +42,20 @@ __all__ = ['ENTRY', 'REACH', 'KEEP_BYTES', 'ORIGINS', 'prepare', 'smooth_boxes',
 ENTRY = 3  # version of what is kept: another loader or another crop makes other entries
 
 
-def _key(path, **settings):
+def _key(path, surround=None, **settings):
     "Hash of what an entry is made from."
+    if surround is not None:
+        settings['surround'] = float(surround)
     content = file_hash(path) if is_video(path) else file_hash(path, MAX_BYTES)
     return bytes_hash(repr((ENTRY, content, sorted(settings.items()))).encode())
 
 
-def _write_pair(paths, image, box, origin, size, margin, border) -> list:
+def _write_pair(paths, image, box, origin, size, margin, border, surround) -> list:
     "Write frame and face of an image; the hashes of the files."
     frame, face = paths
     crop = crop_face(image, box, size, margin, border)
     return [
-        write_png(frame, resize_square(image, size)),
+        write_png(frame, cut_frame(image, box, size, surround)),
         write_png(face, crop, box=' '.join(map(repr, box)), face=origin),
     ]
 
@@ -79,16 +82,18 @@ def prepare(
     rotate: int = 0,  # 180: the image is stored upside down
     border: str = 'replicate',  # of the crop, see `crop_face`
     detector=None,  # path of a YuNet model, or what `face_finder` made of it; None: the bundled cascade
+    surround: float = None,  # the frame is a square so many times as wide as the face; None: the whole picture
 ) -> dict:  # frame_path, face_path, box, face ('box', 'detected' or 'fallback'); raises ValueError, OSError
     "Make the frame and the face crop of one image, or find them in the cache."
     box, (name, find) = as_box(box), face_finder(detector)
-    key = _key(path, box=box, size=int(size), margin=float(margin), rotate=rotate, border=border, detector=name)
+    how = dict(box=box, size=int(size), margin=float(margin), rotate=rotate, border=border, detector=name)
+    key = _key(path, surround, **how)
     paths = [Path(cache) / key[:2] / f'{key}-{which}.png' for which in ('frame', 'face')]
     known = _cached_pair(paths, size)
     if known is None:
         image = turn_image(read_image(path), rotate)
         known = locate_face(image, box, margin, find)
-        _write_pair(paths, image, *known, size, margin, border)
+        _write_pair(paths, image, *known, size, margin, border, surround)
     return dict(frame_path=str(paths[0]), face_path=str(paths[1]), box=known[0], face=known[1])
 
 # %% ../../nbs/engine/frames.ipynb #d926a86c
@@ -147,12 +152,13 @@ class _Clip:
     size: int
     margin: float
     border: str
+    surround: float
     find: object  # image -> box or None
 
     def write(self, number, image, box, origin) -> list:
         "An entry of the index: number, box, where it is from, and the hashes of the two files."
-        paths = _pair(self.folder, number)
-        return [number, box, origin, *_write_pair(paths, image, box, origin, self.size, self.margin, self.border)]
+        how = self.size, self.margin, self.border, self.surround
+        return [number, box, origin, *_write_pair(_pair(self.folder, number), image, box, origin, *how)]
 
     def known_box(self, number, image):
         "A box that is known before any detection and its origin, or None."
@@ -279,6 +285,7 @@ def prepare_video(
     smooth: int = 5,  # frames to either side that a detected box is the median of
     border: str = 'reflect',  # of the crop, see `crop_face`
     detector=None,  # path of a YuNet model, or what `face_finder` made of it; None: the bundled cascade
+    surround: float = None,  # the frame is a square so many times as wide as the face; None: the whole picture
     **choose,  # every, spread, first: see `choose_frames`
 ) -> (
     tuple
@@ -287,6 +294,7 @@ def prepare_video(
     (name, find), given = face_finder(detector), given or {}
     key = _key(
         path,
+        surround,
         given=sorted(given.items(), key=str),
         size=int(size),
         margin=float(margin),
@@ -307,7 +315,7 @@ def prepare_video(
         def find_reduced(image):
             return find_on_small(image, find)
 
-        clip = _Clip(path, folder, given, boxes, rotate, smooth, size, margin, border, find_reduced)
+        clip = _Clip(path, folder, given, boxes, rotate, smooth, size, margin, border, surround, find_reduced)
         index = _cut_video(clip, only, choose)
         if annotation and not boxes:
             index['notes'].append(f'its annotation {annotation} has no box; faces were looked for')
@@ -341,8 +349,10 @@ def check_skipped(
     )
 
 
-def _check_settings(size, margin, border, smooth, workers, max_bad, choose):
+def _check_settings(size, margin, border, smooth, workers, max_bad, choose, surround):
     "Raise for settings that make no sense."
+    if surround is not None:
+        check_number('extract_frames: surround', surround, 1, 20)
     numbers = all(isinstance(v, (int, float, np.number)) for v in (size, margin))
     if not (numbers and size >= MIN_SIDE and margin >= 0):
         raise ValueError(
@@ -452,6 +462,10 @@ def frames_summary(
     text += f', not found in {n.get("fallback", 0)}'
     if len(lost):
         text += f' ({", ".join(f"{k} {v}" for k, v in lost.items())}; the central square was taken)'
+    if 'size' in attrs:
+        crops = np.array([(1 + attrs['margin']) * max(box[2:]) for box in frames['box']])
+        if small := int((crops < attrs['size']).sum()):
+            text += f'; {small} crops of faces had fewer than {attrs["size"]} pixels and were enlarged'
     if 'skipped' in attrs:
         text += f'; {len(attrs["skipped"])} unusable {"files" if videos else "images"} skipped'
     text += '.'
@@ -522,7 +536,8 @@ def extract_frames(
     spread: int | None = None,  # or so many, evenly spread,
     first: int | None = None,  # and of the first so many only
     smooth: int = 5,  # frames to either side that a detected box in a video is the median of; 0: none
-    detector=None,  # path of a YuNet model (.onnx); None: OpenCV's cascade; False: faces are not looked for
+    detector=None,  # yunet, or the path of its model (.onnx); None: OpenCV's cascade; False: faces are not looked for
+    surround: float | None = None,  # the frame is a square so many times as wide as the face; None: the whole picture
     border: str | None = None,  # of crops: 'reflect' or 'replicate'; None: 'reflect' in videos, 'replicate' in images
     workers: int | None = None,  # threads; None: one for each core
 ) -> (
@@ -530,11 +545,11 @@ def extract_frames(
 ):  # with frame, frame_path, face_path, face, box; `attrs`: skipped, notes, counts; raises ValueError, OSError
     "Decode, find the face, crop and cache, for every image and video of a table, in parallel."
     choose = dict(every=every, spread=spread, first=first)
-    _check_settings(size, margin, border, smooth, workers, max_bad, choose)
+    _check_settings(size, margin, border, smooth, workers, max_bad, choose, surround)
     df, cache, found = validate_samples(samples), cache_folder(cache), face_finder(detector)
 
     def make(path, args):
-        args = dict(args, size=size, margin=margin, detector=found)
+        args = dict(args, size=size, margin=margin, detector=found, surround=surround)
         if not is_video(path):
             return [prepare(path, cache=cache, border=border or 'replicate', **args)], []
         args['given'] = dict(args['given'])
@@ -551,7 +566,7 @@ def extract_frames(
     out['frame'] = [m.get('frame', number) for m, number in zip(made, out['frame'])]
     for column in ('frame_path', 'face_path', 'box', 'face'):
         out[column] = pd.Series([m[column] for m in made], dtype=object if column == 'box' else None)
-    out.attrs.update(account, margin=margin)
+    out.attrs.update(account, margin=margin, size=size, surround=surround)
     if 'left_out' in samples.attrs:
         out.attrs['left_out'] = samples.attrs['left_out']
     return out

@@ -180,6 +180,10 @@ CHOICES = dict(
     video=('mean', 'median', 'min', 'max', 'logodds', 'frame'),
     transfer=('fda', 'light', 'identity', 'recompress', 'colour', 'fourier'),
     codec=('png', 'jpeg'),
+    method=(
+        *('network', 'auto', 'linear', 'recapture', 'imagenet', 'imagenet_vit', 'dinov2', 'clip'),
+        *('lbp', 'dog_lbp', 'colour_lbp', 'colour_texture', 'ida', 'colour_sift', 'lbp_top', 'motion'),
+    ),
 )
 
 # %% ../../nbs/engine/cli.ipynb #40fea8be
@@ -256,6 +260,17 @@ def _data_arguments(p, several=False):
     p.add_argument(
         '--dev-subjects', type=_names, help='people for the threshold (default: as the folders say, or drawn by a seed)'
     )
+    _face_argument(p)
+
+
+def _face_argument(p):
+    p.add_argument(
+        '--detector',
+        help=(
+            "what finds the faces: yunet (a file beside OpenCV's own; without it the error says where it is), or the "
+            "path of a YuNet model (default: that of the model's training, or OpenCV's cascade)"
+        ),
+    )
 
 
 def _training_arguments(p):
@@ -310,7 +325,7 @@ def _data_settings(a):
         reader['clips'] = a.clips == 'yes'
     if p := reader.get('protocol'):
         reader['protocol'] = None if p == 'all' else int(p) if p.isdecimal() else p
-    known = {k: getattr(a, k) for k in ('test_subjects', 'dev_subjects', 'max_bad', 'spread')}
+    known = {k: getattr(a, k) for k in ('test_subjects', 'dev_subjects', 'max_bad', 'spread', 'detector')}
     return dict(dataset=a.dataset or 'folder', **known, **reader)
 
 
@@ -445,7 +460,7 @@ def gfa_train(argv=None):
     p.add_argument('--out', required=True, help='run folder for model.safetensors and scores.csv')
     p.add_argument(
         '--method',
-        choices=_METHODS,
+        choices=CHOICES['method'],
         help=(
             'network: GFA-CNN; auto: the best of five detectors on people who were left out; or one detector by name. '
             'imagenet, imagenet_vit, dinov2 and clip download a pretrained network once; lbp_top and motion score '
@@ -455,17 +470,33 @@ def gfa_train(argv=None):
     )
     _data_arguments(p)
     p.add_argument(
-        '--size', type=_positive, help="side of the images in pixels (default: the preset's; 224 for a detector)"
+        '--size',
+        type=_positive,
+        help=(
+            "side of the pictures in pixels, of the network and of detectors (default: 112 for the network, or the "
+            "preset's; 224 for a detector, and nothing else where it looks through a pretrained network)"
+        ),
+    )
+    p.add_argument(
+        '--surround',
+        type=float,
+        help=(
+            'of the network and of detectors: a frame is the square that is so many times as wide as the face; 0: the '
+            'whole picture (default: 3 for the network, 0 where --preset is given and for detectors)'
+        ),
     )
     p.add_argument('--folds', type=_positive, help='of a detector: groups of people in cross-validation (default: 5)')
     p.add_argument(
         '--preset',
         choices=CHOICES['preset'],
-        help='of the network: image size and width; steps and batch where they are not given (default: quick)',
+        help=(
+            'of the network: width, and whatever is not given: size, steps, batch (default: quick, with pictures of '
+            '--size 112 --surround 3)'
+        ),
     )
     _training_arguments(p)
     p.add_argument('--no-tpc', dest='tpc', action='store_false', help='without the TPC loss')
-    p.add_argument('--seed', type=int, default=0, help='of first weights and order of batches')
+    p.add_argument('--seed', type=int, default=0, help='of first weights and order of batches, or of the folds')
     a = p.parse_args(argv)
     method = _choose_method(a)
     if method == 'network':
@@ -478,7 +509,10 @@ def _train_network(a):
     "Train the two-headed network."
     from gfa_fastai.run.reproduce import train_model
 
-    data, training = dict(roots=a.data, size=a.size, **_data_settings(a)), _training_settings(a)
+    size, surround = (None, None) if a.preset else (112, 3.0)  # a preset is the paper's way: the whole picture
+    surround = surround if a.surround is None else a.surround or None
+    data = dict(roots=a.data, size=a.size or size, surround=surround, **_data_settings(a))
+    training = _training_settings(a)
     path = train_model(a.out, a.tpc, a.seed, preset=a.preset or 'quick', data=data, training=training)
     if not int(os.environ.get('RANK', 0)):  # of several processes the first one prints
         scores = path.with_name('scores.csv')
@@ -503,17 +537,13 @@ def _train_detector(a, method):
     "Train a detector, and say what it is worth."
     from gfa_fastai.run.few_shot import few_shot_words, train_few
 
-    settings = {k: v for k, v in _data_settings(a).items() if k != 'dev_subjects'}
-    done = train_few(a.out, a.data, method, size=a.size, folds=a.folds or 5, seed=a.seed, **settings)
+    settings = {k: v for k, v in _data_settings(a).items() if k not in ('dev_subjects', 'dataset')}
+    done = train_few(
+        a.out, a.data, method, a.dataset, a.size, a.folds or 5, a.seed, surround=a.surround or None, **settings
+    )
     say(few_shot_words(done))
     say(f'model:  {done.model}\nscores: {done.scores} (the --source of gfa_evaluate for scores of other people)')
     _say_skipped(done.skipped)
-
-
-_METHODS = (  # (a test compares them with DETECTORS, which takes long to import)
-    *('network', 'auto', 'linear', 'imagenet', 'imagenet_vit', 'dinov2', 'clip'),
-    *('lbp', 'dog_lbp', 'colour_lbp', 'colour_texture', 'ida', 'colour_sift', 'lbp_top', 'motion'),
-)
 
 
 def _choose_method(a):
@@ -551,11 +581,13 @@ def gfa_score(argv=None):
         'Score a folder of images with a trained model: probability of live, one row per image. '
         'Stopped and started again, it goes on where it was.',
         [
-            'gfa_score small photos --out scores.csv',
+            'gfa_score recapture photos --out scores.csv',
             'gfa_score model/model.safetensors clips --out scores.csv --test-subjects 0012,0014',
         ],
     )
-    p.add_argument('model', help='model.safetensors, as gfa_train or gfa_reproduce writes it; small is the shipped one')
+    p.add_argument(
+        'model', help='model.safetensors, as gfa_train or gfa_reproduce writes it; small and recapture are shipped ones'
+    )
     p.add_argument('data', help='root of the dataset')
     p.add_argument('--out', required=True, help='the CSV file to write')
     p.add_argument('--cache', help='folder for decoded frames (default: beside the CSV file)')
@@ -857,7 +889,7 @@ def gfa_authenticate(argv=None):
 # %% ../../nbs/engine/cli.ipynb #9c3d4e5f
 def _auth_arguments(p):
     "The arguments of every job of gfa_authenticate."
-    p.add_argument('--model', default='small', help='model.safetensors; small is the shipped one')
+    p.add_argument('--model', default='small', help='model.safetensors; small and recapture are shipped ones')
     p.add_argument('--gallery', default='gallery.json', help='file of enrolled people')
     p.add_argument('--json', action='store_true', help='one JSON object a line instead of words')
     p.add_argument('--out', help='folder for pictures and videos with the answer on them')
@@ -865,7 +897,7 @@ def _auth_arguments(p):
     p.add_argument('--similarity-point', help="operating point for who, as 'FAR 1%%' (default: the model's)")
     p.add_argument('--live-threshold', type=float, help='in place of it, 0 to 1')
     p.add_argument('--similarity-threshold', type=float, help='in place of it, -1 to 1')
-    p.add_argument('--detector', help="a YuNet model file (default: OpenCV's cascade)")
+    _face_argument(p)
     p.add_argument(
         '--embedder', help="a recogniser in an ONNX file, as SFace (default: the model's own head, a demonstration)"
     )

@@ -22,6 +22,7 @@ from gfa_fastai.compare.detectors import (
 )
 from ..compare.pretrained import PRETRAINED, SIDE
 from ..evaluation import percent
+from ..inputs.faces import face_finder
 from ..inputs.files import writable_folder
 from ..inputs.frames import extract_frames
 from ..inputs.tables import save_scores, write_table
@@ -73,6 +74,8 @@ def train_few(
     test_subjects=None,  # names of the people for testing; None: as the folders say
     max_bad: float = 0.01,  # share of the images that may be unusable
     spread: int = None,  # frames taken from each video; None: 8
+    surround: float = None,  # the frame is a square so many times as wide as the face; None: the whole picture
+    detector=None,  # of faces: yunet, or the path of its model; None: OpenCV's cascade
     progress: bool = True,  # show bars
     **reader,  # further arguments of the reader
 ) -> FewShot:  # raises ValueError, OSError
@@ -88,11 +91,14 @@ def train_few(
     settings = dict(method=method, data=str(Path(data).resolve()), dataset=dataset, reader=reader, size=size)
     settings |= dict(margin=margin, folds=folds, seed=seed, max_bad=max_bad, code=code_hash()) | frames_taken
     settings['test_subjects'] = sorted(test_subjects or ())
+    how = frames_taken | dict(surround=surround, detector=detector)
+    face_detector = face_finder(detector)[0]
+    settings |= dict(surround=surround, face_detector=face_detector)
     with contextlib.ExitStack() as held:
         held.enter_context(hold_run(writable_folder(out)))
         out = open_run(out, settings)
         samples = training_and_test(read_data(data, dataset, draw=False, **reader), test_subjects)
-        frames = extract_frames(samples, out / 'cache', size, margin, max_bad, progress, **frames_taken)
+        frames = extract_frames(samples, out / 'cache', size, margin, max_bad, progress, **how)
         done = _choose_and_fit(frames, method, size, margin, folds, seed, max_bad, progress)
         detector, table, report, why_none, failed = done
         scores = detector.left_out
@@ -101,7 +107,14 @@ def train_few(
             scores = pd.concat([scores, tested], ignore_index=True)
         save_scores(scores, out / 'scores.csv')
         write_table(table, out / 'methods.csv')
-        model = save_detector(detector, out / 'model.safetensors', seed=seed, **frames_taken)
+        model = save_detector(
+            detector,
+            out / 'model.safetensors',
+            seed=seed,
+            **frames_taken,
+            surround=surround,
+            face_detector=face_detector,
+        )
     people = person_key(frames[frames['split'] == 'train']).nunique()
     skipped = frames.attrs['skipped']
     return FewShot(model, out / 'scores.csv', detector.method, table, report, why_none, failed, people, skipped)

@@ -56,7 +56,9 @@ IN_VIVO = dict(
     people=0,  # seed of the people
     size=48,  # pixels of a frame
     width=0.125,
-    lr=5e-4,  # the highest of the cycle
+    lr=5e-4,
+    cycle=True,  # the learning rate rises to lr and falls to zero; False: it stays
+    bf16=True,  # convolutions
     bs=32,
     shift=4,  # pixels, at most
     steps=1500,
@@ -119,13 +121,14 @@ def train_in_vivo(
     tpc, weight = TPCLoss(scale='paper'), pull_weight(arm['pull'])
     branch = [*net.trunk.parameters(), *net.spoof_head.parameters()]
     opt = torch.optim.Adam(branch, lr=settings['lr'], eps=1e-8, fused=True)
-    cycle = OneCycleLR(opt, settings['lr'], total_steps=settings['steps'])
+    steps = settings['steps']
+    cycle = OneCycleLR(opt, settings['lr'], steps) if settings['cycle'] else None
     terms = []
-    for _ in range(settings['steps']):
+    for _ in range(steps):
         images, label = draw_batch(
             pictures, live, settings['bs'], settings['shift'], gen
         )
-        with torch.autocast('cpu', torch.bfloat16):
+        with torch.autocast('cpu', torch.bfloat16, enabled=settings['bf16']):
             logits, psi = net.spoof(images)
         psi = psi.float()
         anti = F.cross_entropy(logits.float(), label)
@@ -133,7 +136,8 @@ def train_in_vivo(
         opt.zero_grad()
         loss.backward()
         opt.step()
-        cycle.step()
+        if cycle is not None:
+            cycle.step()
         terms.append((anti.item(), feature_std(psi.detach()).item()))
     last = np.array(terms[-50:]).mean(0)
     return net.eval(), dict(anti=last[0], fc2_std=last[1])

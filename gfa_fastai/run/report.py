@@ -862,7 +862,8 @@ def data_words(
         lines.append(f'At most {data["spread"]} frames of each video, evenly spread.')
     lines.append(plain_text(notes['summary']))
     if notes['detected'] + notes['fallback']:
-        lines.append("Faces are looked for with OpenCV's frontal cascade.")
+        finder = 'YuNet' if data.get('detector') else "OpenCV's frontal cascade"
+        lines.append(f'Faces are looked for with {finder}.')
     if skipped := [f'{_code(name)}: {plain_text(why)}' for name, why in notes['skipped_images']]:
         more = f'; and {len(skipped) - 5} more' if len(skipped) > 5 else ''
         lines.append(f'Skipped: {"; ".join(skipped[:5])}{more}.')
@@ -873,6 +874,12 @@ def _scale_words(s):
     if s.get('scale') == 'paper':
         return "rescaled for batch, width and reading so that it pulls as the paper's"
     return "at the paper's weight, not rescaled for the width"
+
+
+def _surround_words(data):
+    if data.get('surround') is None:
+        return ' of the whole picture'
+    return f' of the square that is {data["surround"]:g} times as wide as the face, and never enlarged'
 
 
 def _balance_words(s):
@@ -898,7 +905,7 @@ def method_words(
         trunk = 'random initial weights'
     return (
         f'Two-headed VGG16 at width {s["width"]:g} ({info["parameters"] / 1e6:.1f} M parameters), '
-        f'{data["size"]}x{data["size"]} pixels, faces cut with a margin of {data["margin"]:.0%}, {trunk}, '
+        f'{data["size"]}x{data["size"]} pixels{_surround_words(data)}, faces cut with a margin of {data["margin"]:.0%}, {trunk}, '
         f'precision {s["precision"]}. '
         f"Adam with TensorFlow's constants, learning rate 3e-4, halved every 2,000 steps; {info['steps']} steps of "
         f'{s["bs"]} ({info["epochs"]} epochs), the last weights are used. '

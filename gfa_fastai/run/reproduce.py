@@ -23,6 +23,7 @@ from pathlib import Path
 import gfa_fastai
 from ..evaluation import plain_text, score_samples
 from ..inputs.datasets import READERS, DrawnPeople, drawn_words
+from ..inputs.faces import face_finder
 from ..inputs.files import note_results, remove_dead_parts, writable_folder, write_json
 from ..inputs.images import MIN_SIDE
 from ..inputs.frames import check_skipped, extract_frames, frames_summary
@@ -154,13 +155,19 @@ def _check_training(s):
 def _data_group(data, sizes):
     "The group `data`, and what is for the readers; raises ValueError or FileNotFoundError."
     given = dict(data) if isinstance(data, dict) else dict(roots=data)
-    known = sizes | dict(roots=None, dataset='folder', test_subjects=None, dev_subjects=None, max_bad=0.01, margin=0.3)
+    usual = dict(dataset='folder', test_subjects=None, dev_subjects=None, max_bad=0.01, margin=0.3)
+    known = sizes | usual | dict(roots=None, surround=None, detector=None)
     reader = {k: given.pop(k) for k in list(given) if k not in known}
     roots, s = given.get('roots'), _group('data', given, known)
     sources = data_sources([] if roots is None else roots, s['dataset'], reader)
     _at_least_1('spread', s['spread'])
     check_number('size', s['size'], MIN_SIDE, 2048, whole=True)
     check_number('margin', s['margin'], 0, 5)
+    if s['surround'] is not None:
+        check_number('surround', s['surround'], 1, 20)
+    if s['detector'] is not None:
+        face_finder(s['detector'])  # (raises where there is none)
+        s['detector'] = s['detector'] if str(s['detector']) == 'yunet' else str(Path(s['detector']).resolve())
     if not (isinstance(s['max_bad'], (int, float)) and 0 <= s['max_bad'] < 1):
         raise ValueError(f'max_bad is {s["max_bad"]!r}: give a share, 0 or more and less than 1')
     if roots is not None and not sources:
@@ -454,7 +461,8 @@ def run_frames(
     s = settings['data']
     df, drawn = run_samples(settings, out, progress)
     _keep_samples(df, out)
-    frames = extract_frames(df, out / 'cache', s['size'], s['margin'], s['max_bad'], progress, spread=s['spread'])
+    how = {k: s[k] for k in ('spread', 'detector', 'surround')}
+    frames = extract_frames(df, out / 'cache', s['size'], s['margin'], s['max_bad'], progress, **how)
     skipped = frames.attrs['skipped']
     for name, rows in df.groupby('dataset', sort=False):
         paths = set(rows['path'])
@@ -608,6 +616,8 @@ def _save_arm(learn, how, own, folder, settings, adapter):
         size=data['size'],
         margin=data['margin'],
         spread=data['spread'],
+        surround=data['surround'],
+        face_detector=face_finder(data['detector'])[0],
         thresholds=dev_thresholds(learn.model.eval(), own),
         people=list(learn.dls.vocab),
     )
@@ -910,7 +920,7 @@ def train_model(
     with contextlib.ExitStack() as held:
         out = on_first(lambda: _enter_run(held, out, settings))
         frames, notes = on_first(run_frames, settings, out)
-        on_first(lambda: [print(said, flush=True) for said in notes['drawn']])
+        on_first(lambda: [print(said, flush=True) for said in [*notes['drawn'], notes['summary']]])
         _train_one(dict(tpc=tpc, fda=False, seed=seed), frames, out, settings)
     return out / 'model.safetensors'
 

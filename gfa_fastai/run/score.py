@@ -11,9 +11,10 @@ from functools import partial
 from pathlib import Path
 from tqdm import tqdm
 from ..evaluation import score_samples, validate_scores
+from ..inputs.faces import trained_detector
 from ..inputs.files import bytes_hash, cache_folder, file_hash, remove_dead_parts
 from ..inputs.frames import extract_frames
-from ..inputs.models import best_device, load_model, model_header, small_model
+from ..inputs.models import best_device, load_model, model_file, model_header
 from ..inputs.tables import load_scores, save_scores
 from .pictures import with_pictures
 from .reproduce import code_hash, read_data
@@ -66,7 +67,7 @@ def open_scorer(
 
 
 def score_folder(
-    model,  # model.safetensors, as gfa_train or gfa_reproduce writes it; 'small': the shipped one
+    model,  # model.safetensors, as gfa_train or gfa_reproduce writes it, or a name of SHIPPED: 'small', 'recapture'
     data,  # root of a dataset
     out,  # CSV file to write
     cache=None,  # folder for decoded frames; None: beside the CSV file
@@ -76,11 +77,12 @@ def score_folder(
     max_bad: float = 0.01,  # share of the images that may be unusable
     spread: int = None,  # frames taken from each video; None: as many as for the model's training
     progress: bool = True,  # show bars
+    detector=None,  # of faces: yunet, or the path of its model; None: the one of the model's training
     rows: int = 1000,  # that are scored before they are kept
     **reader,  # further arguments of the reader
 ) -> pd.DataFrame:  # scores, `in_training`, `picture`; `attrs['skipped']`; raises ValueError, FileNotFoundError
     "Score a folder of images or videos with a saved model. Started again, it goes on where it was."
-    model = small_model() if model == 'small' else model
+    model = model_file(model)
     score, meta, looks_at_faces = open_scorer(model)
     if missing := {'size', 'margin'} - meta.keys():
         raise ValueError(
@@ -91,9 +93,10 @@ def score_folder(
     remove_dead_parts(cache)
     people = read_data(data, dataset, draw=not (test_subjects or dev_subjects), **reader)
     samples = _assign_splits(people, test_subjects, dev_subjects)
-    looking = None if looks_at_faces else False
+    looking = detector is not None or looks_at_faces or meta.get('surround') is not None
     taken = _frames_taken(model, meta, spread)
-    frames = extract_frames(samples, cache, meta['size'], meta['margin'], max_bad, progress, **taken, detector=looking)
+    taken |= dict(surround=meta.get('surround'), detector=trained_detector(meta, detector) if looking else False)
+    frames = extract_frames(samples, cache, meta['size'], meta['margin'], max_bad, progress, **taken)
     if 'first' in taken:
         rows = len(frames)  # (a block may not cut a video in two)
     skipped, decoded = frames.attrs['skipped'], frames

@@ -18,9 +18,17 @@ from fastcore.basics import patch
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
-from ..inputs.faces import crop_face, find_faces, open_yunet
-from ..inputs.images import read_image, resize_square
-from ..inputs.models import best_device, load_model, model_header, one_threshold, small_model
+from ..inputs.faces import crop_face, cut_frame, find_faces, open_yunet, trained_detector, yunet_file
+from ..inputs.images import read_image
+from gfa_fastai.inputs.models import (
+    SHIPPED,
+    best_device,
+    load_model,
+    model_file,
+    model_header,
+    one_threshold,
+    small_model,
+)
 from ..inputs.videos import clip_frames, is_video, video_frames
 from ..model import run_head
 from ..samples import CLASSES, check_number, validate_samples
@@ -209,7 +217,7 @@ class FaceAuthenticator:
         live_point: str | None = None,  # operating point, as 'APCER 5%'; None: the model's default
         similarity_point: str | None = None,  # as 'FAR 1%'
         gates: Gates | None = None,  # None: Gates()
-        detector=None,  # path of a YuNet model; None: OpenCV's cascade
+        detector=None,  # of faces: yunet, or the path of its model; None: the one of the model's training
         spoof=None,  # a `Detector` that decides about live; None: the model's own head
         embedder=None,  # that says who (`use.embedders`); None: the model's own head, a demonstration
         device=None,  # None: CUDA, then Apple's, then CPU
@@ -228,11 +236,14 @@ class FaceAuthenticator:
         _check_range('similarity_threshold', self.similarity_threshold, -1, 1)
         if self.live_threshold is None:
             raise ValueError(f'{self.live_origin}: give live_threshold=, or write it into the file with dev_thresholds')
+        detector = trained_detector(meta if spoof is None else spoof.meta, detector)
         if detector is not None:
+            detector = yunet_file(detector)
             open_yunet(detector)
         self.adapter, self.gates, self.detector = adapter, gates or Gates(), detector
         self.spoof = spoof
         self.frame_size = self.size if spoof is None else _frame_size(spoof, source)
+        self.surround = _surround(meta if spoof is None else spoof.meta, source)
         self.device = _choose_device(device)
         self.embedder = embedder
         if embedder is None:
@@ -274,6 +285,14 @@ def _choose_similarity(meta, point, source, embedder):
     return embedder.threshold, f'{embedder.name}: {embedder.origin}'
 
 
+def _surround(meta, source):
+    "How much of the surround of a face the frames of the training had; raises ValueError."
+    surround = meta.get('surround')
+    if surround is not None and not (_is_number(surround) and 1 <= surround <= 20):
+        raise ValueError(f'{source}: its surround is damaged: it is a number from 1 to 20')
+    return surround
+
+
 def _frame_size(spoof, source):
     "Size of the frames that a detector of single pictures wants; raises ValueError."
     if spoof.how.of_videos:
@@ -296,12 +315,12 @@ def _choose_device(device):
 @patch(cls_method=True)
 def load(
     cls: FaceAuthenticator,
-    path='small',  # model file, from save_model, gfa_train or gfa_reproduce; 'small': the shipped one
+    path='small',  # model file, from save_model, gfa_train or gfa_reproduce; shipped: 'small', 'recapture'
     gallery=None,  # JSON file of enrolled people; None: in memory
     **kwargs,  # for FaceAuthenticator: thresholds, operating points, gates, detector, embedder, device
 ) -> FaceAuthenticator:  # raises FileNotFoundError or ValueError that says what is wrong with the file
     "An authenticator from a model file. Nothing in the file is run."
-    file = small_model() if path == 'small' else Path(path)
+    file = model_file(path)
     header = model_header(file)
     if header['kind'] == 'detector':
         return _with_small_model(cls, file, gallery, kwargs)
@@ -311,7 +330,7 @@ def load(
         from gfa_fastai.adapt.by_name import load_model_adapter  # (with fastai, which a model without needs not)
 
         adapter = load_model_adapter(file)
-    return cls(model, meta, adapter, gallery, source=path if path == 'small' else file.name, **kwargs)
+    return cls(model, meta, adapter, gallery, source=path if path in SHIPPED else file.name, **kwargs)
 
 
 def _with_small_model(cls, file, gallery, kwargs):
@@ -380,7 +399,8 @@ def read_faces(
         if code is None:
             box = _training_box(reading.box, self.shift)
             face = crop_face(image, box, self.size, self.margin)
-            waiting.append((reading, image, resize_square(image, self.frame_size), face))
+            frame = cut_frame(image, self.framed_box(reading.box), self.frame_size, self.surround)
+            waiting.append((reading, image, frame, face))
         if len(waiting) == bs:
             self._run_network(waiting)
             waiting = []
@@ -389,6 +409,15 @@ def read_faces(
     return readings
 
 # %% ../../nbs/engine/authenticate.ipynb #485fc2a6
+@patch
+def framed_box(
+    self: FaceAuthenticator,
+    box,  # (x, y, w, h) as the detector finds it
+) -> tuple:  # (x, y, w, h) in pixels
+    "The box that frames are cut around: moved as in the training of the model that decides about live."
+    return _training_box(box, self.shift) if self.spoof is None else box
+
+
 @patch
 def _run_network(self: FaceAuthenticator, waiting):
     "Fill in scores and embeddings of (FaceReading, image, frame, face)."
@@ -714,23 +743,19 @@ def _points(t):
 
 # %% ../../nbs/engine/authenticate.ipynb #6e7062a3
 def model_card(
-    path,  # a model file; 'small': the shipped one
+    path,  # a model file; 'small' or 'recapture': a shipped one
 ) -> str:  # Markdown; raises FileNotFoundError or ValueError
     "Markdown of all that a model file says of itself, with limits and risks."
-    file = small_model() if path == 'small' else Path(path)
+    file = model_file(path)
     head = model_header(file)
     meta, c = head['meta'], head['config']
     thresholds = meta.get('thresholds', {})
     facts = dict(
         file=f'{file.name}, {file.stat().st_size / 1e6:.1f} MB',
         written_by=f'gfa_fastai {_stated(head["version"])}',
-        architecture=(
-            f'GFA-CNN: VGG16 trunk of width {_stated(c.get("width"))}, '
-            f'two heads of {_stated(c.get("fc_dim"))} '
-            f'units, {_stated(c.get("n_subjects"))} training people'
-        ),
+        architecture=_architecture(head['kind'], c),
         classes=_stated(head['classes']),
-        pictures=_pictures(meta, c),
+        pictures=_pictures(meta, c) if head['kind'] == 'network' else _frames_of(meta),
         domain_adaptation='yes, in the file' if head['adapter'] else 'none',
     )
     try:
@@ -763,6 +788,22 @@ def model_card(
     return '\n\n'.join(p for p in parts if p) + '\n'
 
 # %% ../../nbs/engine/authenticate.ipynb #527ac9ed
+def _architecture(kind, config):
+    "What a model is made of, in words."
+    if kind != 'network':
+        return f'a detector: {_stated(config.get("method"))}'
+    return (
+        f'GFA-CNN: VGG16 trunk of width {_stated(config.get("width"))}, '
+        f'two heads of {_stated(config.get("fc_dim"))} '
+        f'units, {_stated(config.get("n_subjects"))} training people'
+    )
+
+
+def _frames_of(meta):
+    "The pictures of a detector, in words."
+    return f'whole frames, brought to {_stated(meta.get("size"))} pixels, RGB'
+
+
 def _pictures(meta, config):
     "How pictures have to be cut and scaled, in words."
     mean, std = ([round(v, 3) for v in config.get(k, ())] for k in ('mean', 'std'))

@@ -9,13 +9,14 @@ import hashlib
 import json
 import numpy as np
 from dataclasses import dataclass
-from ..inputs.faces import crop_face, face_landmarks
+from ..inputs.faces import crop_face, face_landmarks, yunet_file
 from ..inputs.files import check_size, file_hash
 from pathlib import Path
 from skimage.transform import estimate_transform
 
 # %% auto #0
-__all__ = ['PLACES', 'PIXELS', 'align_face', 'unit_rows', 'OnnxEmbedder', 'FunctionEmbedder']
+__all__ = ['PLACES', 'SFACE', 'SFACE_ADDRESS', 'SFACE_SHA256', 'PIXELS', 'align_face', 'unit_rows', 'OnnxEmbedder',
+           'FunctionEmbedder']
 
 # %% ../../nbs/engine/embedders.ipynb #6101f546
 PLACES = np.array(
@@ -33,6 +34,11 @@ def align_face(
     return cv2.warpAffine(image, move.params[:2], (size, size), borderMode=cv2.BORDER_REPLICATE)
 
 # %% ../../nbs/engine/embedders.ipynb #9f91f848
+SFACE = 'face_recognition_sface_2021dec.onnx'
+SFACE_ADDRESS = f'https://github.com/opencv/opencv_zoo/raw/main/models/face_recognition_sface/{SFACE}'
+SFACE_SHA256 = (
+    '0ba9fbfa01b5270c96627c4ef784da859931e02f04419c829e83484087c34e79'  # as the model zoo's repository has it
+)
 PIXELS = dict(sface=dict(mean=0.0, std=1.0, threshold=0.363), arcface=dict(mean=127.5, std=127.5, threshold=None))
 
 
@@ -54,7 +60,7 @@ class OnnxEmbedder:
     def __init__(
         self,
         path,  # of the .onnx file
-        detector,  # path of a YuNet model: it gives the landmarks
+        detector,  # yunet, or the path of its model: it gives the landmarks
         kind: str = 'sface',  # one of PIXELS: how pixels are scaled
         size: int = 112,  # side of the faces that it takes
     ):
@@ -62,16 +68,16 @@ class OnnxEmbedder:
             raise ValueError(f'embedder: kind {kind!r} is not known, choose one of {", ".join(PIXELS)}')
         if detector is None:
             raise ValueError(
-                f'{path}: a recogniser needs aligned faces, and so the landmarks of YuNet: give its file as detector '
-                '(--detector face_detection_yunet_2023mar.onnx, from the OpenCV model zoo)'
+                f'{path}: a recogniser needs aligned faces, and so the landmarks of YuNet: give detector as well '
+                '(--detector yunet, or the path of face_detection_yunet_2023mar.onnx)'
             )
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(
-                f'no recogniser at {path}. SFace is face_recognition_sface_2021dec.onnx of the OpenCV model zoo.'
+                f'no recogniser at {path}. {SFACE} (SHA-256 {SFACE_SHA256}) is published at {SFACE_ADDRESS}'
             )
         check_size(path)
-        self.name, self.detector, self.size, self.kind = path.name, detector, size, kind
+        self.name, self.size, self.kind = path.name, size, kind
         self.threshold, self.origin = PIXELS[kind]['threshold'], f"OpenCV's documentation of {kind}"
         try:
             self.network = cv2.dnn.readNetFromONNX(np.frombuffer(path.read_bytes(), np.uint8))
@@ -81,7 +87,8 @@ class OnnxEmbedder:
             raise ValueError(
                 f'{path} is no recogniser of {size} x {size} pixels that OpenCV can run ({reason})'
             ) from None
-        facts = dict(file=file_hash(path), kind=kind, size=size, aligned='arcface', detector=file_hash(detector))
+        self.detector = yunet_file(detector)
+        facts = dict(file=file_hash(path), kind=kind, size=size, aligned='arcface', detector=file_hash(self.detector))
         self.key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def _run(self, faces):

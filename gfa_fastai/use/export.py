@@ -16,7 +16,8 @@ from pathlib import Path
 from torch import Tensor, nn
 import gfa_fastai
 from ..inputs.files import writable_folder, write_bytes
-from ..inputs.images import read_image, resize_square
+from ..inputs.faces import cut_frame, frame_area
+from ..inputs.images import read_image
 from ..model import run_head
 from ..samples import CLASSES
 from .authenticate import FaceAuthenticator
@@ -144,6 +145,7 @@ def _metadata(auth):
     facts = dict(
         size=auth.size,
         margin=auth.margin,
+        surround=auth.surround,
         live_threshold=auth.live_threshold,
         live_origin=auth.live_origin,
         similarity_threshold=auth.similarity_threshold,
@@ -266,7 +268,10 @@ def explain(
     captum = import_extras('captum.attr')[0]
     refuse_detectors(auth)
     photo = read_image(image)
-    result, frame = auth.verify(photo, live_only=True), resize_square(photo, auth.size)
+    result = auth.verify(photo, live_only=True)
+    height, width = photo.shape[:2]
+    box = auth.framed_box(result.box or (0, 0, width, height))
+    frame = cut_frame(photo, box, auth.size, auth.surround)
     if auth.adapter is not None:
         frame = auth.adapter.run([frame])[0]
     x = torch.from_numpy(frame).to(auth.device).permute(2, 0, 1)[None].float() / 255
@@ -279,4 +284,7 @@ def explain(
         cam = captum.LayerGradCam(margin, auth.model.trunk[CAM_LAYERS[layer]]).attribute(x.requires_grad_())
     cam = cam.detach()[0, 0].cpu().numpy().astype(np.float32)
     cam = cam / max(np.abs(cam).max(), 1e-12)
-    return cv2.resize(cam, photo.shape[1::-1], interpolation=cv2.INTER_LINEAR), photo, result
+    left, top, w, h = frame_area(photo, box, auth.size, auth.surround)
+    whole = np.zeros((height, width), np.float32)
+    whole[top : top + h, left : left + w] = cv2.resize(cam, (w, h), interpolation=cv2.INTER_LINEAR)
+    return whole, photo, result

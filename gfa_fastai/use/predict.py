@@ -7,8 +7,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 from fastcore.basics import patch
-from ..inputs.faces import crop_face, locate_face
-from ..inputs.images import check_tensor, read_image, resize_square
+from ..inputs.faces import crop_face, cut_frame, locate_face
+from ..inputs.images import check_tensor, read_image
 from ..learner import GFALearner
 from ..samples import CLASSES
 
@@ -29,7 +29,7 @@ def _large_enough(x, name):
     return x
 
 
-def _frame_and_face(item, box, size, margin):
+def _frame_and_face(item, box, size, margin, surround):
     "Frame and face crop of one picture, as tensors."
     image = read_image(item)
     if not (isinstance(margin, (int, float, np.number)) and 0 <= margin < np.inf):
@@ -37,7 +37,7 @@ def _frame_and_face(item, box, size, margin):
     if box is not None and (isinstance(box, str) or len(box) != 4):
         raise ValueError(f'predict: box is {box!r}; give x, y, width and height in pixels.')
     box, _ = locate_face(image, box, margin)
-    return _as_tensor(resize_square(image, size)), _as_tensor(crop_face(image, box, size, margin))
+    return _as_tensor(cut_frame(image, box, size, surround)), _as_tensor(crop_face(image, box, size, margin))
 
 # %% ../../nbs/engine/predict.ipynb #60117d72
 @patch
@@ -54,10 +54,11 @@ def predict(
             raise ValueError(f'predict: got {len(item)} things; give one picture, or a pair (frame, face) of tensors.')
         pair = [_large_enough(x, name) for x, name in zip(item, ('frame', 'face'))]
     else:
+        known = getattr(self.dls.samples, 'attrs', {})
         if margin is None:
-            margin = getattr(self.dls.samples, 'attrs', {}).get('margin', 0.3)
+            margin = known.get('margin', 0.3)
         size = self.dls.train_ds[0][0].size[0]
-        pair = _frame_and_face(item, box, size, margin)
+        pair = _frame_and_face(item, box, size, margin, known.get('surround'))
     device = next(self.model.parameters()).device
     self.model.eval()
     with torch.autocast(device.type, enabled=False):
