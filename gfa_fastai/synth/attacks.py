@@ -7,7 +7,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 from numpy import float32 as F
-from .faces import skin_colour, value_noise
+from .faces import as_rgb, grey_rgb, skin_colour, tinted, value_noise
 
 # %% auto #0
 __all__ = ['OVER', 'CAMERA', 'FLAT', 'INKS', 'ANGLES', 'PATTERNS', 'IN_PRINT', 'IN_REPLAY', 'PRINTERS', 'SCREENS', 'FINE',
@@ -33,7 +33,7 @@ def expose(
     mean = small.reshape(-1, 3).mean(0)
     grey_world = (mean.mean() / np.maximum(mean, 1e-3)) ** rng.uniform(*cam['awb'])  # in part
     gains = gain * np.clip(grey_world, 0.7, 1.4) * cam['cast'] * np.exp(rng.normal(0, 0.025, 3))
-    return (light - F(low)) * gains.astype(F)
+    return cv2.merge([(plane - F(low)) * g for plane, g in zip(cv2.split(light), gains.astype(F))])
 
 # %% ../../nbs/synthpad/attacks.ipynb #c3ac09b1
 def mosaic(
@@ -231,9 +231,10 @@ def separate(
     black: float = 0.6,  # share of the common part that is printed in black
 ) -> np.ndarray:  # (..., 4) coverages of cyan, magenta, yellow, black
     "Linear light to ink."
-    c = 1 - np.clip(rgb, 0, 1)
-    k = c.min(-1, keepdims=True) * F(black)
-    return np.concatenate([(c - k) / np.maximum(1 - k, F(1e-3)), k], -1)
+    c = np.moveaxis(1 - np.clip(rgb, 0, 1), -1, 0)
+    k = np.minimum(np.minimum(c[0], c[1]), c[2]) * F(black)
+    rest = np.maximum(1 - k, F(1e-3))
+    return as_rgb([(one - k) / rest for one in c] + [k])
 
 # %% ../../nbs/synthpad/attacks.ipynb #c46d1807
 def yule_nielsen(
@@ -243,10 +244,13 @@ def yule_nielsen(
 ) -> np.ndarray:  # (..., 3) reflectance relative to the paper
     "Reflectance of inks on paper, one over the other."
     loss = 1 - np.power(np.asarray(inks, F), F(1 / n))
-    out = np.ones(a.shape[:-1] + (3,), F)
-    for i in range(len(inks)):
-        out *= 1 - a[..., i, None] * loss[i]
-    return np.power(out, F(n))
+    covers, planes = [np.ascontiguousarray(a[..., i]) for i in range(len(inks))], []
+    for colour in range(3):
+        out = np.ones(a.shape[:-1], F)
+        for cover, lost in zip(covers, loss[:, colour]):
+            out *= 1 - cover * lost
+        planes.append(np.power(out, F(n)))
+    return as_rgb(planes)
 
 # %% ../../nbs/synthpad/attacks.ipynb #5a770dc1
 def profile(
@@ -372,7 +376,7 @@ def subpixels(
     psf: float = 0.0,  # point-spread, a deviation in samples
 ) -> np.ndarray:  # (H, W, 3) factor of the light, mean 1
     "The stripes of a screen, as samples see them that average over their width."
-    out = np.ones(phase.shape + (3,), F)
+    planes = [np.ones(phase.shape, F) for _ in range(3)]
     for n in range(1, terms + 1):
         blur = np.exp(-2 * (np.pi * psf * n * f) ** 2)
         amp = 2 * np.sinc(n * duty) * np.sinc(n * f) * blur
@@ -380,9 +384,9 @@ def subpixels(
             continue
         turn = F(2 * np.pi * n) * phase
         c, s = np.cos(turn) * F(amp), np.sin(turn) * F(amp)
-        for i in range(3):
-            out[..., i] += c * F(np.cos(2 * np.pi * n * i / 3)) + s * F(np.sin(2 * np.pi * n * i / 3))
-    return out
+        for i, out in enumerate(planes):
+            out += c * F(np.cos(2 * np.pi * n * i / 3)) + s * F(np.sin(2 * np.pi * n * i / 3))
+    return as_rgb(planes)
 
 # %% ../../nbs/synthpad/attacks.ipynb #f05fb52b
 SCREENS = dict(
@@ -432,7 +436,7 @@ def show_screen(
     if on(kind):
         mask = subpixels(column + start, 1 / pitch / OVER, psf=0.3 * OVER * 0.5)
         rows = 1 + F(0.25 * np.sinc(1 / pitch / OVER)) * np.cos(row * F(2 * np.pi))
-        L *= 1 + F(on(kind)) * (mask * rows[..., None] - 1)
+        L *= 1 + F(on(kind)) * (mask * grey_rgb(rows) - 1)
     if on('banding'):
         bands = np.sin(F(2 * np.pi) * (frame_grid(H, W)[1] * F(rng.uniform(3, 9)) + F(phase)))
         L *= (1 + F(0.06 * on('banding')) * bands)[..., None]
@@ -494,8 +498,8 @@ def _fingers(light, x, y, g, edge, rng, colour):
             from_nail = (x - F(px + 0.012 * dx)) ** 2 + (y - F(py + 0.012 * dy)) ** 2
             nail = np.exp(-from_nail * F(1 / 0.022**2)) * F(0.25)
             shadow = F(0.35) * np.clip(1.5 - distance * F(0.6), 0, 1) * (1 - mask)
-            light *= 1 - shadow[..., None]
-            light += ((tint * colour) * (shade + nail)[..., None] - light) * mask[..., None]
+            light *= grey_rgb(1 - shadow)
+            light += (tinted(shade + nail, tint * colour) - light) * grey_rgb(mask)
 
 
 def _lit_sheet(picture, g, strength, device, light, colour, rng, size, s):
@@ -503,11 +507,11 @@ def _lit_sheet(picture, g, strength, device, light, colour, rng, size, s):
     out = print_sheet(picture, g, strength, device, rng, size) * F(0.88)
     fibre = strength.get('paper_texture', 0)
     if fibre:
-        out *= np.exp(value_noise(rng, size, 12, 6, 0.85) * F(3.2 * device['fibre'] * fibre))[..., None]
+        out *= grey_rgb(np.exp(value_noise(rng, size, 12, 6, 0.85) * F(3.2 * device['fibre'] * fibre)))
     slope = F(g['bend']) * s
     lamp_x = np.asarray(light['lights'][0][0])[0]
     bent = 1 + F(1.3 * lamp_x) * slope - F(0.3) * slope * slope
-    return out * (colour * bent[..., None])
+    return out * tinted(bent, colour)
 
 
 def _in_the_room(out, room, picture, g, s, t, rim, body, colour, rng):
@@ -520,10 +524,10 @@ def _in_the_room(out, room, picture, g, s, t, rim, body, colour, rng):
         across = np.clip((a + more - np.abs(s)) * edge + 1, 0, 1)
         return across * np.clip((b + more - np.abs(t)) * edge + 1, 0, 1)
 
-    with_rim, shown = inside(rim), inside(0)[..., None]
+    with_rim, shown = inside(rim), grey_rgb(inside(0))
     if with_rim.min() < 1:
         full = room.copy()
-        full += (body - full) * with_rim[..., None]
+        full += (body - full) * grey_rgb(with_rim)
         full += (out - full) * shown
         x, y = frame_grid(*room.shape[:2])
         if rng.uniform() < 0.6:
@@ -573,10 +577,10 @@ def present(
         on_it, sheen = flat_light(light, size)
         if paper:
             out *= 1 + F(f) * (on_it - 1)  # a screen makes its own light
-        out += sheen * (colour * F(f * (0.14 if paper else 0.07)))
+        out += tinted(sheen[..., 0], colour * F(f * (0.14 if paper else 0.07)))
     if on('gloss'):
         spot = _spot(x, y, rng, device['gloss']) * F(on('gloss') * rng.uniform(0.35, 0.8))
-        out += spot[..., None] * (colour if paper else colour * F(0.6))
+        out += tinted(spot, colour if paper else colour * F(0.6))
     if paper:
         rim, body = 0.035, 0.85 * colour
     else:

@@ -11,10 +11,10 @@ from functools import lru_cache
 from numpy import float32 as F
 
 # %% auto #0
-__all__ = ['STYLES', 'STRANDS', 'NEUTRAL', 'EVEN', 'ROOMS', 'identity', 'skin_colour', 'hair_colour', 'value_noise',
-           'strand_noise', 'face_outline', 'face_profile', 'face_height', 'surface_normals', 'face_maps', 'cast_shadow',
-           'shade_face', 'rotation', 'project_face', 'draw_clothes', 'draw_room', 'draw_light', 'draw_expression',
-           'render_scene']
+__all__ = ['STYLES', 'STRANDS', 'NEUTRAL', 'EVEN', 'ROOMS', 'identity', 'as_rgb', 'grey_rgb', 'tinted', 'skin_colour',
+           'hair_colour', 'value_noise', 'strand_noise', 'face_outline', 'face_profile', 'face_height',
+           'surface_normals', 'face_maps', 'cast_shadow', 'shade_face', 'rotation', 'project_face', 'draw_clothes',
+           'draw_room', 'draw_light', 'draw_expression', 'render_scene']
 
 # %% ../../nbs/synthpad/faces.ipynb #f72efa50
 _WORN = pd.DataFrame(  # how often each style of hair is worn
@@ -152,13 +152,35 @@ _MELANIN = np.array([1.0, 1.24, 1.42], F)  # absorption per optical depth
 _BLOOD = np.array([0.11, 1.0, 0.90], F)
 
 
+def as_rgb(
+    planes,  # three arrays of one shape, or numbers
+) -> np.ndarray:  # (..., 3)
+    "Put red, green and blue together; NumPy takes several times as long for `grey[..., None] * colour`."
+    return cv2.merge(planes) if np.ndim(planes[0]) == 2 else np.stack(planes, -1)
+
+
+def grey_rgb(
+    grey,  # (H, W)
+) -> np.ndarray:  # (H, W, 3)
+    "The same in red, green and blue."
+    return cv2.merge((grey, grey, grey))
+
+
+def tinted(
+    grey,  # (H, W)
+    colour,  # (3,)
+) -> np.ndarray:  # (H, W, 3)
+    "A grey picture in a colour."
+    return cv2.merge([grey * c for c in colour])
+
+
 def skin_colour(
     melanin,  # optical depth, 0.03 (very light) to 2.3 (very dark); number or array
     blood,  # optical depth, about 0.1 to 0.5; number or array of the same shape
 ) -> np.ndarray:  # (..., 3) linear reflectance
     "Skin from its two pigments."
-    melanin, blood = np.asarray(melanin, F)[..., None], np.asarray(blood, F)[..., None]
-    return _BASE * np.exp(-melanin * _MELANIN - blood * _BLOOD)
+    melanin, blood = np.asarray(melanin, F), np.asarray(blood, F)
+    return as_rgb([c * np.exp(-melanin * m - blood * b) for c, m, b in zip(_BASE, _MELANIN, _BLOOD)])
 
 
 def hair_colour(
@@ -173,13 +195,20 @@ def hair_colour(
 
 
 def _gauss(x, x0, s):
-    return np.exp(-0.5 * ((x - x0) / s) ** 2).astype(F)
+    y = np.asarray((x - x0) / s)
+    np.square(y, out=y)
+    y *= -0.5
+    return np.exp(y, out=y).astype(F, copy=False)
 
 
 def _edge(x, width):
     "0 where x is negative, 1 where it is positive, and a soft flank between."
-    t = np.clip(x * (1 / width) + F(0.5), 0, 1)
-    return t * t * (3 - 2 * t)
+    t = np.asarray(x * (1 / width) + F(0.5))
+    np.maximum(t, 0, out=t)
+    np.minimum(t, 1, out=t)
+    s = 3 - 2 * t
+    t *= t
+    return t * s
 
 
 def _mix(a, b, m):
@@ -188,7 +217,7 @@ def _mix(a, b, m):
 
 def _paint(rgb, colour, mask):
     "Mix a colour into a picture, in place."
-    rgb += (np.asarray(colour, F) - rgb) * mask[..., None]
+    rgb += (np.asarray(colour, F) - rgb) * grey_rgb(mask)
 
 
 def _fold(u, v, a, b, width):
@@ -354,31 +383,66 @@ def _bumps(p, e):
 NEUTRAL = dict(smile=0.0, open=0.0, brow=0.0, blink=0.0, gaze=(0.0, 0.0))
 
 
+@lru_cache(4)
+def _kept(person, P):
+    "Of a person at a size, a function that makes a thing once: whatever does not depend on the expression."
+    made = {}
+
+    def once(name, make):
+        if name not in made or person is None:
+            made[name] = make()
+        return made[name]
+
+    return once
+
+
+def _as_key(p):
+    "All numbers of a person."
+    return tuple((k, v.tobytes() if isinstance(v, np.ndarray) else v) for k, v in p.items())
+
+
 def face_height(
     p: dict,  # an identity
     e: dict,  # an expression, as NEUTRAL
     P: int,  # pixels per half head width
+    once=None,  # function (name, make) that keeps what `make` gives; None: nothing is kept
 ) -> tuple:  # the height field (rows, columns) in half head widths; the outline per row
     "The height field of a head without hair."
+    once = once or _kept(None, P)
     u, v = _grid(P)
     age, old = p['age'], 0.045 * (p['age'] - 0.35)
-    w = face_outline(p, v)
-    h = _dome(p, np.abs(u), w, v)
+    w, h = once('dome', lambda: _bare_head(p, P))
+    h = h.copy()
     for a, u0, v0, su, sv in _bumps(p, e):
         mirrored = _gauss(u, -u0, su) if u0 else 0
         h += F(a) * (_gauss(u, u0, su) + mirrored) * _gauss(v, v0, sv)
     nose = p['nosew'] * 1.05, p['nosel'] - 0.06
     lips = p['mouth'] * 1.22, p['mouthy'] + 0.02
     h -= F(0.004 + 0.05 * age + 0.05 * max(e['smile'], 0)) * _fold(u, v, nose, lips, 0.026)
-    if old > 0:  # lines on the forehead, crow's feet
-        bent = v + F(0.05) * u * u + F(0.016) * np.sin(u * F(6) + F(p['asym'] * 900))
-        lines = np.sin(bent * F(2 * np.pi / 0.135) + F(p['asym'] * 300)) ** 6
-        h -= F(old) * (lines * _gauss(u, 0, 0.42) * _gauss(v, -0.62, 0.14)).astype(F)
-        corner = p['eyes'] + p['eye']
-        for slope in (-0.1, 0, 0.1):
-            start, end = (corner + 0.05, slope * 0.4), (corner + 0.2, slope * 1.5)
-            h -= F(old) * _fold(u, v, start, end, 0.012)
+    if old > 0:
+        for line in once('lines', lambda: _old_lines(p, P, F(old))):
+            h -= line
     return h, w
+
+
+def _bare_head(p, P):
+    "The outline, and the height of a head without bumps."
+    u, v = _grid(P)
+    w = face_outline(p, v)
+    return w, _dome(p, np.abs(u), w, v)
+
+
+def _old_lines(p, P, old):
+    "Depth of the lines on the forehead, and of crow's feet."
+    u, v = _grid(P)
+    bent = v + F(0.05) * u * u + F(0.016) * np.sin(u * F(6) + F(p['asym'] * 900))
+    lines = np.sin(bent * F(2 * np.pi / 0.135) + F(p['asym'] * 300)) ** 6
+    corner = p['eyes'] + p['eye']
+    feet = [((corner + 0.05, slope * 0.4), (corner + 0.2, slope * 1.5)) for slope in (-0.1, 0, 0.1)]
+    return [
+        old * (lines * _gauss(u, 0, 0.42) * _gauss(v, -0.62, 0.14)).astype(F),
+        *(old * _fold(u, v, start, end, 0.012) for start, end in feet),
+    ]
 
 # %% ../../nbs/synthpad/faces.ipynb #03697192
 def surface_normals(
@@ -392,24 +456,29 @@ def surface_normals(
     return -dx * inv, -dy * inv, inv
 
 # %% ../../nbs/synthpad/faces.ipynb #b1586803
-@lru_cache(8)
-def _texture(seed, P):
-    "Noise that belongs to a person: blotches of the skin, strands of the hair."
-    u, v = _grid(P)
-    shape = v.shape[0], u.shape[1]
+class _Texture(dict):
+    "Noise that belongs to a person: blotches of the skin, strands of the hair. Each is made when it is asked for."
 
-    def noise(k, *args):
-        return value_noise(np.random.default_rng([*seed, 7, k]), shape, *args)
-
-    return dict(
-        strand=strand_noise(np.random.default_rng([*seed, 7, 0]), P),
-        blotch=noise(1, 9, 3),
-        slow=noise(2, 5, 2),
-        lock=noise(3, 7, 2),
-        fine=noise(4, 90, 2, 0.7),
-        pore=noise(5, 260, 2, 0.8),
-        curls=noise(6, 40, 3, 0.8),
+    noises = dict(
+        blotch=(1, 9, 3),
+        slow=(2, 5, 2),
+        lock=(3, 7, 2),
+        fine=(4, 90, 2, 0.7),
+        pore=(5, 260, 2, 0.8),
+        curls=(6, 40, 3, 0.8),
     )
+
+    def __init__(self, seed, P):
+        self.seed, self.P = seed, P
+
+    def __missing__(self, name):
+        if name == 'strand':
+            self[name] = strand_noise(np.random.default_rng([*self.seed, 7, 0]), self.P)
+        else:
+            u, v = _grid(self.P)
+            k, *how = self.noises[name]
+            self[name] = value_noise(np.random.default_rng([*self.seed, 7, k]), (v.shape[0], u.shape[1]), *how)
+        return self[name]
 
 
 def _skin(p, u, v, tex):
@@ -460,7 +529,7 @@ def _ears(p, rgb, h, u, v, w, px):
     mask = _edge(F(1) - r, 0.18) * (np.abs(u) > 0.8) * (1 - _edge(w - np.abs(u), px))
     shadow = F(0.5) * _gauss(r, 0.62, 0.17) * mask
     hole = F(0.25) * _edge(F(0.45) - r, 0.3) * mask
-    rgb *= (1 - shadow - hole)[..., None]
+    rgb *= grey_rgb(1 - shadow - hole)
     h += (F(0.10) + F(0.1) * _gauss(r, 0.85, 0.2)) * mask
     return mask
 
@@ -753,9 +822,10 @@ def face_maps(
     style = p['style']
     u, v = _grid(P)
     px = F(1.6 / P)
-    tex = _texture(p['seed'], P)
-    h, w = face_height(p, e, P)
-    rgb, wet = _skin(p, u, v, tex), np.zeros_like(h)
+    once = _kept(_as_key(p), P)
+    tex = once('texture', lambda: _Texture(p['seed'], P))
+    h, w = face_height(p, e, P, once)
+    rgb, wet = once('skin', lambda: _skin(p, u, v, tex)).copy(), np.zeros_like(h)
     head = _edge(w - np.abs(u), px * F(1.3)) * (w > 0)
     forehead = F(0.5) * _gauss(u, 0, 0.3) * _gauss(v, -0.5, 0.25)
     nose = F(0.8) * _gauss(u, 0, 0.12) * _gauss(v, p['nosel'] - 0.1, 0.16)
@@ -767,18 +837,18 @@ def face_maps(
     _brows(p, e, rgb, u, v, tex)
     ear = _ears(p, rgb, h, u, v, w, px)
 
-    beard = _beard(p, u, v, tex)
+    beard = once('beard', lambda: _beard(p, u, v, tex))
     if beard is not None:
         density, hairs = beard
-        colour = hair_colour(p['eu'] + 0.2, p['pheo'], p['grey'] * 0.8) * np.exp(hairs[..., None] * F(0.5))
+        colour = tinted(np.exp(hairs * F(0.5)), hair_colour(p['eu'] + 0.2, p['pheo'], p['grey'] * 0.8))
         _paint(rgb, colour, density * head)
         gloss *= 1 - F(0.7) * density
         if p['beard'] == 'full':
             h += F(0.05) * density + F(0.004) * hairs * density
 
-    mask, surface, back, strand = _hair(p, u, v, w, tex, px)
+    mask, surface, back, strand = once('hair', lambda: _hair(p, u, v, w, tex, px))
     colour = p['cloth'] if style in _CLOTH else hair_colour(p['eu'], p['pheo'], p['grey'])
-    tint = np.asarray(colour, F) * np.exp(strand * F(0.1 if style in _SMOOTH else 0.28))[..., None]
+    tint = tinted(np.exp(strand * F(0.1 if style in _SMOOTH else 0.28)), np.asarray(colour, F))
     _paint(rgb, tint, mask)
     ridges = F(0.03 if style in _CLOTH else 0.01) * strand * mask * (style not in ('buzz', 'bald'))
     h += (surface - h) * mask + ridges
@@ -846,23 +916,34 @@ def shade_face(
     def cosine(d):
         return nx * F(d[0]) + ny * F(d[1]) + nz * F(d[2])
 
-    above, below = (np.asarray(o, F) for o in light['sky'])
+    def planes(colour):
+        return np.asarray(colour, F)[:, None, None]  # red, green and blue first: NumPy is faster so
+
+    above, below = (planes(o) for o in light['sky'])
     upward = F(0.5) + F(0.5) * cosine(in_head((0, -1, 0)))
-    diffuse = (below + (above - below) * upward[..., None]) * hollow[..., None]
+    diffuse = (above - below) * upward
+    diffuse += below
+    diffuse *= hollow
     specular = np.zeros_like(diffuse)
-    wrap = np.array([0.22, 0.10, 0.06], F)  # light goes some way through skin, red the farthest
+    wrap = planes([0.22, 0.10, 0.06])  # light goes some way through skin, red the farthest
     for i, (direction, colour) in enumerate(light['lights']):
-        colour = np.asarray(colour, F)
+        colour = planes(colour)
         towards = in_head(direction)
         facing = cosine(towards)
         lit = cast_shadow(c['h'], towards, P) if i == 0 else F(1)
-        wrapped = np.clip((facing[..., None] + wrap) / (1 + wrap), 0, None)
-        diffuse += wrapped * colour * (lit * hollow)[..., None]
+        wrapped = facing + wrap
+        wrapped /= 1 + wrap
+        np.maximum(wrapped, 0, out=wrapped)
+        wrapped *= colour
+        wrapped *= lit * hollow
+        diffuse += wrapped
         half_way = np.asarray(direction) / np.linalg.norm(direction) + [0, 0, 1]  # of lamp and camera
         skin = np.power(np.clip(cosine(in_head(half_way)), 0, 1), F(20)) * F(0.075) * c['gloss']
         hair = c['sheen'] * F(0.10) * np.clip(facing, 0, 1)
-        specular += ((skin + hair) * lit + c['wet'] * F(0.6))[..., None] * colour
-    return c['rgb'] * diffuse + specular
+        specular += ((skin + hair) * lit + c['wet'] * F(0.6)) * colour
+    diffuse *= np.moveaxis(c['rgb'], -1, 0)
+    diffuse += specular
+    return cv2.merge(list(diffuse))
 
 # %% ../../nbs/synthpad/faces.ipynb #6b23b99e
 _PIVOT = np.array([0, 0.7, 0.15])  # the head turns around this point
@@ -895,11 +976,13 @@ def project_face(
     y = np.ascontiguousarray(np.broadcast_to(y - F(_PIVOT[1]), shape), dtype=F)
     r = R.astype(F)
     z = np.full_like(x, 0.75)
+    across, down = r[0, 0] * x + r[1, 0] * y, r[0, 1] * x + r[1, 1] * y
+    zx, zy = r[0, 2] * x, r[1, 2] * y
     for k in range(4):
-        column = (r[0, 0] * x + r[1, 0] * y + r[2, 0] * z - F(_LEFT)) * F(P) - F(0.5)
-        row = (r[0, 1] * x + r[1, 1] * y + r[2, 1] * z + F(_PIVOT[1] - _TOP)) * F(P) - F(0.5)
+        column = (across + r[2, 0] * z - F(_LEFT)) * F(P) - F(0.5)
+        row = (down + r[2, 1] * z + F(_PIVOT[1] - _TOP)) * F(P) - F(0.5)
         height = cv2.remap(h, column, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        new = (height - F(_PIVOT[2]) - r[0, 2] * x - r[1, 2] * y) / r[2, 2]
+        new = (height - F(_PIVOT[2]) - zx - zy) / r[2, 2]
         z = _mix(z, new, F(0.65 if k else 1))
     return column, row, z
 
@@ -928,12 +1011,13 @@ def _lit(light, nx, ny, nz):
     "Lambert with a sky, for everything but the face."
     length = 1 / np.sqrt(nx * nx + ny * ny + nz * nz)
     above, below = (np.asarray(o, F) for o in light['sky'])
-    out = np.zeros(length.shape + (3,), F) + (above + below) * F(0.45)
+    planes = [np.full(length.shape, s, F) for s in (above + below) * F(0.45)]
     for direction, colour in light['lights']:
         x, y, z = (F(o) for o in np.asarray(direction) / np.linalg.norm(direction))
-        facing = np.clip((nx * x + ny * y + nz * z) * length * F(0.9) + F(0.1), 0, None)
-        out += facing[..., None] * np.asarray(colour, F)
-    return out
+        facing = np.maximum((nx * x + ny * y + nz * z) * length * F(0.9) + F(0.1), 0)
+        for plane, c in zip(planes, np.asarray(colour, F)):
+            plane += facing * c
+    return cv2.merge(planes)
 
 
 def _fabric(c, rng, x, y, across, fold, px):
@@ -948,7 +1032,7 @@ def _fabric(c, rng, x, y, across, fold, px):
         columns = _edge(np.sin((x + fold * F(0.02)) * wave), 0.5)
         _paint(base, c['second'], 0.5 * rows + 0.5 * columns)
     if c['pattern'] == 'marl':
-        base *= np.exp(F(0.25) * rng.standard_normal(fold.shape, dtype=F))[..., None]
+        base *= grey_rgb(np.exp(F(0.25) * rng.standard_normal(fold.shape, dtype=F)))
     return base
 
 
@@ -992,7 +1076,7 @@ def _body(p, c, x, y, light, px):
     t = np.clip(x / np.maximum(wide, 0.1), -1, 1)
     round_neck = _lit(light, t, np.full_like(t, 0.1), np.sqrt(np.clip(1 - t * t, 0.02, 1)))
     sinews = 1 - F(0.1) * _gauss(np.abs(t) - F(1.11) + F(0.35) * y, 0, 0.09)
-    skin = skin_colour(p['melanin'] + 0.05, p['blood'] * 1.05) * round_neck * sinews[..., None]
+    skin = skin_colour(p['melanin'] + 0.05, p['blood'] * 1.05) * round_neck * grey_rgb(sinews)
 
     q = np.clip((ax - F(neck * 0.8)) / F(shoulder - neck * 0.8), 0, 1.6)
     slope = F(0.55 * p['drop'] + 0.1) * np.power(q, F(0.9))
@@ -1006,7 +1090,7 @@ def _body(p, c, x, y, light, px):
 
     across = np.clip(x / F(shoulder * 1.05), -1, 1)
     base = _fabric(c, rng, x, y, across, fold, px)
-    base = base * (1 - F(0.35) * _gauss(hole - F(1.06), 0, 0.045) * cloth)[..., None]
+    base = base * grey_rgb(1 - F(0.35) * _gauss(hole - F(1.06), 0, 0.045) * cloth)
     if cut == 'shirt':
         collar = _edge(F(1.55) - hole, px * 2) * _edge(F(neck * 1.2) - ax, px * 2)
         collar = collar * _edge(y - F(1.68), px * 2) * (1 - bare)
@@ -1014,9 +1098,9 @@ def _body(p, c, x, y, light, px):
         cloth = np.maximum(cloth, collar)
         seam = F(0.5) * _gauss(hole - F(1.55), 0, 0.035) * (ax < neck * 1.2)
         buttons = F(0.35) * _gauss(x, 0.02, 0.012) * (hole > 1)
-        base *= (1 - seam - buttons)[..., None]
+        base *= grey_rgb(1 - seam - buttons)
     if cut == 'hood':
-        base *= (1 - F(0.45) * _gauss(hole - F(1.5), 0, 0.08))[..., None]
+        base *= grey_rgb(1 - F(0.45) * _gauss(hole - F(1.5), 0, 0.08))
 
     steep = F(0.028 / px)
     gx = cv2.Sobel(fold, -1, 1, 0, ksize=3)
@@ -1025,7 +1109,7 @@ def _body(p, c, x, y, light, px):
     ny = F(-0.05) - F(0.9) * np.exp(-np.clip(depth, 0, None) * F(2.6)) - gy * steep
     nz = np.sqrt(np.clip(1 - F(0.5) * across * across, 0.2, 1))
     lit = _lit(light, nx, ny, nz)
-    return _mix(skin, base * lit * F(0.9), cloth[..., None]), np.maximum(neck_mask, cloth)
+    return _mix(skin, base * lit * F(0.9), grey_rgb(cloth)), np.maximum(neck_mask, cloth)
 
 # %% ../../nbs/synthpad/faces.ipynb #965fb49f
 ROOMS = ('wall', 'shelf', 'window', 'outdoor', 'office', 'curtain', 'tiles')
@@ -1120,7 +1204,7 @@ def _outdoor(c, rng, u):
         height = np.linspace(-0.8, 0.8, h, dtype=F)[:, None]
         trees = _edge(value_noise(rng, (h, w), 5, 5, 0.75) + F(u(-0.8, 0.4)) + height, 0.25)
         _paint(c.im, np.array([0.06, 0.12, 0.03]) * u(0.6, 2), trees)
-        c.im *= np.exp(value_noise(rng, (h, w), 20, 3, 0.8) * F(0.3) * trees)[..., None]
+        c.im *= grey_rgb(np.exp(value_noise(rng, (h, w), 20, 3, 0.8) * F(0.3) * trees))
 
 
 def _office(c, rng, u):
@@ -1178,7 +1262,7 @@ def draw_room(
     x, y = np.linspace(-1, 1, w, dtype=F)[None], np.linspace(-1, 1, h, dtype=F)[:, None]
     slope = F(u(-0.5, 0.5)) * x + F(u(-0.3, 0.3)) * y
     uneven = value_noise(rng, (h, w), 4, 6, 0.75) * F(u(0.02, 0.09))
-    im *= np.exp(slope + uneven)[..., None]
+    im *= grey_rgb(np.exp(slope + uneven))
     blur = u(0.3, 2.2) if blur is None else blur
     im = cv2.GaussianBlur(im, (0, 0), max(0.25, blur * h / 96))
     return np.maximum(cv2.resize(im, (W, H), interpolation=cv2.INTER_CUBIC), F(0.002))
@@ -1259,7 +1343,7 @@ def render_scene(
         _blend(out, seen(maps['tint']) * (sky * F(0.35)), seen(maps['back']))
     body, mask = _body(p, clothes, x - F(0.12 * R[0, 2]), y, light, px)
     shadow = _head_shadow(alpha, towards, unit)
-    _blend(out, body * (1 - F(0.62) * shadow)[..., None], mask)
+    _blend(out, body * grey_rgb(1 - F(0.62) * shadow), mask)
     _blend(out, seen(shade_face(maps, light, P, R)), alpha)
     if p['glasses'] != 'none':
         _put_on(out, p, R, x, y, alpha, sky + np.asarray(colour, F) * F(0.5), glare, px)
@@ -1272,7 +1356,7 @@ def render_scene(
 # %% ../../nbs/synthpad/faces.ipynb #38da2f4c
 def _blend(out, picture, mask):
     "Lay a picture over another one, in place."
-    out += (picture - out) * mask[..., None]
+    out += (picture - out) * grey_rgb(mask)
 
 
 def _head_shadow(alpha, towards, unit):
@@ -1290,6 +1374,6 @@ def _put_on(out, p, R, x, y, alpha, light, glare, px):
     gx = r[0, 0] * x + r[1, 0] * y + r[2, 0] * z
     gy = r[0, 1] * x + r[1, 1] * y + r[2, 1] * z + F(_PIVOT[1])
     frame, lens = _glasses(p, gx, gy, px)
-    out *= (1 - F(0.08) * lens)[..., None]
-    out += (lens * F(glare) * np.clip(F(0.5) - gy * 2 + gx * F(0.4), 0, 1))[..., None]
+    out *= grey_rgb(1 - F(0.08) * lens)
+    out += grey_rgb(lens * F(glare) * np.clip(F(0.5) - gy * 2 + gx * F(0.4), 0, 1))
     _blend(out, p['frame'].astype(F) * light, frame * (alpha > 0.3))
