@@ -145,3 +145,125 @@ def test_strengths_are_compared_at_their_own_steps():
     found = compare_strengths(pd.concat([made_up(arms), weaker, twice]), steps=1500)
     assert found['met'].to_dict() == {0.3: False, 0.5: True}
     assert found.loc[0.3, 'gap'] > found.loc[0.5, 'gap'] and abs(found.loc[0.5, 'gap'] - 20) < 2
+
+
+# --- real cameras
+
+
+def counted(errors, of):
+    return ' '.join(str(int(n)) for n in np.round(errors * np.asarray(of)))
+
+
+def cameras_table(rates, seeds=5, people=(6, 15), spread=0.0):
+    "A table of two directions whose error rates by arm are known."
+    from gfa_fastai.run.real_cameras import ARMS_REAL, CONTROLS
+
+    rng, rows = np.random.default_rng(0), []
+    for (train, test), n in zip((('msu', 'nuaa'), ('nuaa', 'msu')), people):
+        for arm in [*ARMS_REAL['arm'], *CONTROLS]:
+            for seed in range(seeds) if arm in rates else [None]:
+                p = np.clip(rates.get(arm, 0.5) + spread * rng.normal(size=n), 0, 1)
+                wrong = dict(accepted=counted(p, [100] * n), rejected=counted(p, [100] * n))
+                many = dict(attacks=counted(np.ones(n), [100] * n), lives=counted(np.ones(n), [100] * n))
+                rows.append(dict(train=train, test=test, arm=arm, seed=seed, home_auc=0.9, auc=0.6, **wrong, **many))
+    return pd.DataFrame(rows).assign(gap_before=1.0, gap_after=0.7)
+
+
+def test_contrasts_of_real_cameras():
+    from gfa_fastai.compare.repeats import interval_of
+    from gfa_fastai.run.real_cameras import contrast_draws, finished_real_seeds, gates_of, word
+
+    table = cameras_table({'plain': 0.40, 'TPC': 0.36, 'FDA': 0.38, 'both': 0.30})
+    seeds = finished_real_seeds(table)
+    assert seeds == list(range(5)) and finished_real_seeds(table.drop(index=table.index[0])) == list(range(1, 5))
+    points = {k: interval_of(v)[0] for k, v in contrast_draws(table, seeds).items()}
+    assert points == pytest.approx({'TPC': -6.0, 'FDA': -4.0, 'together': -10.0})
+    gates = gates_of(table, seeds)
+    assert gates['learned'] and gates['moved'] and not gates_of(table.assign(gap_after=0.9), seeds)['moved']
+    assert not gates_of(table.assign(home_auc=0.7), seeds)['learned']
+    assert [word(*v) for v in ((-5, -9, -1), (5, 1, 9), (0.5, -1.5, 1.9), (-5, -11, 1), (-1, -1.5, -0.5))] == [
+        'helps',
+        'hurts',
+        'no effect',
+        'cannot tell',
+        'no effect',
+    ]
+
+
+def test_real_cameras_go_on_from_the_table(tmp_path):
+    "Two made-up cameras: what the table has is not trained again, and the rest comes out as before."
+    from PIL import Image
+    from gfa_fastai.run.real_cameras import REAL_CAMERAS, read_real_cameras, run_real_cameras
+
+    rng = np.random.default_rng(0)
+    for camera in ('hall', 'door'):
+        for k in range(3):
+            for where in ('live', 'attack/print'):
+                file = tmp_path / camera / where / f'p{k}' / 'a.png'
+                file.parent.mkdir(parents=True)
+                Image.fromarray(rng.integers(0, 255, (64, 64, 3), np.uint8)).save(file)
+    data, file = {c: tmp_path / c for c in ('hall', 'door')}, tmp_path / 'table.csv'
+    settings = REAL_CAMERAS | dict(size=32, steps=1, fit=1, seeds=(0,))
+
+    def run():
+        made = run_real_cameras(file, data, tmp_path / 'work', settings, progress=False)
+        return made.drop(columns='cpu_seconds')
+
+    whole = run()
+    assert whole['arm'].tolist()[4:] == ['plain', 'TPC', 'FDA', 'both'] * 2 and whole['seed'].isna().sum() == 4
+    assert str(tmp_path) not in file.read_text()
+    read_real_cameras(file).iloc[:7].to_csv(file, index=False)
+    pd.testing.assert_frame_equal(run(), whole)
+
+
+# --- wide styles
+
+
+def test_cameras_of_wide_styles():
+    "Home leaves a picture as it is; a cast, a tone curve, blur and JPEG each do what the table says."
+    from gfa_fastai.run.wide_styles import in_style
+
+    rng = np.random.default_rng(0)
+    smooth = np.kron(rng.integers(60, 200, (6, 6, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+    noise = rng.integers(60, 200, (48, 48, 3)).astype(np.uint8)
+    mean = {c: in_style(smooth, c).astype(float).mean((0, 1)) for c in ('home', 'warm', 'cold', 'soft', 'coarse')}
+    assert abs(mean['home'] - smooth.mean((0, 1))).max() < 4
+    assert mean['warm'][0] > mean['home'][0] + 10 and mean['cold'][0] < mean['home'][0] - 10
+    assert mean['cold'][2] > mean['warm'][2] - 10 and mean['soft'][1] > mean['home'][1] > mean['coarse'][1]
+    energy = {c: np.diff(in_style(noise, c).astype(float), axis=1).std() for c in mean}
+    assert energy['soft'] < 0.4 * energy['home']
+
+
+def wide_table(none=0.3, oracle=0.1, gap=0.5, home=0.05, people=60, seeds=3, **presets):
+    "A table whose errors elsewhere are known."
+    from gfa_fastai.run.wide_styles import ARMS_WIDE
+
+    rng, rows = np.random.default_rng(0), []
+    rates = dict(colour=0.2) | presets | dict(none=none, oracle=oracle)
+    for seed in range(seeds):
+        for arm in ARMS_WIDE:
+            p = rates.get(arm, none)
+            wrong = {k: ' '.join(map(str, rng.binomial(n, p, people))) for k, n in (('accepted', 16), ('rejected', 8))}
+            judged = dict(gap_before=1.0, gap_after=gap, content=0.3) if arm not in ('none', 'oracle') else {}
+            rows.append(dict(arm=arm, seed=seed, home_error=home, **wrong, **judged))
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(
+    'how, verdict',
+    [
+        (dict(paper=0.2), 'reproduced'),
+        (dict(), 'refuted here'),
+        (dict(home=0.25), 'void'),
+        (dict(paper=0.2, gap=0.9), 'void'),
+        (dict(oracle=0.28), 'void'),
+    ],
+)
+def test_verdict_in_wide_styles(how, verdict):
+    from gfa_fastai.run.wide_styles import errors_in_style, finished_wide_seeds, verdict_wide
+
+    table = wide_table(**how)
+    seeds = finished_wide_seeds(table)
+    assert seeds == [0, 1, 2] and finished_wide_seeds(table.iloc[:-1]) == [0, 1]
+    assert abs(errors_in_style(table, 'none', seeds).mean() - 0.3) < 0.02
+    assert verdict_wide(table, seeds) == verdict

@@ -32,7 +32,7 @@ from .in_vivo import live_logits, load_pictures, train_in_vivo
 from .reproduce import read_data
 
 # %% auto #0
-__all__ = ['ARMS_REAL', 'REAL_CAMERAS', 'read_camera', 'is_live', 'as_arrays', 'through', 'counts', 'errors_row',
+__all__ = ['ARMS_REAL', 'REAL_CAMERAS', 'read_camera', 'is_live', 'as_arrays', 'as_pictures', 'through', 'counts', 'errors_row',
            'train_and_test', 'fit_to', 'judged_gap', 'control_row', 'read_real_cameras', 'run_real_cameras', 'main',
            'finished_real_seeds', 'cells_of', 'contrast_draws', 'word', 'gates_of']
 
@@ -49,16 +49,16 @@ ARMS_REAL = pd.DataFrame(
 REAL_CAMERAS = dict(
     size=64,  # pixels of a frame
     width=0.125,  # of the network
-    lr=3e-4,
-    cycle=False,
-    bf16=False,
+    lr=5e-4,  # the highest of the cycle
+    cycle=True,
+    bf16=True,
     bs=32,
     shift=4,  # pixels, at most
     steps=200,
     preset='careful',  # of FDA
     fit=250,  # its steps
     fit_width=0.25,  # of its network
-    seeds=range(6),
+    seeds=range(5),
 )
 
 
@@ -87,17 +87,23 @@ def as_arrays(
     return list(pictures.permute(0, 2, 3, 1).numpy())
 
 
+def as_pictures(
+    arrays: list,  # of (H, W, 3) bytes
+) -> Tensor:  # (N, 3, H, W) bytes
+    "The way back."
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
+
+
 def through(
     adapter,  # an Adapter
     pictures: Tensor,  # (N, 3, H, W) bytes
 ) -> Tensor:  # the same shape
     "Pictures after an adapter."
-    made = adapter.transform(as_arrays(pictures), bs=32)
-    return torch.from_numpy(np.stack(made)).permute(0, 3, 1, 2).contiguous()
+    return as_pictures(adapter.transform(as_arrays(pictures), bs=32))
 
 
 def counts(
-    wrong: np.ndarray,  # (N,) bool
+    wrong: np.ndarray,  # (N,) bool, or how often
     rows: pd.DataFrame,  # N samples
 ) -> str:  # a number for each person, in the order of their names
     "How many pictures of each person are wrong."
@@ -149,10 +155,11 @@ def fit_to(
     pictures: Tensor,  # (N, 3, H, W) bytes: training pictures
     seed: int,  # of weights and crops
     settings: dict,  # as REAL_CAMERAS
+    **more,  # settings of FDA
 ):  # an Adapter
     "FDA towards the most typical of the pictures."
     how = dict(preset=settings['preset'], width=settings['fit_width'])
-    how |= dict(size=settings['size'], seed=seed, progress=False)
+    how |= dict(size=settings['size'], seed=seed, progress=False, **more)
     return make_adapter('fda', None, as_arrays(pictures), settings['fit'], **how)
 
 
@@ -210,14 +217,16 @@ def run_real_cameras(
                 if not _is_there(file, train, test, name):
                     row = control_row(name, cameras[train][0], cameras[test][0])
                     _keep(file, dict(train=train, test=test, arm=name, seed=None) | row)
+        before = judged_gap(*(pictures for _, pictures in cameras.values()))
         for seed in settings['seeds']:
             for train, test in ways:
                 home, there = cameras[train], cameras[test]
-                _run_seed(file, train, test, home, there, seed, settings, progress)
+                how = before, seed, settings, progress
+                _run_seed(file, train, test, home, there, *how)
     return read_real_cameras(file)
 
 
-def _run_seed(file, train, test, home, there, seed, settings, progress):
+def _run_seed(file, train, test, home, there, before, seed, settings, progress):
     "All arms of a seed in one direction."
     folds = people_folds(home[0], 3)
     dev = folds[seed % len(folds)]
@@ -230,8 +239,7 @@ def _run_seed(file, train, test, home, there, seed, settings, progress):
             fda = fit_to(home[1][torch.from_numpy(~dev)], seed, settings)
             moved = [(rows, through(fda, x)) for rows, x in (home, there)]
             gaps = dict(
-                gap_before=judged_gap(home[1], there[1]),
-                gap_after=judged_gap(moved[0][1], moved[1][1]),
+                gap_before=before, gap_after=judged_gap(moved[0][1], moved[1][1])
             )
         pictures = moved if arm['fda'] else (home, there)
         row = dict(train=train, test=test, arm=arm['arm'], seed=seed, pull=arm['pull'])
