@@ -611,9 +611,8 @@ def test_killed_from_outside_and_resumed_in_another_process(new, frames, tmp_pat
         stdout=subprocess.PIPE,
         env={**os.environ, 'OMP_NUM_THREADS': '1'},
     )
-    while not path.exists() and p.poll() is None:
+    while p.poll() is None and not (path.exists() and torch.load(path, weights_only=True)['done'] > (0, 0)):
         time.sleep(0.01)
-    time.sleep(0.5)
     p.kill()
     assert p.wait() == -signal.SIGKILL
     assert (0, 0) < torch.load(path, weights_only=True)['done'] < (12, 0)

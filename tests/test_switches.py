@@ -71,6 +71,17 @@ PAGES = {  # page: (what is replaced, files that it makes)
         ],
         ['results/small_model.json', 'results/small_model.safetensors'],
     ),
+    'guides/recapture_model': (
+        [
+            ON,
+            ('else render_scenes()', 'else render_scenes(6)'),
+            ('n=3600, seed=1', 'n=32, seed=1'),
+            ('people < 520', 'people < 3'),
+            ('epochs=6, lr=3e-3', 'epochs=1, lr=3e-3'),
+            ('seed=0, bs=32', 'seed=0, bs=4'),
+        ],
+        ['results/recapture_model.json', 'results/recapture_model.safetensors'],
+    ),
     'guides/train_on_a_gpu': (
         [
             ('FULL = False', 'FULL = True'),

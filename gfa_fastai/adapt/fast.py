@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from ..fda import TransformNet, UpConv, full_precision
 
 # %% auto #0
-__all__ = ['phase_kernel', 'FastUp', 'strided_kernel', 'FewOutputs', 'FastNorm', 'pad_to_multiple', 'fast_layers', 'FastForm',
-           'fast_form']
+__all__ = ['phase_kernel', 'is_channels_last', 'FastUp', 'strided_kernel', 'FewOutputs', 'FastNorm', 'pad_to_multiple',
+           'fast_layers', 'FastForm', 'fast_form']
 
 # %% ../../nbs/engine/fast.ipynb #e3661b5e
 def phase_kernel(
@@ -23,6 +23,13 @@ def phase_kernel(
     with torch.autocast(w.device.type, enabled=False):
         kernels = torch.einsum('pai,qbj,ocij->pqocab', taps, taps, w)
     return kernels.reshape(4 * w.shape[0], w.shape[1], 2, 2)
+
+
+def is_channels_last(
+    x: Tensor,  # (B, C, H, W)
+) -> bool:
+    "Whether the channels of a pixel lie beside each other in memory."
+    return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
 
 
 class FastUp(nn.Module):
@@ -36,11 +43,16 @@ class FastUp(nn.Module):
     def forward(self, x):
         n, _, h, w = x.shape
         x = F.pad(x, (1,) * 4, mode=self.edge)
-        y = F.conv2d(x, phase_kernel(self.weight), self.bias.repeat(4)).view(n, 2, 2, -1, h + 1, w + 1)
-        out = y.new_empty(n, y.shape[3], h, 2, w, 2)
+        y = F.conv2d(x, phase_kernel(self.weight), self.bias.repeat(4))
+        last = is_channels_last(y)
+        y = y.unflatten(1, (2, 2, -1))
+        out = y.new_empty((n, h, 2, w, 2, y.shape[3]) if last else (n, y.shape[3], h, 2, w, 2))
+        put = out.permute(0, 5, 1, 2, 3, 4) if last else out
         for p in (0, 1):
             for q in (0, 1):
-                out[:, :, :, p, :, q] = y[:, p, q, :, p : p + h, q : q + w]
+                put[:, :, :, p, :, q] = y[:, p, q, :, p : p + h, q : q + w]
+        if last:
+            return out.view(n, 2 * h, 2 * w, -1).permute(0, 3, 1, 2)
         return out.view(n, -1, 2 * h, 2 * w)
 
 # %% ../../nbs/engine/fast.ipynb #99a2fe96
@@ -76,11 +88,24 @@ class FastNorm(nn.Module):
 
     def forward(self, x):
         with torch.autocast(x.device.type, enabled=False):
-            if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
-                return self.by_moments(x)
+            if is_channels_last(x):
+                if torch.is_grad_enabled() or x.is_cuda:
+                    return self.by_moments(x)
+                return torch.cat([self.of_one(image) for image in x.split(1)])
             sums_itself = x.dtype == torch.bfloat16 and x.device.type == 'cpu' and not torch.is_grad_enabled()
             x = x if sums_itself else full_precision(x)  # (that kernel adds bfloat16 numbers up in float32)
             return F.group_norm(x, len(self.weight), self.weight, self.bias, self.eps)
+
+    def of_one(self, x):
+        "The same for one image, without gradients."
+        if x.dtype not in (torch.float32, torch.float64):  # (16 bits round more than that sum)
+            return F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
+        rows = x.permute(0, 2, 3, 1).flatten(0, 1)  # (H, W, C)
+        pixels = len(rows) * rows.shape[1]
+        mean = rows.sum(1).sum(0) / pixels
+        some = rows.flatten(0, 1).split(max(1, 2**15 // rows.shape[2]))  # (small enough for the processor's cache)
+        var = torch.stack([(part - mean).square_().sum(0) for part in some]).sum(0) / pixels
+        return F.batch_norm(x, mean, var, self.weight, self.bias, False, 0.0, self.eps)
 
     def by_moments(self, x):
         "The same by mean and variance."
@@ -135,8 +160,9 @@ class FastForm(nn.Module):
         x: Tensor,  # (B, 3, H, W) RGB in 0..1
     ) -> Tensor:  # the same shape, not clipped to 0..1
         h, w = x.shape[2:]
-        if not x.is_cuda:
-            x = x.contiguous()  # (an image from numpy is channels-last)
+        if not x.is_cuda:  # (an image from numpy is channels-last)
+            order = torch.contiguous_format if torch.is_grad_enabled() else torch.channels_last
+            x = x.contiguous(memory_format=order)
         return self.net(pad_to_multiple(x))[..., :h, :w]
 
 

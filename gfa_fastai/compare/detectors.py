@@ -12,6 +12,7 @@ import torch
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from .baselines import BASELINES, READS, FisherVectors, check_image, extract_features
+from .frame_network import frame_features, frame_network, shipped_frame_network
 from .pretrained import PRETRAINED, network_features, pretrained_network
 from ..evaluation import SCORE_COLUMNS, evaluate_scores, validate_scores
 from ..inputs.images import read_image
@@ -84,7 +85,7 @@ _NAMES = dict(
     lbp_top='LBP-TOP',
     motion='Motion',
 )
-DETECTORS = ('linear', *PRETRAINED, *_NAMES)  # names of the methods
+DETECTORS = ('linear', 'recapture', *PRETRAINED, *_NAMES)  # names of the methods
 OF_VIDEOS = tuple(name for name, of in _NAMES.items() if READS[BASELINES[of][2]][1])  # they score whole videos
 CANDIDATES = ('lbp', 'colour_lbp', 'colour_texture', 'ida', 'linear')  # what 'auto' chooses from
 
@@ -106,7 +107,7 @@ class Method:
 
 def get_method(
     name: str,  # one of DETECTORS
-    trunk: nn.Module = None,  # frozen network of 'linear' or of one of PRETRAINED; None: the usual one
+    trunk: nn.Module = None,  # frozen network of 'linear', 'recapture' or one of PRETRAINED; None: the usual one
 ) -> Method:  # raises ValueError; FileNotFoundError where the weights of a pretrained network cannot be had
     "A method by its name. Features of single pictures read the whole frame."
     if name not in DETECTORS:
@@ -114,6 +115,9 @@ def get_method(
     if name == 'linear':
         trunk = small_model_trunk() if trunk is None else trunk
         return Method(partial(trunk_statistics, trunk=trunk), linear_probe(), 'frame', network=trunk)
+    if name == 'recapture':
+        network = shipped_frame_network() if trunk is None else trunk
+        return Method(partial(frame_features, network=network), linear_probe(), 'frame', network=network)
     if name in PRETRAINED:
         network = pretrained_network(name) if trunk is None else trunk
         return Method(partial(network_features, network=network), linear_probe(), 'frame', network=network)
@@ -270,7 +274,7 @@ class Detector:
     slope: float  # of the calibration
     bias: float
     meta: dict  # size and margin of its pictures, thresholds, names of the people
-    trunk: nn.Module = None  # frozen network of 'linear' or of one of PRETRAINED
+    trunk: nn.Module = None  # frozen network of 'linear', 'recapture' or one of PRETRAINED
     left_out: pd.DataFrame = field(default=None, repr=False)  # scores of the training people by cross-validation
 
     def __post_init__(self):
@@ -479,7 +483,8 @@ def save_detector(
     if detector.method in PRETRAINED:
         config['needs'] = detector.trunk.needs()
     elif detector.trunk is not None:
-        config['width'] = detector.trunk.width
+        key = 'width' if detector.method == 'linear' else 'channels'
+        config[key] = getattr(detector.trunk, key)
         tensors |= {f'trunk.{k}': v.contiguous() for k, v in detector.trunk.state_dict().items()}
     header = dict(kind='detector', config=json.dumps(config), meta=meta_text(detector.meta | more, path))
     return write_tensors(path, header, tensors)
@@ -532,9 +537,11 @@ def _needed_network(path, config):
 
 
 def _trunk(config, tensors):
+    own = {k.removeprefix('trunk.'): v for k, v in tensors.items() if k.startswith('trunk.')}
+    if config['method'] == 'recapture':
+        return frame_network(config['channels'], own)
     if config['method'] != 'linear':
         return None
-    own = {k.removeprefix('trunk.'): v for k, v in tensors.items() if k.startswith('trunk.')}
     if not 0 < config['width'] <= 1:
         raise ValueError(f'width is {config["width"]}')
     return frozen_trunk(own, config['width'])

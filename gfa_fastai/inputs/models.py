@@ -18,9 +18,9 @@ from ..model import GFACNN
 from ..samples import CLASSES
 
 # %% auto #0
-__all__ = ['MODEL_FORMAT', 'ADAPTER', 'ADAPTER_BYTES', 'CONFIG', 'content_digest', 'one_threshold', 'meta_text', 'write_tensors',
-           'save_model', 'model_adapter_bytes', 'check_no_folder', 'model_header', 'read_tensors', 'load_model',
-           'best_device', 'small_model']
+__all__ = ['MODEL_FORMAT', 'ADAPTER', 'ADAPTER_BYTES', 'CONFIG', 'SHIPPED', 'content_digest', 'one_threshold', 'meta_text',
+           'write_tensors', 'save_model', 'model_adapter_bytes', 'check_no_folder', 'model_header', 'read_tensors',
+           'load_model', 'best_device', 'model_file', 'small_model']
 
 # %% ../../nbs/engine/models.ipynb #48d04645
 MODEL_FORMAT = 2  # of the files that save_model writes; 1 had no digest, and an adapter as one tensor of bytes
@@ -273,11 +273,24 @@ def best_device() -> str:  # 'cuda', 'mps' or 'cpu'
     return 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
 
 
-def small_model() -> Path:  # raises FileNotFoundError
-    "Where the shipped small model lies."
-    path = Path(str(files('gfa_fastai') / 'weights' / 'small_model.safetensors'))
+SHIPPED = dict(small='small_model', recapture='recapture_model')  # models that come with the library
+
+
+def model_file(
+    model: str | Path,  # a name of SHIPPED, or the path of a file
+) -> Path:  # raises FileNotFoundError where a shipped file is absent
+    "Where a model lies."
+    if model not in SHIPPED:
+        return Path(model)
+    path = Path(str(files('gfa_fastai') / 'weights' / f'{SHIPPED[model]}.safetensors'))
     if not path.is_file():
         raise FileNotFoundError(
-            f'this release has no small model (gfa_fastai/weights/{path.name} is absent): give the path of a model file'
+            f'this release has no {model} model (gfa_fastai/weights/{path.name} is absent): give the path of a model '
+            'file'
         )
     return path
+
+
+def small_model() -> Path:  # raises FileNotFoundError
+    "Where the shipped small model lies."
+    return model_file('small')

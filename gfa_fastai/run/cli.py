@@ -181,7 +181,7 @@ CHOICES = dict(
     transfer=('fda', 'light', 'identity', 'recompress', 'colour', 'fourier'),
     codec=('png', 'jpeg'),
     method=(
-        *('network', 'auto', 'linear', 'imagenet', 'imagenet_vit', 'dinov2', 'clip'),
+        *('network', 'auto', 'linear', 'recapture', 'imagenet', 'imagenet_vit', 'dinov2', 'clip'),
         *('lbp', 'dog_lbp', 'colour_lbp', 'colour_texture', 'ida', 'colour_sift', 'lbp_top', 'motion'),
     ),
 )
@@ -581,11 +581,13 @@ def gfa_score(argv=None):
         'Score a folder of images with a trained model: probability of live, one row per image. '
         'Stopped and started again, it goes on where it was.',
         [
-            'gfa_score small photos --out scores.csv',
+            'gfa_score recapture photos --out scores.csv',
             'gfa_score model/model.safetensors clips --out scores.csv --test-subjects 0012,0014',
         ],
     )
-    p.add_argument('model', help='model.safetensors, as gfa_train or gfa_reproduce writes it; small is the shipped one')
+    p.add_argument(
+        'model', help='model.safetensors, as gfa_train or gfa_reproduce writes it; small and recapture are shipped ones'
+    )
     p.add_argument('data', help='root of the dataset')
     p.add_argument('--out', required=True, help='the CSV file to write')
     p.add_argument('--cache', help='folder for decoded frames (default: beside the CSV file)')
@@ -887,7 +889,7 @@ def gfa_authenticate(argv=None):
 # %% ../../nbs/engine/cli.ipynb #9c3d4e5f
 def _auth_arguments(p):
     "The arguments of every job of gfa_authenticate."
-    p.add_argument('--model', default='small', help='model.safetensors; small is the shipped one')
+    p.add_argument('--model', default='small', help='model.safetensors; small and recapture are shipped ones')
     p.add_argument('--gallery', default='gallery.json', help='file of enrolled people')
     p.add_argument('--json', action='store_true', help='one JSON object a line instead of words')
     p.add_argument('--out', help='folder for pictures and videos with the answer on them')

@@ -14,7 +14,7 @@ from ..evaluation import score_samples, validate_scores
 from ..inputs.faces import trained_detector
 from ..inputs.files import bytes_hash, cache_folder, file_hash, remove_dead_parts
 from ..inputs.frames import extract_frames
-from ..inputs.models import best_device, load_model, model_header, small_model
+from ..inputs.models import best_device, load_model, model_file, model_header
 from ..inputs.tables import load_scores, save_scores
 from .pictures import with_pictures
 from .reproduce import code_hash, read_data
@@ -67,7 +67,7 @@ def open_scorer(
 
 
 def score_folder(
-    model,  # model.safetensors, as gfa_train or gfa_reproduce writes it; 'small': the shipped one
+    model,  # model.safetensors, as gfa_train or gfa_reproduce writes it, or a name of SHIPPED: 'small', 'recapture'
     data,  # root of a dataset
     out,  # CSV file to write
     cache=None,  # folder for decoded frames; None: beside the CSV file
@@ -82,7 +82,7 @@ def score_folder(
     **reader,  # further arguments of the reader
 ) -> pd.DataFrame:  # scores, `in_training`, `picture`; `attrs['skipped']`; raises ValueError, FileNotFoundError
     "Score a folder of images or videos with a saved model. Started again, it goes on where it was."
-    model = small_model() if model == 'small' else model
+    model = model_file(model)
     score, meta, looks_at_faces = open_scorer(model)
     if missing := {'size', 'margin'} - meta.keys():
         raise ValueError(

@@ -56,7 +56,8 @@ from gfa_fastai.synth.faces import (
 
 # %% auto #0
 __all__ = ['SYNTHPAD_VERSION', 'DOMAIN_NAMES', 'SYNTHPAD_PRESETS', 'domain_style', 'domain_strengths', 'domain_camera',
-           'make_synthpad', 'load_synthpad', 'make_variants', 'synthpad_protocol']
+           'Recording', 'photographed_people', 'Photographs', 'make_synthpad', 'load_synthpad', 'make_variants',
+           'synthpad_protocol']
 
 # %% ../../nbs/synthpad/benchmark.ipynb #a197d3db
 SYNTHPAD_VERSION = '2'
@@ -211,7 +212,7 @@ def _draw_background(rng, style, size):
     return draw_room(rng, size, None, focus, detail=max(96, size[0] // 3))
 
 
-class _Recording:
+class Recording:
     "What stays the same over the frames of a recording of a living person."
 
     def __init__(self, who, rng, style, session, size, light=None, zoom=1.0, calm=1.0):
@@ -368,7 +369,7 @@ class _Attack:
             when = int(rng.integers(1, 4))
             even = _even_out(_session_light(rng, style, when), flat)
         zoom, calm = 1 / self.geometry['scale'], 1 - 0.4 * flat
-        self.victim = _Recording(who, rng, style, session, size, even, zoom, calm)
+        self.victim = Recording(who, rng, style, session, size, even, zoom, calm)
         self.light = _session_light(rng, style, session)
         self.behind = _draw_background(rng, style, self.size) if context else np.zeros((*self.size, 3), F)
         self.moves = kind == 'replay' and rng.uniform() < 0.6
@@ -444,7 +445,7 @@ def _person(c, domain, number, split, photos=None):
     "Make all images of one person; returns the rows of the table, their paths relative to the root."
     seed = [c['seed'], DOMAIN_NAMES.index(domain), number]
     name = f'{domain}{number:03d}'
-    who = identity(seed) if photos is None else _Photographs(photos)
+    who = identity(seed) if photos is None else Photographs(photos)
     style, size = domain_style(domain, c['style_gap']), c['sizes'][domain]
     table = {**domain_strengths(domain, c['pattern_gap']), **c['strength']}
     no_patterns = dict.fromkeys(PATTERNS, 0.0)
@@ -465,7 +466,7 @@ def _person(c, domain, number, split, photos=None):
             recording = _Attack(who, kind, rng, style, session, size, table, c['patterns'], device, c['context'], other)
             row = dict(label='attack', **row, device=f'{domain}-{device}', **recording.strength)
         else:
-            recording = _Recording(who, rng, style, session, size)
+            recording = Recording(who, rng, style, session, size)
             row = dict(label='live', **row, device='', **no_patterns)
         for f in range(c['frames']):
             frame_rng = np.random.default_rng([*seed, v, f])
@@ -474,7 +475,7 @@ def _person(c, domain, number, split, photos=None):
             save(scene, camera, f'{name}-{v}-{kind or "live"}', f, frame_rng, **row)
 
     rng = np.random.default_rng([*seed, 2000])
-    legacy = _Recording(who, rng, dict(style, focus=2.5), 1, size, EVEN, calm=0.15)
+    legacy = Recording(who, rng, dict(style, focus=2.5), 1, size, EVEN, calm=0.15)
     legacy.expression = NEUTRAL
     camera = dict(domain_camera(domain, 0, style), worse=0.0)
     row = dict(label='live', pai='', role='gallery', session=0, camera=f'{domain}-0', device='', **no_patterns)
@@ -500,7 +501,10 @@ def _photographs(files):
     return good, damaged
 
 # %% ../../nbs/synthpad/benchmark.ipynb #40e09bbf
-def _people(folder, needed):
+def photographed_people(
+    folder,  # of photographs
+    needed: int,  # people; reading stops there
+) -> tuple:  # for each person a list of (path, box); how many were there; raises ValueError
     "Photographs with a face, per person: a folder each, or a file each where there are no folders; how many were seen."
     from gfa_fastai.inputs.datasets import UNREAD, unread_endings
     from gfa_fastai.inputs.images import IMAGES
@@ -536,10 +540,13 @@ def _people(folder, needed):
     return people, len(groups)
 
 
-class _Photographs:
+class Photographs:
     "Real photographs in the place of a rendered person: linear light around the face."
 
-    def __init__(self, photos):
+    def __init__(
+        self,
+        photos: list,  # of one person, as `photographed_people` gives them: (path, box of the face)
+    ):
         self.photos = photos
 
     def frame(self, rng, at, unit, size, roll):
@@ -823,7 +830,7 @@ def load_synthpad(
 def _deal(faces, c):
     "Deal the people of a folder of photographs to the domains."
     domains, wanted = len(c['domains']), sum(c['subjects'])
-    people, seen = _people(faces, domains * wanted)
+    people, seen = photographed_people(faces, domains * wanted)
     each = min(wanted, len(people) // domains)
     if each < 3:
         raise ValueError(

@@ -20,7 +20,15 @@ from importlib.resources import files
 from pathlib import Path
 from ..inputs.faces import crop_face, cut_frame, find_faces, open_yunet, trained_detector, yunet_file
 from ..inputs.images import read_image
-from ..inputs.models import best_device, load_model, model_header, one_threshold, small_model
+from gfa_fastai.inputs.models import (
+    SHIPPED,
+    best_device,
+    load_model,
+    model_file,
+    model_header,
+    one_threshold,
+    small_model,
+)
 from ..inputs.videos import clip_frames, is_video, video_frames
 from ..model import run_head
 from ..samples import CLASSES, check_number, validate_samples
@@ -307,12 +315,12 @@ def _choose_device(device):
 @patch(cls_method=True)
 def load(
     cls: FaceAuthenticator,
-    path='small',  # model file, from save_model, gfa_train or gfa_reproduce; 'small': the shipped one
+    path='small',  # model file, from save_model, gfa_train or gfa_reproduce; shipped: 'small', 'recapture'
     gallery=None,  # JSON file of enrolled people; None: in memory
     **kwargs,  # for FaceAuthenticator: thresholds, operating points, gates, detector, embedder, device
 ) -> FaceAuthenticator:  # raises FileNotFoundError or ValueError that says what is wrong with the file
     "An authenticator from a model file. Nothing in the file is run."
-    file = small_model() if path == 'small' else Path(path)
+    file = model_file(path)
     header = model_header(file)
     if header['kind'] == 'detector':
         return _with_small_model(cls, file, gallery, kwargs)
@@ -322,7 +330,7 @@ def load(
         from gfa_fastai.adapt.by_name import load_model_adapter  # (with fastai, which a model without needs not)
 
         adapter = load_model_adapter(file)
-    return cls(model, meta, adapter, gallery, source=path if path == 'small' else file.name, **kwargs)
+    return cls(model, meta, adapter, gallery, source=path if path in SHIPPED else file.name, **kwargs)
 
 
 def _with_small_model(cls, file, gallery, kwargs):
@@ -735,23 +743,19 @@ def _points(t):
 
 # %% ../../nbs/engine/authenticate.ipynb #6e7062a3
 def model_card(
-    path,  # a model file; 'small': the shipped one
+    path,  # a model file; 'small' or 'recapture': a shipped one
 ) -> str:  # Markdown; raises FileNotFoundError or ValueError
     "Markdown of all that a model file says of itself, with limits and risks."
-    file = small_model() if path == 'small' else Path(path)
+    file = model_file(path)
     head = model_header(file)
     meta, c = head['meta'], head['config']
     thresholds = meta.get('thresholds', {})
     facts = dict(
         file=f'{file.name}, {file.stat().st_size / 1e6:.1f} MB',
         written_by=f'gfa_fastai {_stated(head["version"])}',
-        architecture=(
-            f'GFA-CNN: VGG16 trunk of width {_stated(c.get("width"))}, '
-            f'two heads of {_stated(c.get("fc_dim"))} '
-            f'units, {_stated(c.get("n_subjects"))} training people'
-        ),
+        architecture=_architecture(head['kind'], c),
         classes=_stated(head['classes']),
-        pictures=_pictures(meta, c),
+        pictures=_pictures(meta, c) if head['kind'] == 'network' else _frames_of(meta),
         domain_adaptation='yes, in the file' if head['adapter'] else 'none',
     )
     try:
@@ -784,6 +788,22 @@ def model_card(
     return '\n\n'.join(p for p in parts if p) + '\n'
 
 # %% ../../nbs/engine/authenticate.ipynb #527ac9ed
+def _architecture(kind, config):
+    "What a model is made of, in words."
+    if kind != 'network':
+        return f'a detector: {_stated(config.get("method"))}'
+    return (
+        f'GFA-CNN: VGG16 trunk of width {_stated(config.get("width"))}, '
+        f'two heads of {_stated(config.get("fc_dim"))} '
+        f'units, {_stated(config.get("n_subjects"))} training people'
+    )
+
+
+def _frames_of(meta):
+    "The pictures of a detector, in words."
+    return f'whole frames, brought to {_stated(meta.get("size"))} pixels, RGB'
+
+
 def _pictures(meta, config):
     "How pictures have to be cut and scaled, in words."
     mean, std = ([round(v, 3) for v in config.get(k, ())] for k in ('mean', 'std'))
