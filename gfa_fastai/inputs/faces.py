@@ -63,8 +63,8 @@ def open_yunet(
     except cv2.error as e:
         raise ValueError(
             f'{model} is no YuNet model that OpenCV {cv2.__version__} can read '
-            f'({str(e).strip().splitlines()[0]}). Its SHA-256 is {hashlib.sha256(model.read_bytes()).hexdigest()}, that of '
-            f'the published {YUNET} is {YUNET_SHA256}. Download it again, or leave detector out.'
+            f'({str(e).strip().splitlines()[0]}). Its SHA-256 is {hashlib.sha256(model.read_bytes()).hexdigest()}, '
+            f'that of the published {YUNET} is {YUNET_SHA256}. Download it again, or leave detector out.'
         ) from None
 
 

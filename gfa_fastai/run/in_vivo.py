@@ -32,7 +32,7 @@ from ..tpc import TPCLoss, count_pairs, feature_std
 # %% auto #0
 __all__ = ['ARMS_IN_VIVO', 'IN_VIVO', 'PILOT', 'IN_VIVO_KEY', 'pull_weight', 'load_pictures', 'draw_batch', 'train_in_vivo',
            'live_logits', 'digits', 'measure_in_vivo', 'read_in_vivo', 'missing_networks', 'run_in_vivo', 'run_pilot',
-           'main', 'finished_seeds', 'errors_elsewhere', 'gate_in_vivo', 'shares_in_vivo', 'compare_strengths',
+           'train_missing', 'finished_seeds', 'errors_elsewhere', 'gate_in_vivo', 'shares_in_vivo', 'compare_strengths',
            'gain_of_twice']
 
 # %% ../../nbs/paper/in_vivo.ipynb #b605e3a9
@@ -293,9 +293,11 @@ def run_pilot(
     return run_in_vivo(file, work, longer, arms[:2], progress=progress)
 
 
-def main(argv=None):
+def train_missing(argv=None):
     "Train what a table of results lacks."
-    parser = argparse.ArgumentParser('gfa_fastai.run.in_vivo', description=main.__doc__)
+    parser = argparse.ArgumentParser(
+        'gfa_fastai.run.in_vivo', description=train_missing.__doc__
+    )
     parser.add_argument('results', help='table to go on with, or to begin')
     parser.add_argument(
         '--pilot', action='store_true', help='the pilot, not the counted run'
@@ -305,16 +307,12 @@ def main(argv=None):
     torch.set_num_threads(1)
     if a.pilot:
         run_pilot(a.results, a.work)
-    elif PLANTED_VERSION == '0':
-        parser.error(
-            'the pilot has not chosen the strength of the weak cues: use --pilot'
-        )
     else:
         run_in_vivo(a.results, a.work)
 
 # %% ../../nbs/paper/in_vivo.ipynb #035251c9
 if __name__ == '__main__' and '__file__' in globals():  # a notebook has no file
-    main()
+    train_missing()
 
 # %% ../../nbs/paper/in_vivo.ipynb #e7ac13e1
 def finished_seeds(

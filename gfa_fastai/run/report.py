@@ -905,8 +905,8 @@ def method_words(
         trunk = 'random initial weights'
     return (
         f'Two-headed VGG16 at width {s["width"]:g} ({info["parameters"] / 1e6:.1f} M parameters), '
-        f'{data["size"]}x{data["size"]} pixels{_surround_words(data)}, faces cut with a margin of {data["margin"]:.0%}, {trunk}, '
-        f'precision {s["precision"]}. '
+        f'{data["size"]}x{data["size"]} pixels{_surround_words(data)}, '
+        f'faces cut with a margin of {data["margin"]:.0%}, {trunk}, precision {s["precision"]}. '
         f"Adam with TensorFlow's constants, learning rate 3e-4, halved every 2,000 steps; {info['steps']} steps of "
         f'{s["bs"]} ({info["epochs"]} epochs), the last weights are used. '
         f'{_balance_words(s)} '
