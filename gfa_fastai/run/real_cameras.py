@@ -33,8 +33,8 @@ from .reproduce import read_data
 
 # %% auto #0
 __all__ = ['ARMS_REAL', 'REAL_CAMERAS', 'read_camera', 'is_live', 'as_arrays', 'as_pictures', 'through', 'counts', 'errors_row',
-           'train_and_test', 'fit_to', 'judged_gap', 'control_row', 'read_real_cameras', 'run_real_cameras', 'main',
-           'finished_real_seeds', 'cells_of', 'contrast_draws', 'word', 'gates_of']
+           'train_and_test', 'fit_to', 'judged_gap', 'control_row', 'read_real_cameras', 'run_real_cameras',
+           'train_real_cameras', 'finished_real_seeds', 'cells_of', 'contrast_draws', 'word', 'gates_of']
 
 # %% ../../nbs/paper/real_cameras.ipynb #28f039fb
 ARMS_REAL = pd.DataFrame(
@@ -266,10 +266,10 @@ def _keep(file, row):
     write_table(table.astype({'seed': 'Int64'}), Path(file))
 
 
-def main(argv=None):
+def train_real_cameras(argv=None):
     "Train what a table of results lacks."
     name = 'gfa_fastai.run.real_cameras'
-    parser = argparse.ArgumentParser(name, description=main.__doc__)
+    parser = argparse.ArgumentParser(name, description=train_real_cameras.__doc__)
     parser.add_argument('results', help='table to go on with, or to begin')
     parser.add_argument(
         '--data', nargs=2, required=True, metavar='NAME=FOLDER', help='the two cameras'
@@ -283,7 +283,7 @@ def main(argv=None):
 
 # %% ../../nbs/paper/real_cameras.ipynb #e90709af
 if __name__ == '__main__' and '__file__' in globals():  # a notebook has no file
-    main()
+    train_real_cameras()
 
 # %% ../../nbs/paper/real_cameras.ipynb #b04b63a3
 def finished_real_seeds(

@@ -34,8 +34,8 @@ from ..synth.benchmark import make_synthpad
 
 # %% auto #0
 __all__ = ['WIDE_STYLES', 'ELSEWHERE', 'ARMS_WIDE', 'PRESETS_WIDE', 'IN_WIDE', 'PILOT_WIDE', 'in_style', 'wide_people',
-           'in_split', 'adapter_of', 'test_of', 'arm_pictures', 'train_and_test_wide', 'read_wide', 'run_wide', 'main',
-           'finished_wide_seeds', 'errors_in_style', 'gates_wide', 'shares_wide', 'verdict_wide']
+           'in_split', 'adapter_of', 'test_of', 'arm_pictures', 'train_and_test_wide', 'read_wide', 'run_wide',
+           'train_wide_styles', 'finished_wide_seeds', 'errors_in_style', 'gates_wide', 'shares_wide', 'verdict_wide']
 
 # %% ../../nbs/paper/wide_styles.ipynb #088d4677
 WIDE_STYLES = pd.DataFrame(
@@ -128,7 +128,7 @@ def adapter_of(
     seed: int,
     settings: dict,  # as IN_WIDE
 ):  # an Adapter, or None for arms without
-    "What all pictures of an arm go through; it has seen training pictures of home only."
+    "What all pictures of an arm go through; it has seen the training at home only."
     if arm == 'colour':
         images = as_arrays(pictures)
         return ColourMatch(images[choose_target(images, new_loss_network())])
@@ -147,7 +147,7 @@ def test_of(
     seen: dict,  # camera -> pictures
     arm: str,  # of ARMS_WIDE
 ) -> dict:  # rates, and errors by person elsewhere
-    "Threshold from development people at home, for the oracle elsewhere; errors of the test people."
+    "Errors of the test people, at a threshold of development people (at home)."
     held_out = ~in_split(rows, 'train')
     own = torch.from_numpy(held_out)
     scores = {camera: live_logits(net, x[own]) for camera, x in seen.items()}
@@ -248,10 +248,10 @@ def run_wide(
     return read_wide(file)
 
 
-def main(argv=None):
+def train_wide_styles(argv=None):
     "Train what a table of results lacks."
     name = 'gfa_fastai.run.wide_styles'
-    parser = argparse.ArgumentParser(name, description=main.__doc__)
+    parser = argparse.ArgumentParser(name, description=train_wide_styles.__doc__)
     parser.add_argument('results', help='table to go on with, or to begin')
     parser.add_argument(
         '--pilot', action='store_true', help='the pilot, not the counted run'
@@ -263,7 +263,7 @@ def main(argv=None):
 
 # %% ../../nbs/paper/wide_styles.ipynb #f9cddebd
 if __name__ == '__main__' and '__file__' in globals():  # a notebook has no file
-    main()
+    train_wide_styles()
 
 # %% ../../nbs/paper/wide_styles.ipynb #f619408e
 def finished_wide_seeds(
