@@ -51,9 +51,7 @@ def _blocks_folder(out, model, frames):
 # %% ../../nbs/engine/score.ipynb #e8fa3332
 def open_scorer(
     model,  # model file of a network or of a detector
-) -> (
-    tuple
-):  # function of a table -> scores table, what the file says, whether it looks at faces; raises as model_header
+) -> tuple:  # table -> scores table, what the file says, whether it looks at faces; raises as model_header
     "Whatever kind of model a file holds, as a function that scores."
     if model_header(model)['kind'] == 'detector':
         from gfa_fastai.compare.baselines import READS
