@@ -244,7 +244,8 @@ def yule_nielsen(
 ) -> np.ndarray:  # (..., 3) reflectance relative to the paper
     "Reflectance of inks on paper, one over the other."
     loss = 1 - np.power(np.asarray(inks, F), F(1 / n))
-    covers, planes = [np.ascontiguousarray(a[..., i]) for i in range(len(inks))], []
+    covers = [a[..., i].copy() for i in range(len(inks))]
+    planes = []
     for colour in range(3):
         out = np.ones(a.shape[:-1], F)
         for cover, lost in zip(covers, loss[:, colour]):
