@@ -196,6 +196,37 @@ def training_of(train, tpc, fda, seed):
     return arm
 
 
+def settings_in_vivo(a):
+    "The experiment of the page In vivo at the paper's width and size."
+    from gfa_fastai.run.in_vivo import IN_VIVO
+
+    if a.tiny:
+        return IN_VIVO | dict(subjects=(4, 2, 4), steps=2, seeds=(0,))
+    return IN_VIVO | dict(width=1.0, size=224, seeds=range(3), bf16='bf16' in precisions(a.device))
+
+
+def in_vivo_of(shortcut, seed):
+    def in_vivo(a):
+        "All arms of a shortcut and a seed; the first piece of a shortcut renders it on all cores."
+        import os
+        from gfa_fastai.run.in_vivo import run_in_vivo
+
+        settings = settings_in_vivo(a) | dict(seeds=(seed,))
+        table = run_in_vivo(
+            a.out / 'in_vivo.csv',
+            a.out / 'in_vivo',
+            settings,
+            shortcuts=(shortcut,),
+            progress=not a.tiny,
+            device=a.device,
+            workers=os.cpu_count(),
+        )
+        own = table[(table['shortcut'] == shortcut) & (table['seed'] == seed)]
+        return dict(settings=dict(settings, seeds=[seed]), networks=json.loads(own.to_json(orient='records')))
+
+    return in_vivo
+
+
 def all_pieces(a):
     "Name -> function, in the order of what they are worth."
     pieces = dict(checks=checks, speed=speed, pictures=pictures)
@@ -207,6 +238,9 @@ def all_pieces(a):
                 for tpc in (False, True):
                     name = f'{train}-tpc_{"on" if tpc else "off"}{"-fda" if fda else ""}-seed{seed}'
                     pieces[name] = training_of(train, tpc, fda, seed)
+    for seed in settings_in_vivo(a)['seeds']:
+        for shortcut in ('screen', 'colour'):
+            pieces[f'in_vivo-{shortcut}-seed{seed}'] = in_vivo_of(shortcut, seed)
     return pieces
 
 

@@ -51,6 +51,7 @@ from gfa_fastai.inputs.frames import extract_frames
 from gfa_fastai.inputs.models import load_model, save_model
 from gfa_fastai.learner import GFALoss, gfa_learner
 from gfa_fastai.model import GFACNN
+from gfa_fastai.run.in_vivo import IN_VIVO, live_logits, train_in_vivo
 from gfa_fastai.run.reproduce import reproduce
 from gfa_fastai.synth.benchmark import make_synthpad
 from gfa_fastai.tpc import TPCLoss, mmd_loss
@@ -397,6 +398,16 @@ def recognition_and_evaluation():
     assert verify_pairs(network(), pd.DataFrame(pairs)).accuracy >= 0
 
 
+def the_experiment_in_vivo():
+    settings = IN_VIVO | dict(steps=3, size=32, bs=8)
+    pictures = torch.randint(0, 256, (16, 3, 32, 32), dtype=torch.uint8)
+    arm = dict(pull=6.0, noisy_psi=False)
+    net, terms = train_in_vivo(pictures, torch.arange(16) % 2, arm, 0, settings, 'cuda')
+    assert next(net.parameters()).is_cuda and np.isfinite(list(terms.values())).all()
+    logits = live_logits(net, pictures)
+    assert np.allclose(logits, live_logits(net.cpu(), pictures), atol=1e-2)
+
+
 def files_of_models():
     net = network()
     path = save_model(net, HERE / 'm.safetensors', subjects=list('abcd'), size=48, margin=0.3)
@@ -455,6 +466,7 @@ CHECKS = [
     fda,
     divergence,
     recognition_and_evaluation,
+    the_experiment_in_vivo,
     files_of_models,
     authenticate_and_export,
     the_main_job,

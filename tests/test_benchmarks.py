@@ -103,7 +103,24 @@ def test_the_gpu_kit_goes_on_where_it_was(program, tmp_path, monkeypatch, capsys
     assert gpu.main(['next', *words]) == 'pictures' and gpu.main(['next', *words]) == 'webcam-tpc_on-seed0'
     capsys.readouterr()
     gpu.main(['list', *words])
-    assert capsys.readouterr().out.split().count('open') == 3
+    assert capsys.readouterr().out.split().count('open') == 5
+
+
+def test_the_gpu_kit_has_the_experiment(program, tmp_path):
+    "The piece of In vivo: all arms of a shortcut, and none again where they are in the table."
+    from types import SimpleNamespace
+    from benchmarks import gpu
+    from gfa_fastai.run.in_vivo import ARMS_IN_VIVO, IN_VIVO
+
+    a = SimpleNamespace(out=tmp_path, tiny=True, device='cpu')
+    piece = gpu.all_pieces(a)['in_vivo-screen-seed0']
+    found = piece(a)
+    assert [row['arm'] for row in found['networks']] == ARMS_IN_VIVO['arm'].tolist()
+    assert found['settings']['width'] == IN_VIVO['width'] and json.dumps(found)
+    before = (tmp_path / 'in_vivo.csv').stat().st_mtime_ns
+    assert piece(a) == found and (tmp_path / 'in_vivo.csv').stat().st_mtime_ns == before
+    full = gpu.settings_in_vivo(SimpleNamespace(out=tmp_path, tiny=False, device='cpu'))
+    assert (full['width'], full['size']) == (1.0, 224)
 
 
 def test_the_gpu_kit_needs_a_gpu(program, tmp_path, monkeypatch, capsys):

@@ -110,13 +110,14 @@ def train_in_vivo(
     arm: dict,  # with pull and noisy_psi
     seed: int,  # of weights, dropout and batches
     settings: dict,  # as IN_VIVO
+    device: str = 'cpu',  # where it is trained
 ) -> tuple:  # network in eval mode; L_anti and spread of FC2, mean of the last 50 steps
     "Train the anti-spoofing branch with TPC at a pull."
     torch.manual_seed(seed)
     gen = torch.Generator().manual_seed(seed)
     pool = max(1, settings['size'] // 32)
     width, noisy = settings['width'], bool(arm['noisy_psi'])
-    net = GFACNN(1, width=width, pool=pool, noisy_psi=noisy)
+    net = GFACNN(1, width=width, pool=pool, noisy_psi=noisy).to(device)
     net.trunk.to(memory_format=torch.channels_last)
     tpc, weight = TPCLoss(scale='paper'), pull_weight(arm['pull'])
     branch = [*net.trunk.parameters(), *net.spoof_head.parameters()]
@@ -128,10 +129,10 @@ def train_in_vivo(
         images, label = draw_batch(
             pictures, live, settings['bs'], settings['shift'], gen
         )
-        with torch.autocast('cpu', torch.bfloat16, enabled=settings['bf16']):
-            logits, psi = net.spoof(images)
+        with torch.autocast(device, torch.bfloat16, enabled=settings['bf16']):
+            logits, psi = net.spoof(images.to(device))
         psi = psi.float()
-        anti = F.cross_entropy(logits.float(), label)
+        anti = F.cross_entropy(logits.float(), label.to(device))
         loss = anti + weight * tpc(psi) if arm['pull'] else anti
         opt.zero_grad()
         loss.backward()
@@ -149,8 +150,9 @@ def live_logits(
     pictures: Tensor,  # (N, 3, H, W) bytes
 ) -> np.ndarray:  # (N,) higher for live
     "Log odds of live."
-    out = [net.spoof(x.float() / 255)[0].double() for x in pictures.split(256)]
-    logits = torch.cat(out)
+    device = next(net.parameters()).device
+    out = [net.spoof(x.to(device).float() / 255)[0] for x in pictures.split(256)]
+    logits = torch.cat(out).double().cpu()
     return (logits[:, 1] - logits[:, 0]).numpy()
 
 
@@ -224,6 +226,8 @@ def run_in_vivo(
     arms: pd.DataFrame | None = None,  # rows of ARMS_IN_VIVO; None: all
     shortcuts: tuple = tuple(PLANTED),  # keys of PLANTED
     progress: bool = True,  # print a line for each network
+    device: str = 'cpu',  # where they are trained
+    workers: int = 1,  # processes that render
 ) -> pd.DataFrame:  # a row for each network
     "Train the networks that the table lacks, and keep each as soon as it is finished."
     settings = IN_VIVO if settings is None else settings
@@ -234,10 +238,10 @@ def run_in_vivo(
         todo = missing_networks(read_in_vivo(file), settings, arms, shortcuts)
         for i, (seed, shortcut, arm) in enumerate(todo, 1):
             if shortcut not in data:
-                data[shortcut] = _rendered(work, shortcut, settings, progress)
+                data[shortcut] = _rendered(work, shortcut, settings, progress, workers)
             start = time.process_time()
             row = dict(weak=settings['weak'], shortcut=shortcut, seed=seed, **arm)
-            row |= _train_and_measure(*data[shortcut], arm, seed, settings)
+            row |= _train_and_measure(*data[shortcut], arm, seed, settings, device)
             row |= dict(steps=settings['steps'], version=PLANTED_VERSION)
             row['cpu_seconds'] = round(time.process_time() - start, 1)
             row = pd.DataFrame([row])
@@ -254,23 +258,23 @@ def run_in_vivo(
     return read_in_vivo(file)
 
 
-def _rendered(work, shortcut, settings, progress):
+def _rendered(work, shortcut, settings, progress, workers=1):
     "Samples and pictures of a shortcut."
     root = work / f'people-{settings["people"]}-weak-{settings["weak"]}'
     how = {k: settings[k] for k in ('size', 'subjects', 'weak')}
     samples = make_planted(
-        root, shortcut, settings['people'], workers=1, progress=progress, **how
+        root, shortcut, settings['people'], workers=workers, progress=progress, **how
     )
     return samples, load_pictures(samples)[0]
 
 
-def _train_and_measure(samples, pictures, arm, seed, settings):
+def _train_and_measure(samples, pictures, arm, seed, settings, device):
     "Train a network of an arm; its rates, rounded."
     rows = planted_training(samples, arm['shortcut_is'], seed)
     where = pd.Series(range(len(samples)), index=samples['path'])
     own = pictures[torch.tensor(where[rows['path']].to_numpy())]
     live = torch.tensor((rows['label'] == 'live').to_numpy()).long()
-    net, terms = train_in_vivo(own, live, arm, seed, settings)
+    net, terms = train_in_vivo(own, live, arm, seed, settings, device)
     logits = torch.tensor(live_logits(net, own))
     train_loss = F.softplus(torch.where(live == 1, -logits, logits)).mean().item()
     known = 'plain' if arm['shortcut_is'] == 'without' else 'home'
