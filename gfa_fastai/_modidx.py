@@ -1948,6 +1948,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/gfa_fastai', 'doc_host': '
                                                                                  'gfa_fastai/synth/benchmark.py'),
                                             'gfa_fastai.synth.benchmark._job': ( 'synthpad/benchmark.html#_job',
                                                                                  'gfa_fastai/synth/benchmark.py'),
+                                            'gfa_fastai.synth.benchmark._job_in': ( 'synthpad/benchmark.html#_job_in',
+                                                                                    'gfa_fastai/synth/benchmark.py'),
                                             'gfa_fastai.synth.benchmark._lens_flare': ( 'synthpad/benchmark.html#_lens_flare',
                                                                                         'gfa_fastai/synth/benchmark.py'),
                                             'gfa_fastai.synth.benchmark._let_eyes_through': ( 'synthpad/benchmark.html#_let_eyes_through',

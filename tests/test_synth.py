@@ -811,3 +811,15 @@ def test_audit_nothing_leaks(tmp_path):
     assert abs(d[y].mean() - d[~y].mean()) < 3 * d.std() * np.sqrt(
         1 / y.sum() + 1 / (~y).sum()
     )  # no dark border around a medium
+
+
+def test_workers_follow_into_another_folder(tmp_path, monkeypatch):
+    "Workers are used again for some seconds; a relative folder is one of the folder where the caller is now."
+    for name in ('first', 'second'):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        samples = make_synthpad(
+            'people', 'tiny', domains=['phone'], size=48, subjects=(1, 1, 1), workers=2, progress=False
+        )
+        assert all(Path(path).is_file() for path in samples['path'])
+        assert (tmp_path / name / 'people' / 'manifest.json').is_file()

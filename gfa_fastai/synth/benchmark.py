@@ -719,6 +719,12 @@ def _end_with(process):
     os._exit(1)
 
 
+def _job_in(folder, *job):
+    "A job in a worker process, which may be older than the last `os.chdir` here: its paths may be relative."
+    os.chdir(folder)
+    return _job(*job)
+
+
 def _results(jobs, c, workers):
     "Results of all jobs, as they come."
     if workers == 1:
@@ -728,7 +734,8 @@ def _results(jobs, c, workers):
     at_start = dict(initializer=_start_worker, initargs=(os.getpid(),))
     with joblib.parallel_config('loky', inner_max_num_threads=1, idle_worker_timeout=10, **at_start):
         pool = joblib.Parallel(workers, batch_size=1, return_as='generator_unordered')
-    yield from pool(joblib.delayed(_job)(c, *job) for job in jobs)
+    here = os.getcwd()
+    yield from pool(joblib.delayed(_job_in)(here, c, *job) for job in jobs)
 
 
 def _run(jobs, c, workers, progress):
