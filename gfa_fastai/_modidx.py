@@ -2351,6 +2351,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/gfa_fastai', 'doc_host': '
                                                                                                'gfa_fastai/train/precision.py'),
                                             'gfa_fastai.train.precision.GFALearner.to_fp32': ( 'engine/precision.html#gfalearner.to_fp32',
                                                                                                'gfa_fastai/train/precision.py'),
+                                            'gfa_fastai.train.precision._open_autocasts': ( 'engine/precision.html#_open_autocasts',
+                                                                                            'gfa_fastai/train/precision.py'),
                                             'gfa_fastai.train.precision.autocast_ends': ( 'engine/precision.html#autocast_ends',
                                                                                           'gfa_fastai/train/precision.py'),
                                             'gfa_fastai.train.precision.check_precision': ( 'engine/precision.html#check_precision',

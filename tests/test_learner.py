@@ -483,7 +483,9 @@ def test_after_an_interrupt_in_the_forward_pass_autocast_is_off(new):
         try:
             learn.validate()
         finally:
-            assert torch.is_autocast_enabled('cpu')
+            assert torch.is_autocast_enabled('cpu') and torch.get_autocast_dtype('cpu') == torch.float16
+    assert torch.autocast_increment_nesting() == 1, 'an autocast stays open: the weights of 16 bits grow old'
+    torch.autocast_decrement_nesting()
     hook.remove()
     want = new(guards=dict(precision='bf16'))
     learn.model.load_state_dict(want.model.state_dict())  # with the old copies in 16 bits it would not learn

@@ -32,15 +32,22 @@ class CPUAutocast(Callback):
         self.autocast.__exit__(None, None, None)
 
 # %% ../../nbs/engine/precision.ipynb #88e0cc73
+def _open_autocasts() -> int:
+    "How many autocasts are open, one inside the other: PyTorch tells it only to whoever changes it."
+    with_one_more = torch.autocast_increment_nesting()
+    torch.autocast_decrement_nesting()
+    return with_one_more - 1
+
+
 @contextmanager
 def autocast_ends(learn):
     "The autocast that a learner's callbacks enter in the block ends with it, whatever ends it."
-    before = {device: torch.is_autocast_enabled(device) for device in ('cpu', 'cuda')}
+    before = _open_autocasts()
     try:
         yield
     finally:
         for autocast in [vars(cb).get('autocast') for cb in learn.cbs]:
-            if autocast is not None and torch.is_autocast_enabled(autocast.device) and not before[autocast.device]:
+            if autocast is not None and _open_autocasts() > before:
                 autocast.__exit__(None, None, None)
 
 
