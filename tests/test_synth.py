@@ -604,7 +604,13 @@ def test_ctrl_c_ends_workers_too(tmp_path):
     root = tmp_path / 'k'
     command = [sys.executable, '-c', SCRIPT, str(root)]
     env = dict(os.environ, LOKY_MAX_CPU_COUNT='2')
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env, start_new_session=True)
+
+    def listen():
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # where a shell started the tests behind an &
+
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=env, start_new_session=True, preexec_fn=listen
+    )
     end = time.time() + 120
     while len(list(root.glob('parts/*.json'))) < 2:
         assert process.poll() is None and time.time() < end
