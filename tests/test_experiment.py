@@ -320,3 +320,63 @@ def test_a_control_of_real_cameras_recomputed():
     rows = [read_data(PHOTOS / f'{name}_small', draw=False) for name in ('nuaa', 'msu')]
     again = control_row('sharpness alone', *(r.assign(frame_path=r['path']) for r in rows))
     assert {k: again[k] for k in ('accepted', 'rejected', 'lives')} == kept[['accepted', 'rejected', 'lives']].to_dict()
+
+
+# --- Table 1 from random weights
+
+
+def random_table(plain=0.3, oracle=0.1, home=0.1, gap=0.5, people=80, seeds=10, **arms):
+    "A table whose errors are known, before four cameras."
+    from gfa_fastai.run.random_start import DOMAIN_NAMES, RANDOM_START, networks_of
+
+    rng, rows = np.random.default_rng(0), []
+    rates = dict(TPC=plain, FDA=plain, both=plain) | arms | dict(plain=plain, oracle=oracle)
+    for seed in range(seeds):
+        for train, arm in networks_of(RANDOM_START):
+            for test in DOMAIN_NAMES:
+                p = home if train == test else rates[arm['arm']]
+                row = dict(train=train, arm=arm['arm'], seed=seed, test=test, auc=0.9, attacks=6, lives=3)
+                row |= {k: ''.join(map(str, rng.binomial(n, p, people))) for k, n in (('accepted', 6), ('rejected', 3))}
+                rows.append(row | (dict(gap_before=1.0, gap_after=gap) if arm['fda'] else {}))
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(
+    'how, verdicts',
+    [
+        (dict(TPC=0.2), ('reproduced', 'refuted here', 'refuted here')),
+        (dict(TPC=0.28, FDA=0.2), ('refuted here', 'reproduced', 'refuted here')),
+        (dict(TPC=0.2, gap=0.9), ('reproduced', 'void', 'void')),
+        (dict(TPC=0.2, home=0.2), ('void',) * 3),
+        (dict(TPC=0.2, oracle=0.29), ('void',) * 3),
+        (dict(TPC=0.2, seeds=9), ('undecided',) * 3),
+    ],
+)
+def test_verdict_from_random_weights(how, verdicts):
+    from gfa_fastai.run.random_start import finished_random_seeds, gates_random, verdicts_random
+
+    table = random_table(**how)
+    seeds = finished_random_seeds(table)
+    assert seeds == list(range(how.get('seeds', 10))) and finished_random_seeds(table.iloc[:-1]) == seeds[:-1]
+    assert abs(gates_random(table, seeds)['error_at_home'] - 100 * how.get('home', 0.1)) < 1
+    assert tuple(verdicts_random(table, seeds).values()) == verdicts
+
+
+def test_random_start_goes_on_from_the_table(tmp_path):
+    "Two people a split: what the table has is not trained again, and the rest comes out to the last digit."
+    from gfa_fastai.run.random_start import DOMAIN_NAMES, RANDOM_START, read_random_start, run_random_start, tested_in
+
+    small = dict(subjects=(2, 2, 2), size=32, steps=1, fit=1, fit_width=0.0625, seeds=(0,))
+    file, settings = tmp_path / 'table.csv', RANDOM_START | small
+
+    def run(work):
+        return run_random_start(file, tmp_path / work, settings, progress=False).drop(columns='cpu_seconds')
+
+    whole = run('work')
+    assert len(whole) == 9 * len(DOMAIN_NAMES) and whole['gap_after'].notna().sum() == 4 * len(DOMAIN_NAMES)
+    assert whole['attacks'].eq(6).all() and whole['lives'].eq(3).all() and whole['accepted'].str.len().eq(2).all()
+    assert [len(tested_in(whole, a, [0])) for a in ('plain', 'both', 'oracle')] == [6, 6, 6]
+    home = tested_in(whole, 'plain', [0], 'at home')
+    assert [(t.train, t.test) for t in home] == [('webcam', 'webcam'), ('phone', 'phone')]
+    read_random_start(file).iloc[: 3 * len(DOMAIN_NAMES)].to_csv(file, index=False)
+    pd.testing.assert_frame_equal(run('elsewhere'), whole)
