@@ -38,6 +38,7 @@ ROWS = dict(  # name -> (module, function, what)
         ),
     ),
     where=('fda', 'where', 'where the time of the transform network goes, and what bounds it'),
+    roofline=('roofline', 'rows', 'the transform network, layer by layer, against the roof of the processor'),
     fit=('fda', 'fit', 'a training step of FDA and of LightFDA'),
     eer=('evaluation', 'rows', 'EER of many scores against scikit-learn and bob.measure'),
     report=('evaluation', 'report', 'a whole evaluation report'),

@@ -530,17 +530,19 @@ Report._repr_markdown_ = report_markdown
 def compare_thresholds(
     scores: pd.DataFrame,  # scores of the target
     source: pd.DataFrame = None,  # scores of the training dataset; None: intra-test
+    conventions=None,  # some of 'source', 'dev', 'test'; None: all
     **kwargs,  # for evaluate_scores
 ) -> dict:  # name of the convention -> Report, where its rows have both classes
     "The report for each convention."
     names = {'source': 'source-dev', 'dev': 'target-dev', 'test': 'test-EER'}
     reports = {}
-    for convention, name in names.items():
+    for convention in conventions or names:
         if convention == 'source' and source is None:
             continue
         rows = threshold_rows(scores, convention, source)
         if rows['label'].nunique() == 2:
-            reports[name] = evaluate_scores(scores, convention, source, **kwargs)
+            report = evaluate_scores(scores, convention, source, **kwargs)
+            reports[names[convention]] = report
     return reports
 
 

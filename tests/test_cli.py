@@ -222,7 +222,14 @@ def when(condition, process, seconds=300):
         time.sleep(0.02)
 
 
-def test_killed_and_started_again(whole, tmp_path):
+def listen():
+    "Hear Ctrl-C: a shell's background job starts deaf to it, and so do its children."
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='POSIX signals')
+def test_killed_stopped_and_started_again(whole, tmp_path):
+    "Killed six times, then stopped by Ctrl-C with one line: the run that follows says what the undisturbed one says."
     out = tmp_path / 'run'
     moments = [
         lambda: (out / 'run.json').exists(),
@@ -230,27 +237,20 @@ def test_killed_and_started_again(whole, tmp_path):
         lambda: (out / 'arms').exists(),
         lambda: (out / 'fda').exists(),
         lambda: len(list((out / 'cache' / 'fda').rglob('*.png'))) > 20,
-        lambda: len(list((out / 'scores').glob('*.csv'))) > 1,
+        lambda: (out / 'scores').exists(),
     ]
     for moment in moments:
         p = shell('gfa_reproduce', *TINY, '--out', out)
         when(moment, p)
         p.kill()
         p.communicate(timeout=60)  # (a worker that outlived it would keep the pipe open)
-    p = shell('gfa_reproduce', *TINY, '--out', out)
-    err = p.communicate(timeout=600)[1]
-    assert p.returncode == 0, err[-3000:]
-    same_results(whole[0], out)
 
+    def scored():
+        return len(list((out / 'scores').glob('*.csv')))
 
-@pytest.mark.skipif(os.name == 'nt', reason='POSIX signals')
-def test_ctrl_c(whole, tmp_path):
-    out = tmp_path / 'run'
-    listen = lambda: signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a shell's background job starts deaf to it, and so do its children
+    already = scored()
     p = shell('gfa_reproduce', *TINY, '--out', out, preexec_fn=listen)
-    when(lambda: (out / 'scores').exists(), p)
+    when(lambda: scored() > already, p)
     p.send_signal(signal.SIGINT)
     err = p.communicate(timeout=60)[1]
     assert p.returncode == 130 and 'the same command goes on from there' in err and 'Traceback' not in err

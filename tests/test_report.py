@@ -283,7 +283,7 @@ def test_report_of_a_run_in_order(tmp_path, monkeypatch):
     monkeypatch.setattr(rp, 'fda_table', lambda *args: pd.DataFrame())
     notes = dict(summary='Drawn.', skipped_images=[], detected=0, fallback=0, drawn=[])
     frames = pd.concat(scores.values()).drop_duplicates(['dataset', 'video']).assign(role='probe', path='', box=None)
-    page = rp.write_report(tmp_path, run_settings('quick'), notes, frames, arms, scores, {}, {}, 1)
+    page = rp.write_report(tmp_path, run_settings('quick'), notes, frames, arms, scores, {}, {}, 1)['report']
     html = page.read_text(encoding='utf-8')
     order = (
         'STRIP',

@@ -71,6 +71,7 @@ def arm_label(
 def evaluate_arms(
     arms: list,  # from list_arms
     scores: dict,  # name of an arm -> its scores
+    conventions=None,  # some of 'source', 'dev', 'test'; None: all
 ) -> (
     pd.DataFrame
 ):  # a row per arm, test set and convention: train, test, tpc, fda, arm (in words), seed, convention, report
@@ -80,7 +81,7 @@ def evaluate_arms(
         s = scores[arm['name']]
         source = s[s['dataset'] == arm['train']]
         for test in sorted(s['dataset'].unique()):
-            reports = compare_thresholds(s[s['dataset'] == test], source)
+            reports = compare_thresholds(s[s['dataset'] == test], source, conventions)
             rows += [
                 dict(
                     train=arm['train'],
@@ -1008,7 +1009,7 @@ def write_report(
     seconds: float,  # this session took
     show_pictures: bool = True,  # show some pictures of the data
     unfinished: int = 0,  # trainings that are still to come
-) -> Path:  # of report.html
+) -> dict:  # report (path of report.html), and what it says: rates, paired, means, losses, aucs
     "Write report.md, report.html, results.json and the figures."
     from matplotlib import rc_context
 
@@ -1062,7 +1063,8 @@ def write_report(
     text = '\n\n'.join(filter(None, parts)) + '\n'
     write_text(out / 'report.md', text)
     write_text(out / 'report.html', to_html(text, pictures))
-    return out / 'report.html'
+    said = dict(rates=rates, paired=paired, means=means, losses=losses, aucs=aucs)
+    return said | dict(report=out / 'report.html')
 
 
 def unfinished_words(done: int, left: int) -> str:

@@ -31,11 +31,6 @@ from ..inputs.tables import load_scores, read_table, save_samples, save_scores, 
 from .pictures import with_pictures
 from gfa_fastai.run.report import (
     evaluate_arms,
-    final_losses,
-    has_learned,
-    home_aucs,
-    mean_table,
-    paired_table,
     rates_matrix,
     write_report,
 )
@@ -842,12 +837,8 @@ def reproduce(
         notes['not_measured'] = missing
         seconds = time.time() - start
         measured = recognition, divergence, seconds, show_pictures
-        report = write_report(out, settings, notes, frames, arms, scores, *measured)
-    losses, aucs = final_losses(arms, out), home_aucs(arms, scores)
-    learned = {name: has_learned(losses[name], aucs[name]) for name in losses}
-    rates, paired = evaluate_arms(arms, scores), paired_table(arms, scores, learned)
-    tables = dict(rates=rates, paired=paired, means=mean_table(paired, scores), losses=losses, aucs=aucs)
-    return dict(tables, scores=scores, notes=notes, report=report)
+        said = write_report(out, settings, notes, frames, arms, scores, *measured)
+    return said | dict(scores=scores, notes=notes)
 
 
 def _check_training_sets(arms, frames, settings):
@@ -869,11 +860,12 @@ def rates_so_far(
     minutes: float,  # that they will take
 ) -> str:  # a line or two
     "What an arm has come to, and how much is left."
-    matrix = rates_matrix(evaluate_arms([arm], {arm['name']: scores})).iloc[0]
-    rates = ', '.join(f'{plain_text(k)} {v}'.replace('*', '') for k, v in matrix.items())
+    rates = evaluate_arms([arm], {arm['name']: scores}, ['source'])
+    matrix = rates_matrix(rates).iloc[0]
+    said = ', '.join(f'{plain_text(k)} {v}'.replace('*', '') for k, v in matrix.items())
     trainings = f'{left} training' + 's' * (left > 1)
     rest = f'; {trainings} left, about {max(1, round(minutes))} min' if left else ''
-    return f'{plain_text(arm["name"])}: HTER (%) on {rates}{rest}'
+    return f'{plain_text(arm["name"])}: HTER (%) on {said}{rest}'
 
 
 def run_arms(
