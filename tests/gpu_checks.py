@@ -399,9 +399,13 @@ def recognition_and_evaluation():
 
 
 def the_experiment_in_vivo():
-    settings = IN_VIVO | dict(steps=3, size=32, bs=8)
+    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    settings = IN_VIVO | dict(steps=3, size=32, bs=8, bf16=has_bf16)
     pictures = torch.randint(0, 256, (16, 3, 32, 32), dtype=torch.uint8)
     arm = dict(pull=6.0, noisy_psi=False)
+    if not has_bf16:
+        with pytest.raises(ValueError, match='only emulated on this card'):
+            train_in_vivo(pictures, torch.arange(16) % 2, arm, 0, IN_VIVO, 'cuda')
     net, terms = train_in_vivo(pictures, torch.arange(16) % 2, arm, 0, settings, 'cuda')
     assert next(net.parameters()).is_cuda and np.isfinite(list(terms.values())).all()
     logits = live_logits(net, pictures)

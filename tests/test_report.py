@@ -147,6 +147,17 @@ def test_panels_of_the_figure():
     assert not plt.fignum_exists(figure.number)
 
 
+def test_a_panel_holds_nothing_of_its_neighbours():
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(3, 2))
+    for ax, ink in zip(axes, ('r', 'b')):
+        ax.plot([0, 1], color=ink)
+        ax.set_xlabel('a label far wider than its axes', color=ink)
+    red, blue = (np.asarray(Image.open(io.BytesIO(p)).convert('RGB')).astype(int) for p in figure_panels(figure))
+    assert (red[..., 0] - red[..., 2]).min() >= 0 and (blue[..., 2] - blue[..., 0]).min() >= 0
+
+
 # -- pictures
 
 
@@ -165,7 +176,7 @@ def test_typical_and_worst():
 
 def test_decisions_in_words():
     assert decision(0.9, 0.5, 'live') == '0.900, accepted' and decision(0.9, 0.5, 'attack').endswith('✗')
-    assert decision(0.1, 0.5, 'live') == '0.1, rejected ✗'
+    assert decision(0.1, 0.5, 'live') == '0.1, rejected\u00a0✗'
     assert decision(0.50001, 0.50002, 'attack') == '0.500, just rejected'
     assert [score_text(x) for x in (0.99975, 1 - 1e-12, 7.25)] == ['0.99975', '1 - 1e-12', '7.25']
 
@@ -239,6 +250,7 @@ def test_look_first_then_read_then_unfold():
     outline = Outline(page)
     assert outline.open == [] and all(a.startswith('data:image/png;base64,') for a in outline.addresses)
     assert 'name="viewport"' in page and 'prefers-color-scheme' in page and 'http' not in page
+    assert page.count('style="--wide:') == len(panels) and '@media print' in page and '.table{overflow:visible' in page
     assert page.count('<div class="table"') == page.count('<table>') and 'Every &lt;rate&gt;</summary>' in page
 
 

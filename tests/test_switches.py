@@ -8,10 +8,14 @@ import os
 import re
 import subprocess
 import sys
+import time
 
 import pytest
+import torch
 from house import NBS, NOTEBOOKS, ROOT, code_of, rel
 from test_paper import ON, RUN
+
+from gfa_fastai.inputs.files import write_json
 
 RESULTS = ROOT / 'gfa_fastai' / 'results'
 PAGES = {  # page: (what is replaced, files that it makes)
@@ -108,6 +112,30 @@ def test_every_page_with_a_switch_is_tried():
 def test_what_is_made_small_is_there(page):
     code = '\n'.join(code_of(NBS / f'{page}.ipynb'))
     assert [old for old, _ in PAGES[page][0] if old not in code] == []
+
+
+def test_costs_of_a_gpu_run_survive_a_disconnection(tmp_path):
+    "A piece that an earlier session finished keeps its minutes; one that was cut off says that it was."
+    cell = next(code for code in code_of(NBS / 'guides/train_on_a_gpu.ipynb') if 'def timed(' in code)
+    cell = cell.partition('\n\n\nfda = ')[0]
+
+    def session():
+        names = dict(keep=tmp_path, json=json, time=time, torch=torch, write_json=write_json, pictures_took=2.0)
+        exec(cell, names)
+        return names
+
+    def cut_off():
+        raise KeyboardInterrupt
+
+    first = session()
+    assert first['timed']('one', lambda: time.sleep(0.02)) is None
+    with pytest.raises(KeyboardInterrupt):
+        first['timed']('two', cut_off)
+    second = session()
+    assert second['timed']('one', lambda: 'read') == 'read' and second['timed']('two', lambda: 'went on') == 'went on'
+    costs = second['costs']
+    assert costs['one'] == first['costs']['one'] and costs['one']['minutes'] > 0.02 / 60
+    assert [costs[name]['starts'] for name in ('one', 'two')] == [1, 2] and 'minutes' in costs['two']
 
 
 @pytest.mark.skipif(not os.environ.get('SWITCHES'), reason='takes minutes: SWITCHES=1')

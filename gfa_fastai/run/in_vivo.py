@@ -28,6 +28,7 @@ from gfa_fastai.synth.planted import (
     planted_training,
 )
 from ..tpc import TPCLoss, count_pairs, feature_std
+from ..train.precision import check_precision
 
 # %% auto #0
 __all__ = ['ARMS_IN_VIVO', 'IN_VIVO', 'PILOT', 'IN_VIVO_KEY', 'pull_weight', 'load_pictures', 'draw_batch', 'train_in_vivo',
@@ -113,6 +114,7 @@ def train_in_vivo(
     device: str = 'cpu',  # where it is trained
 ) -> tuple:  # network in eval mode; L_anti and spread of FC2, mean of the last 50 steps
     "Train the anti-spoofing branch with TPC at a pull."
+    check_precision('bf16' if settings['bf16'] else 'fp32', device)
     torch.manual_seed(seed)
     gen = torch.Generator().manual_seed(seed)
     pool = max(1, settings['size'] // 32)

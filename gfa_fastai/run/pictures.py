@@ -60,7 +60,7 @@ def decision(
     words = f'{score_text(score)}, {"accepted" if accepted else "rejected"}'
     if score_text(score) == score_text(threshold) and not accepted:
         words = f'{score_text(score)}, just rejected'
-    return words if accepted == (label == 'live') else f'{words} ✗'
+    return words if accepted == (label == 'live') else f'{words}\u00a0✗'  # never on a line of its own
 
 
 def kind_words(

@@ -325,7 +325,8 @@ def differences_figure(
 
     kinds = [what for what in KINDS if what in set(paired['what'])]
     lines = max(len(_lines(paired, means, what)) for what in kinds)
-    size = (4.6 * len(kinds), 1.3 + 0.27 * lines)
+    longest = max(len(label) for what in kinds for label, *_ in _lines(paired, means, what))
+    size = ((2.7 + 0.075 * longest) * len(kinds), 1.45 + 0.27 * lines)
     fig, axs = plt.subplots(1, len(kinds), figsize=size, sharex=True, squeeze=False, layout='constrained')
     for ax, what in zip(axs[0], kinds):
         rows = _lines(paired, means, what)
@@ -349,7 +350,7 @@ def differences_figure(
         ax.grid(axis='x', color='.9')
         ax.set_axisbelow(True)
         ax.set_title(KINDS[what], fontsize=11)
-        ax.set_xlabel('difference of HTER (points); left: fewer errors', fontsize=9)
+        ax.set_xlabel('difference of HTER (points)\n← fewer errors', fontsize=9)
     return fig
 
 
@@ -431,7 +432,7 @@ def training_table(
                 'steps': len(t),
                 'L_anti': f'{last.anti:.3f}',
                 'λ1 L_id': f'{last.w_ident:.3f}',
-                'λ2 L_tpc': f'{last.w_tpc:.3f}',
+                'λ2 L_tpc': f'{last.w_tpc:.2g}',
                 'spread of FC2': f'{last.fc2_std:.3g}',
                 'right person': f'{100 * last.id_accuracy:.0f} %',
                 'AUC at home (%)': percent(aucs[a['name']]),

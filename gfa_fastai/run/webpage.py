@@ -25,7 +25,7 @@ from gfa_fastai.evaluation import (
 from ..metrics import deviate, plot_det, plot_roc, plot_scores
 
 # %% auto #0
-__all__ = ['STYLE', 'FOLD', 'RATE_WORDS', 'RATE_NAMES', 'FIGURE_WORDS', 'plot_probabilities', 'report_figure', 'folded',
+__all__ = ['STYLE', 'FOLD', 'DOTS', 'RATE_WORDS', 'RATE_NAMES', 'FIGURE_WORDS', 'plot_probabilities', 'report_figure', 'folded',
            'picture_text', 'drawable_text', 'figure_png', 'figure_panels', 'page_html', 'evaluation_text',
            'threshold_words', 'rate_words']
 
@@ -52,10 +52,17 @@ def plot_probabilities(
         shown = [(log_odds(p).item(), f'{p:.3g}') for p in MaxNLocator(4).tick_values(*ends)[1:-1]]
     ax.set_xticks([x for x, _ in shown], [label for _, label in shown])
     ax.set_xlabel('score: probability of live')
-    ax.lines[-1].set_label(f'threshold {score_text(threshold)}')
+    _label_threshold(ax, threshold)
+    return ax
+
+
+def _label_threshold(ax, threshold):
+    "The threshold in a legend above the bars and the line."
+    line = ax.lines[-1]
+    line.set_label(f'threshold {score_text(threshold)}')
+    line.set_ydata([0, 1 / 1.45])
     ax.set_ylim(0, 1.45 * ax.get_ylim()[1])  # room for the legend
     ax.legend(fontsize=9, loc='upper left', framealpha=0.9, edgecolor='none')
-    return ax
 
 
 def _odds_of_nines(k):
@@ -95,34 +102,40 @@ def report_figure(
         plot_probabilities(attack, live, report.threshold, histogram)
     else:
         plot_scores(attack, live, report.threshold, histogram)
-        histogram.lines[-1].set_label(f'threshold {score_text(report.threshold)}')
-        histogram.set_ylim(0, 1.45 * histogram.get_ylim()[1])  # room for the legend
-        histogram.legend(fontsize=9, loc='upper left', framealpha=0.9, edgecolor='none')
+        _label_threshold(histogram, report.threshold)
     return fig
 
 # %% ../../nbs/engine/webpage.ipynb #5e5b414b
 STYLE = """:root{color-scheme:light dark;--ink:#20242a;--paper:#fff;--soft:#59636e;--line:#d9dee4;--head:#f2f5f8}
-@media(prefers-color-scheme:dark){:root{--ink:#e3e6ea;--paper:#15181c;--soft:#a5aeb9;--line:#39404a;--head:#20252c}}
+@media screen and (prefers-color-scheme:dark){:root{--ink:#e3e6ea;--paper:#15181c;--soft:#a5aeb9;--line:#39404a;--head:#20252c}}
 *{box-sizing:border-box}
 body{font:1rem/1.55 system-ui,sans-serif;max-width:72rem;margin:0 auto;padding:1rem 1rem 4rem;overflow-wrap:break-word;
 color:var(--ink);background:var(--paper)}
 h1{font-size:1.6rem;line-height:1.25}h2{font-size:1.25rem;margin:2.2rem 0 .5rem}h3{font-size:1rem;margin:1.4rem 0 .3rem}
 p,ul,ol{max-width:48rem}li{margin:.2rem 0}
-img{max-width:100%;background:#fff;border-radius:3px}
-.table{overflow-x:auto;margin:1rem 0}
+img{max-width:100%;height:auto;border-radius:3px}
+.table{overflow-x:auto;margin:1rem 0;background:
+linear-gradient(to right,var(--paper),transparent) left/2rem 100% no-repeat local,
+linear-gradient(to left,var(--paper),transparent) right/2rem 100% no-repeat local,
+linear-gradient(to right,var(--line),transparent) left/.8rem 100% no-repeat,
+linear-gradient(to left,var(--line),transparent) right/.8rem 100% no-repeat}
 table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums}
 th,td{padding:.3rem .7rem;border-bottom:1px solid var(--line);text-align:left;white-space:nowrap}
 th{background:var(--head)}
-.strip{max-width:none;margin:.3rem 0}
-.picture{display:inline-block;width:11rem;max-width:47%;margin:.3rem 1.5% .3rem 0;vertical-align:top}
-.wide{width:16.5rem}
+.strip{max-width:none;margin:.3rem 0;display:flex;flex-wrap:wrap;gap:.6rem 1rem}
+.picture{width:11rem;max-width:calc(50% - .5rem)}
+.wide{width:16.75rem}
 .picture img{display:block;width:100%;max-height:8.3rem;object-fit:contain;object-position:left}
 .caption{display:block;font-size:.8rem;line-height:1.35;color:var(--soft);margin-top:.25rem}
-.panels{max-width:none}.panels img{vertical-align:top;margin:.25rem 0}
-.of-1 img{width:40rem}.of-2 img{width:49%}.of-3 img{width:33%}.panels img{min-width:min(100%,21rem)}
-details{border-top:1px solid var(--line);padding:.55rem 0}details table{font-size:.82rem}
+.panels{max-width:none;display:flex;flex-wrap:wrap;gap:.5rem 1rem;align-items:flex-start}
+.panels img{flex:1 1 calc(.75*var(--wide));max-width:min(100%,var(--wide));min-width:0}
+details{border-top:1px solid var(--line);padding:.55rem 0}details table{font-size:.82rem}details :is(th,td){padding:.3rem .45rem}
 summary{cursor:pointer;font-weight:600}
-@media print{body{max-width:none;color:#000;background:#fff}details::details-content{content-visibility:visible}}"""
+@media(max-width:44rem){:is(th,td):first-child{white-space:normal;min-width:6.5rem}}
+@media print{body{max-width:none;padding:0;font-size:.85rem;color:#000;background:#fff}.panels img{flex-basis:calc(.6*var(--wide))}
+details::details-content{content-visibility:visible}
+.table{overflow:visible;background:none}table,details table{font-size:.68rem}th,td,details :is(th,td){white-space:normal;padding:.15rem .3rem}
+tr,img,.picture{break-inside:avoid}h2,h3,summary{break-after:avoid}}"""
 
 FOLD = re.compile(r'^<details>\n<summary>(.*)</summary>$|^</details>$', re.M)
 
@@ -167,29 +180,39 @@ def figure_png(
     figure,  # of matplotlib; names from anybody's data may stand in it
 ) -> bytes:  # a PNG file
     "A figure as a picture; it is closed."
-    return _png(_drawn(figure)[0])
+    _make_drawable(figure)
+    pixels, _ = _drawn(figure)
+    _close(figure)
+    return _png(pixels)
 
 
 def figure_panels(
     figure,  # of matplotlib, axes without colour bars
 ) -> list:  # of PNG files
     "Every panel of a figure as a picture of its own, so that a page can lay them out; the figure is closed."
-    pixels, boxes = _drawn(figure)
-    height, width = pixels.shape[:2]
+    _make_drawable(figure)
+    figure.set_layout_engine('none')  # the layout stays, whatever is hidden
     panels = []
-    for box in boxes:
+    for ax in (panel_axes := [ax for ax in figure.axes if ax.has_data()]):
+        for other in panel_axes:  # a long label may reach into the neighbour's box
+            other.set_visible(other is ax)
+        pixels, renderer = _drawn(figure)
+        height, width = pixels.shape[:2]
+        box = ax.get_tightbbox(renderer)
         left, right = max(0, int(box.x0) - 8), min(width, int(box.x1) + 9)
         top, bottom = max(0, height - int(box.y1) - 9), min(height, height - int(box.y0) + 8)
         panels.append(pixels[top:bottom, left:right])
+    _close(figure)
     tall, wide = (max(p.shape[side] for p in panels) for side in (0, 1))  # so that all are shown at one scale
     padded = [np.pad(p, [(0, tall - len(p)), (wide - p.shape[1], 0), (0, 0)], constant_values=255) for p in panels]
     return [_png(p, colours=128) for p in padded]
 
 
-def _drawn(figure, dpi=150):
-    "The pixels of a figure, and where its axes are in them; it is closed."
-    import matplotlib.pyplot as plt
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+DOTS = 150  # pixels an inch of a figure in a report
+
+
+def _make_drawable(figure):
+    "Lay a figure out, with texts that matplotlib can draw."
     from matplotlib.text import Text
 
     for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
@@ -200,12 +223,23 @@ def _drawn(figure, dpi=150):
             axis.set_ticks(ticks, labels=drawable)
     for text in figure.findobj(Text):
         text.set_text(drawable_text(text.get_text()))
-    figure.set_dpi(dpi)
+    figure.set_dpi(DOTS)
+    _drawn(figure)
+
+
+def _drawn(figure):
+    "The pixels of a figure, and what drew them."
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    boxes = [ax.get_tightbbox(canvas.get_renderer()) for ax in figure.axes if ax.has_data()]
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy(), canvas.get_renderer()
+
+
+def _close(figure):
+    import matplotlib.pyplot as plt
+
     plt.close(figure)
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy(), boxes
 
 
 def _png(pixels, colours=None):
@@ -249,11 +283,12 @@ def _html_of(text, pictures):
         if data is None:
             return ''
         alt = html.escape(self.renderInlineAsText(tokens[i].children, options, env))
-        inside = f'<img alt="{alt}" src="data:image/png;base64,{base64.b64encode(data).decode()}">'
-        if not (caption := tokens[i].attrs.get('title')):
-            return inside
-        lines = '<br>'.join(html.escape(line) for line in caption.split('; '))
         width, height = Image.open(io.BytesIO(data)).size
+        source = f'src="data:image/png;base64,{base64.b64encode(data).decode()}"'
+        if not (caption := tokens[i].attrs.get('title')):
+            return f'<img alt="{alt}" style="--wide:{100 * width // DOTS}px" {source}>'
+        inside = f'<img alt="{alt}" {source}>'
+        lines = '<br>'.join(html.escape(line) for line in caption.split('; '))
         kind = 'picture wide' if width > 1.5 * height else 'picture'
         return f'<span class="{kind}">{inside}<span class="caption">{lines}</span></span>'
 
@@ -270,9 +305,7 @@ def _html_of(text, pictures):
     for start, inline in zip(tokens, tokens[1:]):
         parts = inline.children or []
         if start.type == 'paragraph_open' and parts and all(p.type in ('image', 'softbreak') for p in parts):
-            pictures_in = sum(p.type == 'image' for p in parts)
-            columns = 2 if pictures_in == 4 else min(3, pictures_in)
-            start.attrSet('class', 'strip' if parts[0].attrs.get('title') else f'panels of-{columns}')
+            start.attrSet('class', 'strip' if parts[0].attrs.get('title') else 'panels')
     return markdown.renderer.render(tokens, markdown.options, {})
 
 # %% ../../nbs/engine/webpage.ipynb #07adcc39
