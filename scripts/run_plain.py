@@ -30,12 +30,22 @@ def run(path: Path, keep: Path | None):
     "Run the notebook at `path` in its own folder; leave with the first error."
     import nbformat
     from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError
+    from nbclient.exceptions import CellExecutionComplete, CellExecutionError
+
+    class Client(NotebookClient):
+        "nbclient at times misses the end of a cell with a widget, and waits for ever: one more answer wakes it."
+
+        def process_message(self, *args):
+            try:
+                return super().process_message(*args)
+            except CellExecutionComplete:
+                self.kc.shell_channel.send(self.kc.session.msg('kernel_info_request'))
+                raise
 
     nb = nbformat.read(path, as_version=4)
     if os.environ.get('PRETEND_GPU'):
         nb.cells.insert(0, nbformat.v4.new_code_cell(GPU.format(folder=str(ROOT / 'tests'))))
-    client = NotebookClient(nb, timeout=None, kernel_name='python3', resources={'metadata': {'path': str(path.parent)}})
+    client = Client(nb, timeout=None, kernel_name='python3', resources={'metadata': {'path': str(path.parent)}})
     try:
         client.execute()
     except CellExecutionError as error:
