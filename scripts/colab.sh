@@ -15,7 +15,8 @@
 #
 # What it cannot see: Colab's own front end (its widget manager, its output frames), a real GPU (kernels, memory, fp16,
 # NCCL), Drive, the install cell itself (no google.colab here, so it does not run) and downloads; the packages of Colab
-# that are not on the list; what Colab's own patches to IPython change.
+# that are not on the list; what Colab's own patches to IPython change; the front page's picture, a file beside the
+# page, which a page that was uploaded by hand lacks.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 newest= venv= options=()

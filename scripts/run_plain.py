@@ -4,9 +4,10 @@
 
 With --alone each notebook is copied into an empty folder and runs there, on the installed package, as on Colab: no
 file beside it, no checkout on the path. With PRETEND_GPU=1 in the environment, tests/pretend_gpu.py is switched on in
-the kernel before the page runs. Needs nbclient and ipykernel."""
+the kernel before the page runs. An output that Colab does not show is an error, and so is a picture that is cut: the
+matplotlib of Colab lays some figures out in another way than the newest. Needs nbclient and ipykernel."""
 
-import argparse, os, re, resource, shutil, subprocess, sys, tempfile, time
+import argparse, base64, io, os, re, resource, shutil, subprocess, sys, tempfile, time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -14,16 +15,37 @@ SHOWN = {'text/', 'image/png', 'image/jpeg', 'image/svg+xml', 'application/vnd.j
 GPU = 'import sys; sys.path.insert(0, {folder!r}); import pretend_gpu; pretend_gpu.on(); del sys.path[0]'
 
 
+def is_cut(png: bytes) -> bool:
+    "Whether something dark, as a label that is longer than its figure, reaches the border of a picture."
+    from PIL import Image
+
+    shown = Image.open(io.BytesIO(png)).convert('RGBA')
+    grey = Image.alpha_composite(Image.new('RGBA', shown.size, 'white'), shown).convert('L')
+    w, h = grey.size
+    sides = (0, 0, w, 1), (0, h - 1, w, h), (0, 0, 1, h), (w - 1, 0, w, h)
+    return min(grey.crop(side).getextrema()[0] for side in sides) < 160
+
+
 def run(path: Path, keep: Path | None):
     "Run the notebook at `path` in its own folder; leave with the first error."
     import nbformat
     from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError
+    from nbclient.exceptions import CellExecutionComplete, CellExecutionError
+
+    class Client(NotebookClient):
+        "nbclient at times misses the end of a cell with a widget, and waits for ever: one more answer wakes it."
+
+        def process_message(self, *args):
+            try:
+                return super().process_message(*args)
+            except CellExecutionComplete:
+                self.kc.shell_channel.send(self.kc.session.msg('kernel_info_request'))
+                raise
 
     nb = nbformat.read(path, as_version=4)
     if os.environ.get('PRETEND_GPU'):
         nb.cells.insert(0, nbformat.v4.new_code_cell(GPU.format(folder=str(ROOT / 'tests'))))
-    client = NotebookClient(nb, timeout=None, kernel_name='python3', resources={'metadata': {'path': str(path.parent)}})
+    client = Client(nb, timeout=None, kernel_name='python3', resources={'metadata': {'path': str(path.parent)}})
     try:
         client.execute()
     except CellExecutionError as error:
@@ -37,6 +59,11 @@ def run(path: Path, keep: Path | None):
     kinds = {k for c in nb.cells for o in c.get('outputs', []) for k in o.get('data', {})}
     if strange := [k for k in sorted(kinds) if not k.startswith(tuple(SHOWN))]:
         sys.exit(f'{path.name}: outputs that Colab does not show: {strange}')
+    pngs = [
+        (i, o['data'].get('image/png')) for i, c in enumerate(nb.cells) for o in c.get('outputs', []) if 'data' in o
+    ]
+    if cut := [i for i, png in pngs if png and is_cut(base64.b64decode(png))]:
+        sys.exit(f'{path.name}: pictures that are cut at their border, in cells {cut}')
 
 
 def start(name: str, alone: bool, minutes: float, keep: Path | None):

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import io
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import tomllib
 
+import matplotlib.pyplot as plt
 import pytest
 from house import (BOOK, CFG, ENGINE, LIB, MODULES, NBS, NOTEBOOKS, ROOT, SYNTHPAD, cells_of, code_of, is_exported,
                    library_imports, links, module_of, name_of, parse, rel, report, source, text_of, tracked,
@@ -363,6 +365,19 @@ def script(name):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_a_cut_picture_is_seen():
+    is_cut = script('run_plain').is_cut
+
+    def png(label):
+        fig, out = plt.figure(figsize=(2, 1)), io.BytesIO()
+        fig.text(0.5, 0.5, label, ha='center')
+        fig.savefig(out, transparent=True)
+        plt.close(fig)
+        return out.getvalue()
+
+    assert is_cut(png('longer than its figure ' * 3)) and not is_cut(png('short'))
 
 
 def test_readme_in_step():
