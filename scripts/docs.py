@@ -82,6 +82,11 @@ def relative_links(text, page, docs):
     return re.sub(rf'\]\({re.escape(docs)}([^)\s]+)\)', relative, text)
 
 
+def single_links(text):
+    "The text with links inside a link taken out: nbdev links a name in code that the page links already."
+    return re.sub(r'\[([^\[\]\n]*)\[(`[^`\n]+`)\]\([^)\s]*\)([^\[\]\n]*)\](?=\()', r'[\1\2\3]', text)
+
+
 class ShowLessons(Processor):
     "On a page of the book exported code is shown."
 
@@ -115,7 +120,7 @@ class Entries(Processor):
                     text = entry(text, known.get(name), inside=lesson, bare=shown)
                 output['data']['text/markdown'] = relative_links(text, page, docs).splitlines(True)
             if cell.cell_type == 'markdown':
-                cell.source = relative_links(cell.source, page, docs)
+                cell.source = relative_links(single_links(cell.source), page, docs)
         self.nb.cells = cells
 
 
@@ -207,6 +212,8 @@ def faults(path):
         for text in texts:
             if re.search(r'Call self as a function|Initialize self\.|See help\(type', text):
                 yield f'an inherited docstring: {text[:80]!r}'
+            if re.search(r'\[[^\[\]\n]*\[`[^`\n]+`\]\([^)\s]*\)[^\[\]\n]*\]\(', text):
+                yield f'a link in a link: {text[:80]!r}'
             for fence in re.findall(r'^```.*?^```', text, flags=re.M | re.S):
                 if re.search(r'\]\([^)\s]+#', fence):
                     yield f'a raw link in code: {fence[:80]!r}'

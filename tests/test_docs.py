@@ -38,6 +38,11 @@ def test_no_source_link_without_an_address():
     assert '[source]' not in docs.entry(ENTRY.replace('https://github.com/a/b', ''), 'Eq. 2')
 
 
+def test_no_link_in_a_link():
+    nested = 'a [[`F`](e.html#f)](g.ipynb), [the [`X`](y.html) page](z.ipynb), [`a`](b) [`c`](d)'
+    assert docs.single_links(nested) == 'a [`F`](g.ipynb), [the `X` page](z.ipynb), [`a`](b) [`c`](d)'
+
+
 def test_links_between_pages_are_relative():
     text = (
         'See [`a`](https://x.github.io/g/engine/files.html#a) and [`b`](https://x.github.io/g/tpc.html), [c](d.html).'

@@ -543,7 +543,7 @@ def claimed_name(
         return None
     name = check_name(name)
     if name not in self.gallery:
-        known = ', '.join(self.gallery.names()[:10]) or 'none'
+        known = ', '.join(self.gallery.names()[:10]) or 'none yet: enrol a person first'
         raise ValueError(f'nobody is enrolled as {name!r}; there are {known}')
     return name
 
