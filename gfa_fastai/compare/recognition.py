@@ -24,7 +24,8 @@ from ..samples import CLASSES, person_key, unflipped
 # %% auto #0
 __all__ = ['LAYERS', 'METRICS', 'FARS', 'PAIR_COLUMNS', 'embed', 'similarity', 'IdentityLoss', 'recognition_learner',
            'accuracy_threshold', 'tar_at_far', 'people_interval', 'Verification', 'verify_pairs', 'crop_pairs',
-           'pick_gallery', 'GalleryScores', 'gallery_scores', 'check_gallery', 'gallery_table', 'gallery_probe']
+           'pick_gallery', 'GalleryScores', 'gallery_scores', 'check_gallery', 'gallery_table', 'right_decisions',
+           'gallery_probe']
 
 # %% ../../nbs/engine/recognition.ipynb #fe002979
 LAYERS = ('fc2', 'fc1', 'trunk', 'logits')
@@ -498,7 +499,7 @@ def _probe_row(s, kind, strict, fars, folds, n, seed):
     own = alike[same]  # with the own photo, one for each probe
     ties = (alike >= alike.max(1, keepdims=True)).sum(1)
     rank1 = np.where(own >= alike.max(1), 1 / ties, 0)
-    right = _fold_decisions(alike, same, who, s.people, folds, seed)
+    right = right_decisions(alike, same, who, s.people, folds, seed)
     shown, enrolled = np.broadcast_arrays(who[:, None], np.array(s.people, dtype=object)[None])
     accuracy = (right[same].mean() + right[~same].mean()) / 2
 
@@ -519,7 +520,14 @@ def _probe_row(s, kind, strict, fars, folds, n, seed):
     )
 
 
-def _fold_decisions(alike, same, who, people, folds, seed):
+def right_decisions(
+    alike: np.ndarray,  # (probes, people) similarities
+    same: np.ndarray,  # (probes, people) whether both show one person
+    who: np.ndarray,  # (probes,) whom each shows
+    people: list,  # of the gallery, one for each column
+    folds: int = 10,  # of people
+    seed: int = 0,  # of the folds
+) -> np.ndarray:  # (probes, people) 1 where the decision is right; NaN where there are too few people
     "Right decisions (probes, people), each at a threshold from people of other folds."
     names = np.array(sorted(people), dtype=object)
     shuffled = names[np.random.default_rng(seed).permutation(len(names))]
