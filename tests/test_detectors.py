@@ -1,6 +1,7 @@
 "Detectors for few pictures: cross-validation over people, classifiers as arrays, one file, and the command."
 
 import json
+import shutil
 import numpy as np
 import pandas as pd
 import pytest
@@ -112,6 +113,18 @@ def test_too_few_people_are_named(frames, few):
     kept = {'one person': first, 'live of one': first | ~live, 'attacks of one': first | live}[few]
     with pytest.raises(ValueError, match='at least two people; these are'):
         train_detector(frames[kept], 'lbp', SIZE, progress=False)
+
+
+def test_two_people_get_a_model_and_are_told_that_a_rate_needs_three(photos, tmp_path, capsys):
+    two = tmp_path / 'two'
+    for path in sorted(photos.rglob('p[01]/*')):
+        (two / path.relative_to(photos)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, two / path.relative_to(photos))
+    out = tmp_path / 'run'
+    assert gfa_train([str(two), '--out', str(out), '--method', 'lbp', '--size', str(SIZE)]) == 0
+    said = capsys.readouterr().out
+    assert 'at least three people; these are live pictures of 2 and attacks of 2' in said
+    assert (out / 'model.safetensors').exists()
 
 
 def test_a_feature_that_knows_the_person_gains_nothing(frames):
