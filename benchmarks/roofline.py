@@ -6,7 +6,8 @@ layer by this algorithm. `ms` is what the layers of a kind take in the fast form
 256x256 with one thread; the anchor is their roof, so `times` is the share of the roof that is reached.
 
 The peaks are measured in the same run: the best of two matrix products and three convolutions in the same precision,
-and a copy of 64 MB. Where a layer's numbers fit into the cache, its bytes move faster than that, and `times` may exceed 1."""
+and a copy of 64 MB. Where a layer's numbers fit into the cache, its bytes move faster than that, and `times` may
+exceed 1."""
 
 import torch
 from torch import nn

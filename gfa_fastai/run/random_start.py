@@ -141,7 +141,7 @@ def judged(
     pictures: Tensor,  # theirs
     home: str,  # a camera
 ) -> float:  # nats
-    "Divergence of test pictures elsewhere from those at home, for a network that no fit used."
+    "Divergence of test pictures elsewhere from home, for a network that no fit used."
 
     def some(camera):
         return pictures[torch.from_numpy(before(rows, [camera], 'test'))][::9]

@@ -107,7 +107,8 @@ def report_figure(
 
 # %% ../../nbs/engine/webpage.ipynb #5e5b414b
 STYLE = """:root{color-scheme:light dark;--ink:#20242a;--paper:#fff;--soft:#59636e;--line:#d9dee4;--head:#f2f5f8}
-@media screen and (prefers-color-scheme:dark){:root{--ink:#e3e6ea;--paper:#15181c;--soft:#a5aeb9;--line:#39404a;--head:#20252c}}
+@media screen and (prefers-color-scheme:dark){:root{--ink:#e3e6ea;--paper:#15181c;--soft:#a5aeb9;--line:#39404a;
+--head:#20252c}}
 *{box-sizing:border-box}
 body{font:1rem/1.55 system-ui,sans-serif;max-width:72rem;margin:0 auto;padding:1rem 1rem 4rem;overflow-wrap:break-word;
 color:var(--ink);background:var(--paper)}
@@ -129,12 +130,15 @@ th{background:var(--head)}
 .caption{display:block;font-size:.8rem;line-height:1.35;color:var(--soft);margin-top:.25rem}
 .panels{max-width:none;display:flex;flex-wrap:wrap;gap:.5rem 1rem;align-items:flex-start}
 .panels img{flex:1 1 calc(.75*var(--wide));max-width:min(100%,var(--wide));min-width:0}
-details{border-top:1px solid var(--line);padding:.55rem 0}details table{font-size:.82rem}details :is(th,td){padding:.3rem .45rem}
+details{border-top:1px solid var(--line);padding:.55rem 0}details table{font-size:.82rem}
+details :is(th,td){padding:.3rem .45rem}
 summary{cursor:pointer;font-weight:600}
 @media(max-width:44rem){:is(th,td):first-child{white-space:normal;min-width:6.5rem}}
-@media print{body{max-width:none;padding:0;font-size:.85rem;color:#000;background:#fff}.panels img{flex-basis:calc(.6*var(--wide))}
+@media print{body{max-width:none;padding:0;font-size:.85rem;color:#000;background:#fff}
+.panels img{flex-basis:calc(.6*var(--wide))}
 details::details-content{content-visibility:visible}
-.table{overflow:visible;background:none}table,details table{font-size:.68rem}th,td,details :is(th,td){white-space:normal;padding:.15rem .3rem}
+.table{overflow:visible;background:none}table,details table{font-size:.68rem}
+th,td,details :is(th,td){white-space:normal;padding:.15rem .3rem}
 tr,img,.picture{break-inside:avoid}h2,h3,summary{break-after:avoid}}"""
 
 FOLD = re.compile(r'^<details>\n<summary>(.*)</summary>$|^</details>$', re.M)
