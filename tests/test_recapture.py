@@ -71,7 +71,7 @@ def test_the_shipped_model_is_as_its_table_says():
     assert 0 < auth.live_threshold < 1 and auth.frame_size == 224 and auth.source == 'recapture_model.safetensors'
 
 
-def test_a_folder_is_scored_by_its_name(scenes, tmp_path):
+def test_a_folder_is_scored_by_its_name(scenes, tmp_path, capsys):
     for i in range(4):
         picture, kind, _ = recapture_example(i, scenes, seed=5)
         folder = 'live' if kind == 'live' else 'attack/x'
@@ -79,6 +79,9 @@ def test_a_folder_is_scored_by_its_name(scenes, tmp_path):
     assert gfa_score(['recapture', str(tmp_path / 'photos'), '--out', str(tmp_path / 'scores.csv')]) == 0
     scores = load_scores(tmp_path / 'scores.csv')
     assert len(scores) == 4 and scores['score'].between(0, 1).all()
+    own = load_detector(model_file('recapture')).meta['thresholds']['live']['points']['EER']['threshold']
+    assert "the model's own threshold (EER on 80 rendered people" in (said := capsys.readouterr().out)
+    assert float(said.split('--threshold ')[1].split()[0]) == pytest.approx(own, rel=1e-5)
 
 
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason='no photographs at ../shared/data/nuaa_small')
