@@ -140,6 +140,25 @@ def test_a_cache_among_the_data_is_left_out(tmp_path):
     assert len(df) == 4 and not said and df.attrs['left_out'] == ''
 
 
+@pytest.mark.parametrize(
+    'copy, warned',
+    [
+        ('live/b/9.jpg', True),  # another person
+        ('attack/print/a/9.jpg', True),  # another class
+        ('live/a/9.jpg', False),  # twice, and right both times
+    ],
+)
+def test_one_picture_as_two_people_or_two_classes_is_said(tmp_path, copy, warned):
+    tree(tmp_path, *(f'{c}/{s}/{i}.jpg' for c in ('live', 'attack/print') for s in 'ab' for i in range(2)))
+    for number, path in enumerate(sorted(tmp_path.rglob('*.jpg'))):
+        path.write_bytes(bytes([number]) * 40)  # of one size
+    (tmp_path / copy).write_bytes((tmp_path / 'live/a/1.jpg').read_bytes())
+    df, said = heard(read_folder, tmp_path)
+    assert len(df) == 9 and len(said) == warned
+    if warned:
+        assert '1 such' in said[0] and 'live/a/1.jpg' in said[0] and copy in said[0]
+
+
 def test_endings_that_are_not_read_are_counted(tmp_path):
     live = ('1.jpg', '2.xcf', '3.XCF', '4.jfif', '5.cr2', 'notes.txt', 'README', '.hidden.cr2')
     attack = ('1.jpg', '2.3gp', '3.mpg', '4.mts', '5.gif', '6.cr2')

@@ -1,6 +1,9 @@
 "Detectors for few pictures: cross-validation over people, classifiers as arrays, one file, and the command."
 
 import json
+import re
+import shlex
+import shutil
 import numpy as np
 import pandas as pd
 import pytest
@@ -112,6 +115,18 @@ def test_too_few_people_are_named(frames, few):
     kept = {'one person': first, 'live of one': first | ~live, 'attacks of one': first | live}[few]
     with pytest.raises(ValueError, match='at least two people; these are'):
         train_detector(frames[kept], 'lbp', SIZE, progress=False)
+
+
+def test_two_people_get_a_model_and_are_told_that_a_rate_needs_three(photos, tmp_path, capsys):
+    two = tmp_path / 'two'
+    for path in sorted(photos.rglob('p[01]/*')):
+        (two / path.relative_to(photos)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, two / path.relative_to(photos))
+    out = tmp_path / 'run'
+    assert gfa_train([str(two), '--out', str(out), '--method', 'lbp', '--size', str(SIZE)]) == 0
+    said = capsys.readouterr().out
+    assert 'at least three people; these are live pictures of 2 and attacks of 2' in said
+    assert (out / 'model.safetensors').exists()
 
 
 def test_a_feature_that_knows_the_person_gains_nothing(frames):
@@ -243,6 +258,37 @@ def test_command_from_photographs_to_rates(photos, tmp_path, capsys):
     once = scores[scores['split'] == 'test'].set_index('video')['score']
     np.testing.assert_allclose(again[once.index], once, atol=1e-9)
     assert gfa_evaluate([str(tmp_path / 's.csv'), '--threshold', 'source', '--source', str(out / 'scores.csv')]) == 0
+
+
+@pytest.mark.parametrize('name', OF_PICTURES)
+def test_a_method_goes_through_every_command(name, photos, tmp_path, capsys, monkeypatch):
+    "Train, score, evaluate at the model's own threshold as it is printed, authenticate with the same answer."
+    from gfa_fastai.use import authenticate
+
+    monkeypatch.setattr(authenticate, 'find_faces', lambda image, detector=None: [(30.0, 30.0, 40.0, 40.0)])
+    monkeypatch.setattr(authenticate, 'check_faces', lambda *a: (None, ''))
+    model, file = tmp_path / 'run' / 'model.safetensors', tmp_path / 'scores.csv'
+    given = [photos, '--out', tmp_path / 'run', '--method', name, '--size', SIZE, '--folds', 2]
+    assert gfa_train([str(o) for o in given]) == 0
+    capsys.readouterr()
+    assert gfa_score([str(o) for o in (model, photos, '--out', file)]) == 0
+    command = re.search('gfa_evaluate (.*)', capsys.readouterr().out)[1]
+    assert gfa_evaluate([*shlex.split(command), '--json', str(tmp_path / 'rates.json')]) == 0
+    said = json.loads((tmp_path / 'rates.json').read_text())
+    capsys.readouterr()
+    scores = load_scores(file)
+    live, attack = (scores.loc[scores['label'] == k, 'score'].to_numpy() for k in ('live', 'attack'))
+    threshold = float(command.split()[-1])
+    assert said['rates']['hter']['value'] == pytest.approx(
+        ((attack >= threshold).mean() + (live < threshold).mean()) / 2
+    )
+    one = scores.iloc[0]
+    given = ['verify', '--live-only', '--json', '--model', model, '--gallery', tmp_path / 'g.json']
+    given.append(photos / one['video'])
+    status = gfa_authenticate([str(o) for o in given])
+    answer = json.loads(capsys.readouterr().out)
+    assert status == (0 if one['score'] >= threshold else 1)
+    assert answer['live_score'] == pytest.approx(one['score'], abs=1e-5)
 
 
 def test_the_method_that_is_taken_is_said(photos, tmp_path, capsys):

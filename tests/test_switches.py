@@ -78,10 +78,10 @@ PAGES = {  # page: (what is replaced, files that it makes)
     'guides/recapture_model': (
         [
             ON,
-            ('else render_scenes()', 'else render_scenes(6)'),
-            ('n=3600, seed=1', 'n=32, seed=1'),
-            ('people < 520', 'people < 3'),
-            ('epochs=6, lr=3e-3', 'epochs=1, lr=3e-3'),
+            ('else render_scenes(1280)', 'else render_scenes(6)'),
+            ('n=8400, seed=1', 'n=32, seed=1'),
+            ('people < 1200', 'people < 3'),
+            ('epochs=12, lr=3e-3', 'epochs=1, lr=3e-3'),
             ('seed=0, bs=32', 'seed=0, bs=4'),
         ],
         ['results/recapture_model.json', 'results/recapture_model.safetensors'],

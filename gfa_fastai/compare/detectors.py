@@ -451,6 +451,14 @@ def rate_choice(
     seed: int = 0,  # of the deal
 ) -> tuple:  # Report of the people who were left out, and the method that each fold chose; raises ValueError
     "Error rates of choosing, fitting and setting a threshold, on people who took no part in any of it."
+    people, live = person_key(rows), (rows['label'] == 'live').to_numpy()
+    n_live, n_attack = people[live].nunique(), people[~live].nunique()
+    if min(n_live, n_attack) < 3:
+        raise ValueError(
+            'one person is left out for the rate, and of those who stay another one for the threshold, so it needs '
+            f'live and attack pictures of at least three people; these are live pictures of {n_live} and attacks of '
+            f'{n_attack}. Add people.'
+        )
     margins, chosen = np.zeros(len(rows)), []
     for left_out in people_folds(rows, folds, seed):
         own = rows[~left_out].reset_index(drop=True)

@@ -45,13 +45,13 @@ def frame_features(
     image,  # (H, W, 3) RGB uint8: a whole frame
     network: nn.Sequential,  # as `frame_network` makes it
 ) -> np.ndarray:  # (2C,) float64: means and maxima of the last C channels
-    "What the network answers to a frame, wherever in the frame it is."
+    "What the network answers to a frame and its mirror image, wherever in the frame it is; the mean of both."
     picture = check_image(image, 'recapture', 32)
     if picture.shape[:2] != FRAME_SHAPE:
         picture = cv2.resize(picture, FRAME_SHAPE[::-1], interpolation=cv2.INTER_AREA)
     x = (torch.tensor(picture).permute(2, 0, 1).float()[None] - 127) / 64
-    answers = network(x)
-    return torch.cat([answers.mean((2, 3)), answers.amax((2, 3))], 1)[0].double().numpy()
+    answers = network(torch.cat([x, x.flip(3)]))
+    return torch.cat([answers.mean((2, 3)), answers.amax((2, 3))], 1).double().mean(0).numpy()
 
 
 @lru_cache(1)

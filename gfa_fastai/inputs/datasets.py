@@ -4,12 +4,14 @@
 
 # %% ../../nbs/engine/datasets.ipynb #12776231
 from __future__ import annotations
+import contextlib
 import os
 import pandas as pd
 import re
 import warnings
 from collections import Counter
 from pathlib import Path
+from .files import file_hash, file_size
 from .images import IMAGES
 from .videos import VIDEOS
 from gfa_fastai.inputs.trees import (
@@ -28,9 +30,9 @@ from ..samples import LABELS, SPLITS, split_by_subject, validate_samples
 
 # %% auto #0
 __all__ = ['LIVE_NAMES', 'ATTACK_NAMES', 'SPLIT_NAMES', 'UNREAD', 'REPLAY_PROTOCOLS', 'BOX_FORMATS', 'READERS', 'unread_ending',
-           'unread_endings', 'read_folder', 'DrawnPeople', 'drawn_words', 'read_casia_fasd', 'read_replay_attack',
-           'read_msu_mfsd', 'in_oulu', 'read_oulu_npu', 'in_siw', 'read_siw', 'read_lfw_pairs', 'read_boxes',
-           'official_counts', 'dataset_summary']
+           'unread_endings', 'same_files', 'read_folder', 'DrawnPeople', 'drawn_words', 'read_casia_fasd',
+           'read_replay_attack', 'read_msu_mfsd', 'in_oulu', 'read_oulu_npu', 'in_siw', 'read_siw', 'read_lfw_pairs',
+           'read_boxes', 'official_counts', 'dataset_summary']
 
 # %% ../../nbs/engine/datasets.ipynb #67039ce1
 LIVE_NAMES = {'live', 'real', 'bonafide', 'genuine', 'client', 'clientraw'}
@@ -200,6 +202,35 @@ def _left_out(files, root):
     return '; '.join(f'{label}: {text}' for label, text in counts.items() if text)
 
 
+def same_files(
+    paths,  # of files
+) -> list:  # of lists of paths
+    "Files with the same bytes; empty ones and those that cannot be read are left aside."
+
+    def split_by(key, group):
+        found = {}
+        for path in group:
+            with contextlib.suppress(ValueError):
+                found.setdefault(key(path), []).append(path)
+        return [group for value, group in found.items() if value and len(group) > 1]
+
+    alike = split_by(file_size, paths)
+    return [group for size in alike for group in split_by(file_hash, size)]
+
+
+def _warn_of_copies(rows, root):
+    "A warning where one picture stands for two people, or for live and attack."
+    of = {r['path']: (r['label'], r['subject']) for r in rows}
+    groups = [g for g in same_files(of) if len({of[path] for path in g}) > 1]
+    if groups:
+        first = ' = '.join(str(Path(path).relative_to(root)) for path in groups[0][:3])
+        warnings.warn(
+            f'{root}: the same picture is there as two people, or as live and as attack; {len(groups)} such, the '
+            f'first is {first}. One of each is wrong, and error rates on other people are no test: remove it.',
+            stacklevel=3,
+        )
+
+
 def _same_splits(rows):
     "Fill in 'train' where no folder at all says a split; raises ValueError where some do and some do not."
     without = [r for r in rows if r['split'] is None]
@@ -255,6 +286,7 @@ def read_folder(
             f'{root}: files with endings that are not read are left out ({left_out}). {UNREAD}',
             stacklevel=2,
         )
+    _warn_of_copies(rows, root)
     df = pd.DataFrame(_same_splits(rows))
     df['frame'] = df.groupby('video').cumcount()
     df = validate_samples(df)

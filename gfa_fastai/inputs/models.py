@@ -18,9 +18,9 @@ from ..model import GFACNN
 from ..samples import CLASSES
 
 # %% auto #0
-__all__ = ['MODEL_FORMAT', 'ADAPTER', 'ADAPTER_BYTES', 'CONFIG', 'SHIPPED', 'content_digest', 'one_threshold', 'meta_text',
-           'write_tensors', 'save_model', 'model_adapter_bytes', 'check_no_folder', 'model_header', 'read_tensors',
-           'load_model', 'best_device', 'model_file', 'small_model']
+__all__ = ['MODEL_FORMAT', 'ADAPTER', 'ADAPTER_BYTES', 'CONFIG', 'SHIPPED', 'content_digest', 'is_number', 'one_threshold',
+           'stored_threshold', 'meta_text', 'write_tensors', 'save_model', 'model_adapter_bytes', 'check_no_folder',
+           'model_header', 'read_tensors', 'load_model', 'best_device', 'model_file', 'small_model']
 
 # %% ../../nbs/engine/models.ipynb #48d04645
 MODEL_FORMAT = 2  # of the files that save_model writes; 1 had no digest, and an adapter as one tensor of bytes
@@ -41,6 +41,13 @@ def content_digest(
     return digest.hexdigest()
 
 
+def is_number(
+    x,  # anything, as JSON gives it
+) -> bool:
+    "A finite number, and no truth value."
+    return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
+
+
 def one_threshold(
     meta: dict,  # of a model
 ) -> dict:  # a copy
@@ -50,11 +57,36 @@ def one_threshold(
     if meta.get('thresholds') is not None:
         return meta
     meta.pop('thresholds', None)
-    if isinstance(number, (int, float)) and not isinstance(number, bool) and math.isfinite(number):
+    if is_number(number):
         on = f'the development people of {meta.get("train", "its training set")}'
         point = dict(point='EER', points=dict(EER=dict(threshold=float(number))), measured_on=on)
         meta['thresholds'] = dict(live=point)
     return meta
+
+
+def stored_threshold(
+    meta: dict,  # of a model
+    kind: str,  # 'live' or 'similarity'
+    point: str | None = None,  # an operating point; None: the default one
+    source='the model',  # what the message names
+) -> tuple:  # threshold and where it is from; None and why where there is none; raises ValueError
+    "A threshold that a model file keeps."
+    known = one_threshold(meta).get('thresholds', {})
+    if isinstance(known, dict) and kind not in known:
+        return None, f'{source} has no threshold for {kind}'
+    damaged = f'{source}: its thresholds are damaged ({kind}): write them anew with dev_thresholds and save_model'
+    try:
+        name, points, measured_on = point or known[kind]['point'], known[kind]['points'], known[kind]['measured_on']
+        value = None if name is None or name not in points else points[name]['threshold']
+    except (KeyError, TypeError, AttributeError):
+        raise ValueError(damaged) from None
+    if name is None:
+        return None, f'{source} has no threshold for {kind}; it was measured on {measured_on}'
+    if name not in points:
+        raise ValueError(f'{source}: no operating point {name!r} for {kind}; it has {", ".join(points)}')
+    if not is_number(value):
+        raise ValueError(damaged)
+    return float(value), f'{name} on {measured_on}'
 
 
 def meta_text(

@@ -9,6 +9,7 @@ import atexit
 import json
 import os
 import re
+import shlex
 import signal
 import sys
 import threading
@@ -597,11 +598,21 @@ def gfa_score(argv=None):
 
     scores = score_folder(a.model, a.data, a.out, a.cache, **_data_settings(a))
     say(f'{len(scores)} images of {scores["subject"].nunique()} people scored: {a.out}')
+    _say_stored_threshold(a, scores)
     if seen := _seen_words(scores):
         say(f'{seen} Name the test people with --test-subjects.')
     for said in scores.attrs['drawn']:
         say(said)
     _say_skipped(scores.attrs['skipped'])
+
+
+def _say_stored_threshold(a, scores):
+    "How the scores are evaluated at the model's own threshold, where they have no people for another."
+    from gfa_fastai.inputs.models import model_file, model_header, stored_threshold
+
+    threshold, origin = stored_threshold(model_header(model_file(a.model))['meta'], 'live')
+    if threshold is not None and not (scores['split'] == 'dev').any():
+        say(f"at the model's own threshold ({origin}): gfa_evaluate {shlex.quote(a.out)} --threshold {threshold:.6g}")
 
 
 def _seen_words(scores):
@@ -724,7 +735,8 @@ def _check_dev_rows(a, scores):
         raise ValueError(
             f'{", ".join(a.scores)}: no rows of split dev, so there is nothing that a threshold can come from. Give '
             'scores on the training dataset (--threshold source --source FILE, as the scores.csv of gfa_train), name '
-            'development people (gfa_score --dev-subjects), or give a number (--threshold 0.5).'
+            'development people (gfa_score --dev-subjects), or give a number (--threshold 0.5); gfa_score prints the '
+            "model's own."
         )
 
 

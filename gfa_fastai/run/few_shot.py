@@ -168,8 +168,9 @@ def few_shot_words(
     else:
         rate = done.report.rates.loc['hter']
         interval = percent(rate['value'], rate['low'], rate['high'])
+        of = 'too few for an interval' if np.isnan(rate['low']) else 'interval over people'
         rows.append(
-            f'HTER on people who took no part: {interval} ({done.people} people, interval over people).\n'
+            f'HTER on people who took no part: {interval} ({done.people} people, {of}).\n'
             'It holds for the same cameras, kinds of attack and rooms.'
         )
     return '\n'.join(rows)

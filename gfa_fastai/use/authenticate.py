@@ -23,11 +23,12 @@ from ..inputs.images import read_image
 from gfa_fastai.inputs.models import (
     SHIPPED,
     best_device,
+    is_number,
     load_model,
     model_file,
     model_header,
-    one_threshold,
     small_model,
+    stored_threshold,
 )
 from ..inputs.videos import clip_frames, is_video, video_frames
 from ..model import run_head
@@ -130,34 +131,10 @@ def _similarity_thresholds(model, rows, far, names):
     return dict(point=next(iter(points)), points=points, measured_on=measured_on)
 
 # %% ../../nbs/engine/authenticate.ipynb #cb5b0be8
-def _is_number(x):
-    return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
-
-
-def _choose_threshold(meta, kind, point, source):
-    "Threshold for 'live' or 'similarity' and where it is from; (None, why) where there is none. Raises ValueError."
-    known = one_threshold(meta).get('thresholds', {})
-    if isinstance(known, dict) and kind not in known:
-        return None, f'{source} has no threshold for {kind}'
-    damaged = f'{source}: its thresholds are damaged ({kind}): write them anew with dev_thresholds and save_model'
-    try:
-        name, points, measured_on = point or known[kind]['point'], known[kind]['points'], known[kind]['measured_on']
-        value = None if name is None or name not in points else points[name]['threshold']
-    except (KeyError, TypeError, AttributeError):
-        raise ValueError(damaged) from None
-    if name is None:
-        return None, f'{source} has no threshold for {kind}; it was measured on {measured_on}'
-    if name not in points:
-        raise ValueError(f'{source}: no operating point {name!r} for {kind}; it has {", ".join(points)}')
-    if not _is_number(value):
-        raise ValueError(damaged)
-    return float(value), f'{name} on {measured_on}'
-
-
 def _check_range(name, value, low, high):
     "Raise ValueError for a threshold that no score can be compared with."
     tolerance = 1e-6
-    if value is not None and not (_is_number(value) and low - tolerance <= value <= high + tolerance):
+    if value is not None and not (is_number(value) and low - tolerance <= value <= high + tolerance):
         raise ValueError(f'{name} is {value!r}: give a number from {low} to {high}')
 
 # %% ../../nbs/engine/authenticate.ipynb #8befa711
@@ -227,7 +204,7 @@ class FaceAuthenticator:
         self.size, self.margin, self.shift = _how_faces_are_cut(meta, source)
         self.live_threshold, self.live_origin = live_threshold, 'given'
         if live_threshold is None:
-            self.live_threshold, self.live_origin = _choose_threshold(meta, 'live', live_point, source)
+            self.live_threshold, self.live_origin = stored_threshold(meta, 'live', live_point, source)
         self.similarity_threshold, self.similarity_origin = similarity_threshold, 'given'
         if similarity_threshold is None:
             found = _choose_similarity(meta, similarity_point, source, embedder)
@@ -264,13 +241,13 @@ class FaceAuthenticator:
 def _how_faces_are_cut(meta, source):
     "Size, margin and shift of the boxes, as a model file says them; raises ValueError."
     size, margin, shift = meta.get('size'), meta.get('margin'), meta.get('box_shift', [0.0, 0.0, 1.0])
-    good_size = _is_number(size) and 32 <= size <= 2048 and size == int(size)
-    if not (good_size and _is_number(margin) and 0 <= margin <= 5):
+    good_size = is_number(size) and 32 <= size <= 2048 and size == int(size)
+    if not (good_size and is_number(margin) and 0 <= margin <= 5):
         raise ValueError(
             f'{source}: it does not say at which size (32 to 2048 pixels) and with which margin its faces were cut. '
             'Give a model that gfa_train or gfa_reproduce wrote, or save_model(..., size=, margin=).'
         )
-    good_shift = isinstance(shift, list) and len(shift) == 3 and all(_is_number(v) and abs(v) < 3 for v in shift)
+    good_shift = isinstance(shift, list) and len(shift) == 3 and all(is_number(v) and abs(v) < 3 for v in shift)
     if not (good_shift and shift[2] > 0.1):
         raise ValueError(f'{source}: its box_shift is damaged: it is [right, down, size]')
     return int(size), float(margin), shift
@@ -279,7 +256,7 @@ def _how_faces_are_cut(meta, source):
 def _choose_similarity(meta, point, source, embedder):
     "Threshold for the similarity and where it is from: the embedder's, or the model's. Raises ValueError."
     if embedder is None:
-        return _choose_threshold(meta, 'similarity', point, source)
+        return stored_threshold(meta, 'similarity', point, source)
     if point is not None:
         raise ValueError(f'similarity_point {point!r} is of the model, and {embedder.name} says who: give a threshold')
     return embedder.threshold, f'{embedder.name}: {embedder.origin}'
@@ -288,7 +265,7 @@ def _choose_similarity(meta, point, source, embedder):
 def _surround(meta, source):
     "How much of the surround of a face the frames of the training had; raises ValueError."
     surround = meta.get('surround')
-    if surround is not None and not (_is_number(surround) and 1 <= surround <= 20):
+    if surround is not None and not (is_number(surround) and 1 <= surround <= 20):
         raise ValueError(f'{source}: its surround is damaged: it is a number from 1 to 20')
     return surround
 
