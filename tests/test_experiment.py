@@ -380,3 +380,77 @@ def test_random_start_goes_on_from_the_table(tmp_path):
     assert [(t.train, t.test) for t in home] == [('webcam', 'webcam'), ('phone', 'phone')]
     read_random_start(file).iloc[: 3 * len(DOMAIN_NAMES)].to_csv(file, index=False)
     pd.testing.assert_frame_equal(run('elsewhere'), whole)
+
+
+# --- Two tasks or one
+
+
+def tasks_table(both=0.2, alone=0.15, lost=0.05, share=0.5, fall=1.0, seeds=10, people=200):
+    "A table whose errors are known, before two cameras; `share` of what is lost is avoided by both tasks."
+    from gfa_fastai.run.two_tasks import ARMS_TASKS, packed
+
+    rng, rows = np.random.default_rng(0), []
+    losses = dict(zip(ARMS_TASKS, (lost * (1 - share), None, lost, lost)))
+
+    def errors(rate, attacks, lives):
+        n = people
+        columns = rng.binomial(attacks, rate, n), np.full(n, attacks), rng.binomial(lives, rate, n), np.full(n, lives)
+        return packed(np.stack(columns, 1))
+
+    for seed in range(seeds):
+        for train in ('webcam', 'phone'):
+            for arm in ARMS_TASKS:
+                spoof = dict(zip(ARMS_TASKS, (both, alone))).get(arm)
+                steps = 100 * (fall if arm == 'both tasks' else 1.0) * rng.uniform(0.95, 1.05)
+                network = dict(train=train, arm=arm, seed=seed, fall=steps)
+                for test in ('webcam', 'phone'):
+                    row = network | dict(test=test)
+                    if spoof is not None:
+                        rows.append(row | dict(measure='spoof') | errors(spoof, 60, 30))
+                    if losses[arm] is not None:
+                        rows.append(row | dict(measure='live') | errors(0.03, 600, 30))
+                        rows.append(row | dict(measure='attack') | errors(0.03 + losses[arm], 1200, 60))
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(
+    'how, verdicts',
+    [
+        (dict(), ('reproduced', 'refuted here', 'reproduced')),
+        (dict(both=0.15, share=0.1, fall=1.5), ('refuted here', 'reproduced', 'refuted here')),
+        (dict(fall=np.nan), ('reproduced', 'void', 'reproduced')),
+        (dict(lost=0.01), ('reproduced', 'refuted here', 'void')),
+        (dict(both=0.3), ('void',) * 3),
+        (dict(seeds=9), ('undecided',) * 3),
+    ],
+)
+def test_verdict_on_two_tasks(how, verdicts):
+    from gfa_fastai.run.two_tasks import verdicts_tasks
+
+    assert tuple(verdicts_tasks(tasks_table(**how)).values()) == verdicts
+
+
+def test_verdict_on_two_tasks_from_the_committed_errors():
+    from gfa_fastai.run.two_tasks import ARMS_TASKS, TWO_TASKS, read_two_tasks, unpacked, verdicts_tasks
+
+    table = read_two_tasks(results_file('two_tasks.csv'))
+    networks = table.drop_duplicates(['train', 'arm', 'seed'])
+    assert networks.groupby('arm').size().to_dict() == dict.fromkeys(ARMS_TASKS, 20)
+    people = TWO_TASKS['subjects'][2]
+    assert all(unpacked(row).shape == (people, 4) for row in table.to_dict('records'))
+    assert list(verdicts_tasks(table).values()) == ['reproduced', 'refuted here', 'refuted here']
+
+
+def test_two_tasks_go_on_from_the_table(tmp_path):
+    from gfa_fastai.run.two_tasks import ARMS_TASKS, TWO_TASKS, read_two_tasks, run_two_tasks
+
+    file, settings = tmp_path / 'table.csv', TWO_TASKS | dict(subjects=(3, 2, 3), epochs=1, bs=8, seeds=(0,), size=32)
+
+    def run():
+        return run_two_tasks(file, tmp_path / 'work', settings, progress=False).drop(columns='cpu_seconds')
+
+    whole = run()
+    assert len(whole) == 2 * (6 + 2 + 4 + 4)
+    assert whole.drop_duplicates(['train', 'arm'])['arm'].tolist() == 2 * list(ARMS_TASKS)
+    read_two_tasks(file).iloc[:8].to_csv(file, index=False)
+    pd.testing.assert_frame_equal(run(), whole)

@@ -31,8 +31,15 @@ OTHER = {  # page: (its cell 'The data of this page' as it becomes, or what is r
         ['results/table_3.csv'],
     ),
     'section_4_5_multitask': (
-        [ON, BOTH, ('SIZE, STEPS, SEEDS = 64, 400, 3', 'SIZE, STEPS, SEEDS = 48, 24, 2'), ('[:2]', '[:1]')],
-        ['results/section_4_5.csv', 'results/section_4_5_curves.csv'],
+        [
+            ON,
+            BOTH,
+            ('spread=4, progress=False)', 'spread=1, progress=False)'),
+            ('epochs=13', 'epochs=2'),
+            ('seeds=range(10)', 'seeds=range(2)'),
+            ('    bs=32,', '    bs=8,'),
+        ],
+        ['results/two_tasks.csv'],
     ),
     'conditions': (
         [

@@ -30,12 +30,13 @@ from ..inputs.tables import write_table
 from ..inputs.weights import build_gfacnn
 from ..learner import GFALoss, gfa_learner
 from ..metrics import student_interval
+from .reproduce import gallery_rows
 from ..synth.benchmark import SYNTHPAD_VERSION, make_synthpad
 from ..tpc import TPCLoss
 from ..train.guards import guarded
 
 # %% auto #0
-__all__ = ['TWO_TASKS', 'ARMS_TASKS', 'loss_of', 'smooth', 'steps_to_fall', 'rebound', 'all_frames', 'train_task',
+__all__ = ['TWO_TASKS', 'ARMS_TASKS', 'COUNTS', 'loss_of', 'smooth', 'steps_to_fall', 'rebound', 'all_frames', 'train_task',
            'verification_errors', 'packed', 'unpacked', 'test_task', 'read_two_tasks', 'run_two_tasks',
            'train_two_tasks', 'tested_tasks', 'points_lost', 'points_of_cost', 'paired', 'measures_tasks',
            'gates_tasks', 'verdicts_tasks']
@@ -48,7 +49,7 @@ TWO_TASKS = dict(
     size=64,  # pixels of a frame and of a face
     width=0.25,  # of the network
     start='small',  # weights of the trunk
-    epochs=13,  # of 40 steps each
+    epochs=13,  # of 52 steps each
     bs=32,
     precision='bf16',
     seeds=range(10),
@@ -108,6 +109,7 @@ def all_frames(
     workers: int = 1,  # processes that render
 ) -> pd.DataFrame:  # samples table with image_path and face_path
     "Everybody before both cameras."
+    cache = Path(work) / f'frames-{settings["people"]}'
     people = make_synthpad(
         Path(work) / f'people-{settings["people"]}',
         'quick',
@@ -117,7 +119,6 @@ def all_frames(
         workers=workers,
         progress=False,
     )
-    cache = Path(work) / f'frames-{settings["people"]}'
     return extract_frames(
         people, cache, size=settings['size'], spread=4, progress=False
     )
@@ -167,29 +168,30 @@ def verification_errors(
     return first.mean(), counts.groupby(who).sum().to_numpy(float)
 
 
+COUNTS = ['accepted', 'attacks', 'rejected', 'lives']  # as in person_errors
+
+
 def packed(
-    errors: np.ndarray,  # (people, 4), each column of tries with one value
-) -> dict:  # of text and numbers, for a cell of a table each
-    "Errors of people as text."
-    tries = errors[:, [1, 3]]
-    assert (tries == tries[0]).all(), 'people have different numbers of pictures'
-    accepted = ' '.join(str(int(n)) for n in errors[:, 0])
-    rejected = ' '.join(str(int(n)) for n in errors[:, 2])
-    of_attacks, of_lives = (int(n) for n in tries[0])
-    return dict(
-        accepted=accepted, attacks=of_attacks, rejected=rejected, lives=of_lives
-    )
+    errors: np.ndarray,  # (people, 4)
+) -> dict:  # of text, for a cell of a table each
+    "Errors of people as text, and of how many; one number where all have the same."
+
+    def text(numbers):
+        return ' '.join(str(int(n)) for n in numbers)
+
+    found = {name: text(column) for name, column in zip(COUNTS, errors.T)}
+    for name in ('attacks', 'lives'):
+        words = set(found[name].split())
+        found[name] = words.pop() if len(words) == 1 else found[name]
+    return found
 
 
 def unpacked(
     row: dict,  # of a table, with the cells of `packed`
 ) -> np.ndarray:  # (people, 4)
     "Errors of people from text."
-    accepted = np.array(row['accepted'].split(), float)
-    rejected = np.array(row['rejected'].split(), float)
-    attacks = np.full(len(accepted), float(row['attacks']))
-    lives = np.full(len(rejected), float(row['lives']))
-    return np.stack([accepted, attacks, rejected, lives], 1)
+    columns = [np.array(row[name].split(), float) for name in COUNTS]
+    return np.stack([np.broadcast_to(c, len(columns[0])) for c in columns], 1)
 
 
 def test_task(
@@ -208,8 +210,7 @@ def test_task(
             errors = packed(person_errors(scores, camera, test))
             found.append(dict(test=test, measure='spoof') | errors)
     if 'alone' not in arm:
-        people = frames[frames['split'] == 'test']
-        for one in gallery_scores(learn.model, people, progress=False):
+        for one in gallery_scores(learn.model, gallery_rows(frames), progress=False):
             for kind in ('live', 'attack'):
                 rank1, errors = verification_errors(one, kind)
                 about = dict(test=one.dataset, measure=kind, rank1=round(rank1, 5))
@@ -223,7 +224,7 @@ def read_two_tasks(
     "The results so far."
     if not Path(file).exists():
         return pd.DataFrame(columns=['train', 'arm', 'seed', 'test', 'measure'])
-    return pd.read_csv(file, dtype=dict(accepted=str, rejected=str, version=str))
+    return pd.read_csv(file, dtype=dict.fromkeys([*COUNTS, 'curve', 'version'], str))
 
 
 def run_two_tasks(
@@ -233,13 +234,17 @@ def run_two_tasks(
     seeds=None,  # some of the settings'; None: all
     progress: bool = True,  # print a line for each network
     workers: int = 1,  # processes that render
+    frames: pd.DataFrame | None = None,  # of your own cameras; None: as all_frames
 ) -> pd.DataFrame:  # as read_two_tasks
     "Train the networks that the table lacks, and keep each as soon as it is finished."
     settings = TWO_TASKS if settings is None else settings
     seeds = settings['seeds'] if seeds is None else seeds
     Path(work).mkdir(parents=True, exist_ok=True)
     with FileLock(f'{file}.lock', timeout=0):
-        frames = all_frames(work, settings, workers)
+        if frames is None:
+            frames = all_frames(work, settings, workers)
+        else:
+            settings = settings | dict(cameras=tuple(frames['dataset'].unique()))
         for seed in seeds:
             for camera in settings['cameras']:
                 for arm in ARMS_TASKS:
