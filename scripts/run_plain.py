@@ -30,17 +30,18 @@ def run(path: Path, keep: Path | None):
     "Run the notebook at `path` in its own folder; leave with the first error."
     import nbformat
     from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionComplete, CellExecutionError
+    from nbclient.exceptions import CellExecutionError
 
     class Client(NotebookClient):
-        "nbclient at times misses the end of a cell with a widget, and waits for ever: one more answer wakes it."
+        "nbclient at times misses the end of a cell, and waits for ever: one more answer wakes it."
 
-        def process_message(self, *args):
-            try:
-                return super().process_message(*args)
-            except CellExecutionComplete:
+        checks = 0
+
+        async def _async_check_alive(self):  # every second while a cell runs
+            await super()._async_check_alive()
+            self.checks += 1
+            if self.checks % 10 == 0:
                 self.kc.shell_channel.send(self.kc.session.msg('kernel_info_request'))
-                raise
 
     nb = nbformat.read(path, as_version=4)
     if os.environ.get('PRETEND_GPU'):
