@@ -30,7 +30,7 @@ OTHER = {  # page: (its cell 'The data of this page' as it becomes, or what is r
         ],
         ['results/table_3.csv'],
     ),
-    'section_4_5_multitask': (
+    'two_tasks': (
         [
             ON,
             BOTH,
