@@ -764,6 +764,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/gfa_fastai', 'doc_host': '
                                                                                         'gfa_fastai/inputs/datasets.py'),
                                             'gfa_fastai.inputs.datasets._differs': ( 'engine/datasets.html#_differs',
                                                                                      'gfa_fastai/inputs/datasets.py'),
+                                            'gfa_fastai.inputs.datasets._first_hash': ( 'engine/datasets.html#_first_hash',
+                                                                                        'gfa_fastai/inputs/datasets.py'),
                                             'gfa_fastai.inputs.datasets._fold': ( 'engine/datasets.html#_fold',
                                                                                   'gfa_fastai/inputs/datasets.py'),
                                             'gfa_fastai.inputs.datasets._frames_of_clips': ( 'engine/datasets.html#_frames_of_clips',

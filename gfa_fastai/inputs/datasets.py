@@ -11,7 +11,7 @@ import re
 import warnings
 from collections import Counter
 from pathlib import Path
-from .files import file_hash, file_size
+from .files import bytes_hash, file_hash, file_size
 from .images import IMAGES
 from .videos import VIDEOS
 from gfa_fastai.inputs.trees import (
@@ -202,20 +202,27 @@ def _left_out(files, root):
     return '; '.join(f'{label}: {text}' for label, text in counts.items() if text)
 
 
+def _first_hash(path):
+    "What tells most files of one size apart without reading them whole."
+    with open(path, 'rb') as f:
+        return bytes_hash(f.read(65536))
+
+
 def same_files(
     paths,  # of files
 ) -> list:  # of lists of paths
     "Files with the same bytes; empty ones and those that cannot be read are left aside."
 
-    def split_by(key, group):
-        found = {}
-        for path in group:
-            with contextlib.suppress(ValueError):
-                found.setdefault(key(path), []).append(path)
-        return [group for value, group in found.items() if value and len(group) > 1]
+    def split_by(key, groups):
+        for group in groups:
+            found = {}
+            for path in group:
+                with contextlib.suppress(ValueError, OSError):
+                    found.setdefault(key(path), []).append(path)
+            yield from (same for value, same in found.items() if value and len(same) > 1)
 
-    alike = split_by(file_size, paths)
-    return [group for size in alike for group in split_by(file_hash, size)]
+    alike = split_by(file_size, [paths])
+    return list(split_by(file_hash, split_by(_first_hash, alike)))
 
 
 def _warn_of_copies(rows, root):
