@@ -34,7 +34,7 @@ from ..synth.benchmark import DOMAIN_NAMES, SYNTHPAD_VERSION, make_synthpad
 
 # %% auto #0
 __all__ = ['RANDOM_START', 'ORACLE', 'all_people', 'before', 'train_on', 'test_everywhere', 'judged', 'behind_fda',
-           'read_random_start', 'networks_of', 'run_random_start', 'train_random_start', 'finished_random_seeds',
+           'read_random_start', 'networks_of', 'run_random_start', 'train_some_seeds', 'finished_random_seeds',
            'tested_in', 'draws_in', 'gates_random', 'shares_random', 'verdicts_random']
 
 # %% ../../nbs/paper/random_start.ipynb #e5e3a2c0
@@ -235,20 +235,25 @@ def _run_seed(file, rows, pictures, seed, settings, progress):
             print(f'seed {seed}, {home}, {arm["arm"]}:', errors, flush=True)
 
 
-def train_random_start(argv=None):
-    "Train what a table of results lacks."
-    name = 'gfa_fastai.run.random_start'
-    parser = argparse.ArgumentParser(name, description=train_random_start.__doc__)
+def train_some_seeds(
+    run,  # as run_random_start
+    argv=None,  # words of the command; None: those of the process
+):
+    "Train what a table of results lacks; several processes can share the seeds."
+    name = run.__name__.removeprefix('run_')
+    parser = argparse.ArgumentParser(
+        f'gfa_fastai.run.{name}', description='Train what a table of results lacks.'
+    )
     parser.add_argument('results', help='table to go on with, or to begin')
-    parser.add_argument('--work', default='runs/random_start', help='folder for people')
+    parser.add_argument('--work', default=f'runs/{name}', help='folder for people')
     parser.add_argument('--seeds', nargs='+', type=int, help='some of 0 to 9')
     a = parser.parse_args(argv)
     torch.set_num_threads(1)
-    run_random_start(a.results, a.work, seeds=a.seeds)
+    run(a.results, a.work, seeds=a.seeds)
 
 # %% ../../nbs/paper/random_start.ipynb #4f8db25d
 if __name__ == '__main__' and '__file__' in globals():  # a notebook has no file
-    train_random_start()
+    train_some_seeds(run_random_start)
 
 # %% ../../nbs/paper/random_start.ipynb #3b68adf0
 def finished_random_seeds(

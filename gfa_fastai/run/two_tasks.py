@@ -4,11 +4,9 @@
 
 # %% ../../nbs/paper/two_tasks.ipynb #tt000003
 from __future__ import annotations
-import argparse
 import numpy as np
 import pandas as pd
 import time
-import torch
 from filelock import FileLock
 from functools import partial
 from pathlib import Path
@@ -30,6 +28,7 @@ from ..inputs.tables import write_table
 from ..inputs.weights import build_gfacnn
 from ..learner import GFALoss, gfa_learner
 from ..metrics import student_interval
+from .random_start import train_some_seeds
 from .reproduce import gallery_rows
 from ..synth.benchmark import SYNTHPAD_VERSION, make_synthpad
 from ..tpc import TPCLoss
@@ -37,9 +36,8 @@ from ..train.guards import guarded
 
 # %% auto #0
 __all__ = ['TWO_TASKS', 'ARMS_TASKS', 'COUNTS', 'loss_of', 'smooth', 'steps_to_fall', 'rebound', 'all_frames', 'train_task',
-           'verification_errors', 'packed', 'unpacked', 'test_task', 'read_two_tasks', 'run_two_tasks',
-           'train_two_tasks', 'tested_tasks', 'points_lost', 'points_of_cost', 'paired', 'measures_tasks',
-           'gates_tasks', 'verdicts_tasks']
+           'verification_errors', 'packed', 'unpacked', 'test_task', 'read_two_tasks', 'run_two_tasks', 'tested_tasks',
+           'points_lost', 'points_of_cost', 'paired', 'measures_tasks', 'gates_tasks', 'verdicts_tasks']
 
 # %% ../../nbs/paper/two_tasks.ipynb #tt000006
 TWO_TASKS = dict(
@@ -276,21 +274,9 @@ def _one_network(file, frames, camera, arm, seed, settings, progress):
     if progress:
         print(f'seed {seed}, {camera}, {arm}: {more["cpu_seconds"]} s', flush=True)
 
-
-def train_two_tasks(argv=None):
-    "Train what a table of results lacks."
-    name = 'gfa_fastai.run.two_tasks'
-    parser = argparse.ArgumentParser(name, description=train_two_tasks.__doc__)
-    parser.add_argument('results', help='table to go on with, or to begin')
-    parser.add_argument('--work', default='runs/two_tasks', help='folder for people')
-    parser.add_argument('--seeds', nargs='+', type=int, help='some of 0 to 9')
-    a = parser.parse_args(argv)
-    torch.set_num_threads(1)
-    run_two_tasks(a.results, a.work, seeds=a.seeds)
-
 # %% ../../nbs/paper/two_tasks.ipynb #tt00000d
 if __name__ == '__main__' and '__file__' in globals():  # a notebook has no file
-    train_two_tasks()
+    train_some_seeds(run_two_tasks)
 
 # %% ../../nbs/paper/two_tasks.ipynb #tt00000f
 def tested_tasks(
