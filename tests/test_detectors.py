@@ -1,5 +1,6 @@
 "Detectors for few pictures: cross-validation over people, classifiers as arrays, one file, and the command."
 
+import dataclasses
 import json
 import re
 import shlex
@@ -289,6 +290,15 @@ def test_a_method_goes_through_every_command(name, photos, tmp_path, capsys, mon
     answer = json.loads(capsys.readouterr().out)
     assert status == (0 if one['score'] >= threshold else 1)
     assert answer['live_score'] == pytest.approx(one['score'], abs=1e-5)
+
+
+def test_scores_need_no_threshold(detector, photos, tmp_path, capsys):
+    "A file whose thresholds are damaged scores as before, and says so."
+    damaged = dataclasses.replace(detector, meta=detector.meta | dict(thresholds=dict(live='x')))
+    path = save_detector(damaged, tmp_path / 'd.safetensors')
+    assert gfa_score([str(o) for o in (path, photos, '--out', tmp_path / 's.csv')]) == 0
+    assert len(load_scores(tmp_path / 's.csv')) == 36
+    assert 'no threshold of the model' in (said := capsys.readouterr().out) and 'damaged' in said
 
 
 def test_the_method_that_is_taken_is_said(photos, tmp_path, capsys):

@@ -610,7 +610,11 @@ def _say_stored_threshold(a, scores):
     "How the scores are evaluated at the model's own threshold, where they have no people for another."
     from gfa_fastai.inputs.models import model_file, model_header, stored_threshold
 
-    threshold, origin = stored_threshold(model_header(model_file(a.model))['meta'], 'live')
+    file = model_file(a.model)
+    try:
+        threshold, origin = stored_threshold(model_header(file)['meta'], 'live', source=file)
+    except ValueError as e:  # the scores are there, and need none
+        return say(f'no threshold of the model: {e}')
     if threshold is not None and not (scores['split'] == 'dev').any():
         say(f"at the model's own threshold ({origin}): gfa_evaluate {shlex.quote(a.out)} --threshold {threshold:.6g}")
 
